@@ -15,8 +15,10 @@ from pathlib import Path
 from types import ModuleType
 
 import click
+from click.shell_completion import CompletionItem
 
 from runner.cli.error_reports import report_bug, report_error
+from runner.cli.examples import add_examples
 from runner.errors import JobplanError
 from runner.exit_codes import ExitCode, for_error, for_signal
 
@@ -37,6 +39,8 @@ _COMMANDS = {
     "ledger": "Keep a record of runs in the database.",
     "doctor": "Check whether a server is ready for plans, and show how to fix it.",
     "schema": "Print the JSON Schema of plans.",
+    "completion": "Print a script for completion in bash, zsh or fish.",
+    "help": "Show the help of a command.",
     "server": "Start, stop and use the embedded server, for experiments.",
 }
 
@@ -66,7 +70,15 @@ class _LazyGroup(click.Group):
         name = cmd_name.replace("-", "_")
         module = _import(f"runner.cli.{name}")
         command = getattr(module, f"{name}_command", None) or getattr(module, name)
-        return command if isinstance(command, click.Command) else None
+        if not isinstance(command, click.Command):
+            return None
+        add_examples(command, cmd_name)
+        return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of commands without importing them, and the options."""
+        names = (CompletionItem(name, help=text) for name, text in _COMMANDS.items() if name.startswith(incomplete))
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing them."""

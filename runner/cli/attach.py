@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli.completion import complete_run
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
 from runner.clock import rfc3339
@@ -24,7 +25,7 @@ _EVERY = 1.0
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @dsn_option
 @journal_option
 @trust_option

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli.completion import complete_run, complete_step
 from runner.cli.console import print_json, print_lines
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema
 from runner.durations import parse_duration
@@ -32,10 +33,11 @@ _LEAST_OF_AN_ID = len("260131-k")
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option(
     "--step",
     metavar="ID",
+    shell_complete=complete_step,
     help="Cancel only this step (and its instances), also if it is a detach step or has not started.",
 )
 @click.option("--detached", is_flag=True, help="Also cancel the workers of detach steps.")

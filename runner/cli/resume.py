@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from runner.cli.completion import complete_run
 from runner.cli.options import (
     chosen_dsn,
     dsn_option,
@@ -56,7 +57,7 @@ class ResumeOptions(Struct, frozen=True, kw_only=True):
 
 
 @click.command(epilog=help_text())
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @dsn_option
 @journal_option
 @click.option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli.completion import complete_run
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
 from runner.structs import Struct, replace
@@ -23,7 +24,7 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @dsn_option
 @journal_option
 @trust_option

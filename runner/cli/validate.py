@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli.completion import complete_code
 from runner.cli.console import color_option, print_json_text, print_text, wants_color
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
@@ -28,7 +29,9 @@ _FORMATS = ("text", "json", "github", "sarif")
 @click.argument("plans", nargs=-1, metavar="PLAN...", type=click.Path(path_type=Path))
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="text", show_default=True)
-@click.option("--explain", metavar="CODE", help="Explain a code, with a wrong and a right example.")
+@click.option(
+    "--explain", metavar="CODE", shell_complete=complete_code, help="Explain a code, with a wrong and a right example."
+)
 @click.option("-q", "--quiet", is_flag=True, help="With text: print only the problems.")
 @color_option
 def validate(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+import difflib
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
-from runner.engine.events import Event, GroupWaiting, HoldBegan, HoldEnded, RunResumed, Settled
-from runner.engine.state import FINAL, StepRecord, StepState
+from runner.engine.events import Event, GroupWaiting, HoldBegan, HoldEnded, RunResumed, Settled, StepEvent
+from runner.engine.fold import apply
+from runner.engine.state import FINAL, StepRecord, StepState, initial_state
 from runner.engine.window import unfinished_words, window_status
+from runner.errors import UsageError
 from runner.exit_codes import end_words
 from runner.plan.window import window_words
 from runner.records.record import Record
@@ -17,9 +21,11 @@ from runner.records.summaries import Standing, Summary
 from runner.reports.messages import (
     EVIDENCE,
     SHOWN_WARNINGS,
+    Verbosity,
     blocked_sessions,
     error_of,
     error_text,
+    event_lines,
     failure_words,
     hold_line,
     lock_wait_words,
@@ -119,18 +125,52 @@ def record_lines(record: Record, *, locked: bool, resume: str) -> Iterator[str]:
     yield from _hold_lines(record)
     yield from failures_as_lines(failures_of(record.state, record.run_id, recorded_places(record.events)))
     yield ""
+    yield from step_lines(record, record.state.records)
+    if standing is Standing.ENDED_EARLY or (finished is not None and is_resumable(record.state)):
+        yield ""
+        yield next_line("Resume", resume)
+
+
+def step_lines(record: Record, chosen: Container[str]) -> Iterator[str]:
+    """Yield the table of these steps, and below each step further facts about it."""
     marks = marked(record.events)
     reports = _step_reports(record)
-    steps = record.state.records
+    steps = {key: step for key, step in record.state.records.items() if key in chosen}
     rows = (_step_row(step, marks.get(key), reports.get(key)) for key, step in steps.items())
     head, *lines = _table([("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *rows])
     yield head
     for line, key in zip(lines, steps, strict=True):
         yield line
         yield from (f"    {words}" for words in _more(reports.get(key)))
-    if standing is Standing.ENDED_EARLY or (finished is not None and is_resumable(record.state)):
-        yield ""
-        yield next_line("Resume", resume)
+
+
+def chosen_steps(record: Record, step: str) -> frozenset[str]:
+    """Return a step and its instances. UsageError if the run has no step with this id."""
+    steps = record.state.records
+    if step not in steps:
+        near = difflib.get_close_matches(step, steps, n=1)
+        raise UsageError(
+            f"run {record.run_id} has no step {step!r}.", hint=f"Did you mean {near[0]!r}?" if near else None
+        )
+    found, left = {step}, [step]
+    while left:
+        inner = [key for key in steps[left.pop()].instances or () if key not in found]
+        found.update(inner)
+        left += inner
+    return frozenset(found)
+
+
+def log_lines(record: Record, chosen: Container[str] | None) -> Iterator[str]:
+    """Yield what happened in a run, with times; `chosen` are the steps, None for the whole run."""
+    state = initial_state(record.plan)
+    for event in record.events:
+        if isinstance(event, RunResumed):
+            state.plan = record.plan
+        with contextlib.suppress(LookupError, ValueError):  # of a step that a changed plan no longer has
+            apply(state, event)
+        if chosen is None or (isinstance(event, StepEvent) and event.step in chosen):
+            lines = event_lines(event, state, Verbosity.VERBOSE, record.run_id)
+            yield from (f"{rfc3339(event.at)[:19]}Z {line}" for line in lines)
 
 
 def _window_lines(record: Record) -> Iterator[str]:

@@ -59,6 +59,27 @@ def test_runs_are_listed_shown_and_removed(jobplan: Jobplan, db: Database) -> No
     assert [run["run"] for run in json.loads(jobplan("runs", "--format", "json").out)] == [listed[0]["run"]]
 
 
+def test_one_step_is_shown_with_its_log(jobplan: Jobplan, db: Database) -> None:
+    plan = jobplan.plan("""
+        - {id: talk, sql: "DO $$ BEGIN RAISE NOTICE 'half way'; END $$"}
+        - {id: each, needs: [talk], for_each: {items: [a, b]}, sql: "SELECT :'item'"}
+        """)
+    assert jobplan("run", plan, "--dsn", db.dsn).code == 0
+    steps = {line.split()[0] for line in _table(jobplan("show", "last", "--step", "each").out)}
+    assert steps == {"each", "each[a]", "each[b]"}
+    log = jobplan("show", "--step", "talk", "--log", "last")
+    assert log.code == 0
+    assert "talk: NOTICE: half way" in log.out
+    assert all("Z talk: " in line for line in log.out.splitlines())
+    assert "each[a]: " in jobplan("show", "last", "--log").out
+    data = json.loads(jobplan("show", "last", "--step", "talk", "--format", "json").out)
+    assert [step["step"] for step in data["steps"]] == ["talk"]
+    unknown = jobplan("show", "last", "--step", "tlak")
+    assert (unknown.code, "Did you mean 'talk'?" in unknown.err) == (2, True)
+    for more in (["--format", "json"], ["--report", "markdown=-"]):
+        assert jobplan("show", "last", "--log", *more).code == 2
+
+
 def _table(shown: str) -> list[str]:
     """Return the lines of the steps."""
     return shown.partition("STEP")[2].partition("\n\n")[0].splitlines()[1:]
