@@ -25,7 +25,7 @@ from runner.engine.scheduler import decide, exit_code
 from runner.engine.server_activity import LiveWorker, LockWaits
 from runner.engine.state import RunState, held_by, initial_state, is_held_kind, steps_to_cancel
 from runner.engine.step_sql import with_facts
-from runner.engine.window import check_window, clock_changed
+from runner.engine.window import check_window, clock_changed, must_wait_for_window
 from runner.engine.yielding import BlockedSessions
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.plan.groups import written_steps
@@ -464,6 +464,8 @@ class Run:
         """Record the commands, and perform them once that is durable: one flush for all of them."""
         orders = []
         for command in commands:
+            if self._is_too_late(command):
+                continue  # the next decision is about the closed window
             order = self._announce(command)
             if isinstance(command, Evaluate):  # it is read-only
                 order()
@@ -471,6 +473,13 @@ class Run:
                 orders.append(partial(self._perform, command, order))
         if orders:
             self._write_ahead.carry_out(orders)
+
+    def _is_too_late(self, command: Command) -> bool:
+        """Return whether the window has closed since the decision to start something: no such event may follow it."""
+        starts = isinstance(command, Launch) or (
+            isinstance(command, Evaluate) and command.phase is not ev.CheckPhase.AFTER
+        )
+        return starts and must_wait_for_window(self.state, self.state.records[command.step], self._clock.now())
 
     def _perform(self, command: Command, order: Order) -> None:
         """Perform a recorded command. Nothing is launched without a journal, or after a second signal."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from runner.clock import MonotonicClock
 from runner.engine import events as ev
 from runner.errors import OutsideWindowError
 from runner.gateway.fake import FakeGateway, Script
@@ -107,6 +108,29 @@ async def test_a_window_that_closes_before_the_run_has_begun_is_not_waited_for_u
         ev.WindowClosed,
         ev.RunFinished,
     ]
+
+
+async def test_nothing_is_announced_if_the_window_closes_after_the_decision() -> None:
+    class Late(MonotonicClock):
+        """A clock on which two hours pass between a decision to launch and its announcement."""
+
+        armed = calls = 0
+
+        def now(self) -> float:
+            self.calls += self.armed
+            return super().now() + (2 * HOUR if self.calls > 1 else 0)
+
+    clock, gateway = Late(), FakeGateway()
+
+    def arm() -> None:
+        clock.armed = 1
+
+    of = plan(step("a", "select 1"), window=around_now(-HOUR, HOUR))
+    run, record = new_run(of, gateway, Trap(ev.StepReady, arm), clock=clock)
+    result = await run.execute()
+    assert result.exit_code == 8
+    assert gateway.launched == []
+    assert record.of(ev.AttemptLaunching) == []
 
 
 async def test_a_wait_for_the_opening_ends_with_the_run_timeout() -> None:
