@@ -389,6 +389,9 @@ def _document(random: Random, schema: str, step: ChaosStep, needs: Mapping[str, 
     }
     if step.work is Work.BATCHES:
         document["repeat"] = {"until": "no_rows", "pause": "20ms", "max_iterations": 30}
+        if random.random() < 0.5:
+            document["sql"] = place.fill(work.MOVE_BY_KEY, batch=work.BATCH)
+            document["repeat"]["carry"] = {"last_n": {"type": "integer", "start": 0}}
     if step.work in (Work.INDEX, Work.REINDEX):
         document["lock_timeout"] = "1m"  # they wait for other transactions, and that is no failure
     drops = step.work in (Work.INDEX, Work.REINDEX) and random.random() < 0.5

@@ -120,6 +120,14 @@ _MOVE = (
     " (SELECT n FROM {schema}.t_{step} ORDER BY n LIMIT {batch}) RETURNING n)"
     " INSERT INTO {schema}.witness (run, step, item, part) SELECT :'run.id', '{step}', n, 1 FROM batch"
 )
+#: As _MOVE, but each iteration looks only behind the last number that the previous one has moved: one that is skipped
+#: stays in the queue.
+MOVE_BY_KEY = (
+    "WITH batch AS (DELETE FROM {schema}.t_{step} WHERE n IN"
+    " (SELECT n FROM {schema}.t_{step} WHERE n > :last_n ORDER BY n LIMIT {batch}) RETURNING n), noted AS ("
+    "INSERT INTO {schema}.witness (run, step, item, part) SELECT :'run.id', '{step}', n, 1 FROM batch)"
+    " SELECT max(n) AS last_n FROM batch"
+)
 #: What each kind of work runs; where there are several texts, one is drawn.
 _SQL: Mapping[Work, tuple[str, ...]] = {
     Work.INSERT: ("{row};\n{sleep}", "{sleep};\n{row}", "{row}"),
