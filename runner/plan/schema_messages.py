@@ -32,11 +32,15 @@ _ELSEWHERE = {
     "condition": "if",
     "depends": "needs",
     "depends_on": "needs",
+    "continue_on_error": "allow_failure",
+    "continue-on-error": "allow_failure",
     "dependencies": "needs",
     "env": "settings",
     "file": "sql_file",
     "gucs": "settings",
     "jobs": "steps",
+    "loop": "for_each",
+    "matrix": "for_each",
     "max_parallel": "slots",
     "name": "id",
     "parallelism": "slots",
@@ -44,12 +48,21 @@ _ELSEWHERE = {
     "pool": "pools",
     "query": "sql",
     "retries": "retry",
+    "run": "sql",
     "script": "sql_file",
     "statement_timeout": "timeout",
     "tasks": "steps",
     "variables": "params",
     "vars": "params",
     "when": "if",
+    "with_items": "for_each",
+}
+#: Keys of other tools for which a plan has no key: what to use instead.
+_OUTSIDE = {
+    "cron": "cron, a systemd timer or a CI schedule starts jobplan",
+    "mail": "see `jobplan run --report`; a CI job or a timer's OnFailure sends mail by the exit code",
+    "notify": "see `jobplan run --report`; a CI job or a timer's OnFailure notifies by the exit code",
+    "schedule": "cron, a systemd timer or a CI schedule starts jobplan",
 }
 _UNIT_WORDS = (
     (r"(?:milliseconds?|millis|msecs?)", "ms"),
@@ -170,6 +183,8 @@ def unknown_key(about: About, label: str, key: str, known: Collection[str], gues
         return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
     meant = _ELSEWHERE.get(key)
     hint = f"did you mean `{meant}`?" if meant in known else guesses.did_you_mean(key, known)
+    if key not in known and meant not in known:
+        hint = _OUTSIDE.get(key, hint)
     if hint is None and len(known) <= 8:
         hint = f"its keys are {listed(known, last='and')}"
     return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
