@@ -6,6 +6,7 @@ parameter that is adapted so that a batch takes about `target` (`adapt`). Pure: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
@@ -18,8 +19,7 @@ from runner.structs import Struct
 
 #: The column with the number of rows in the result of an extended statement: no name of a carried value has a space.
 ROWS = "jobplan rows"
-#: The smallest and the largest factor from one batch to the next.
-LEAST_FACTOR = 0.5
+#: The largest factor from one batch to the next; the smallest one is its inverse.
 MOST_FACTOR = 2.0
 #: A batch whose time differs from the target by less than this part of it is right, so that nothing changes.
 CLOSE_ENOUGH = 0.1
@@ -191,7 +191,8 @@ def _by_time(
     if abs(took - adapt.target) <= CLOSE_ENOUGH * adapt.target:
         return None
     before = _present(record, adapt, params)
-    wanted = before * min(max(adapt.target / max(took, 1e-6), LEAST_FACTOR), MOST_FACTOR)
+    most = most_factor(record, 1 if took < adapt.target else -1)
+    wanted = before * min(max(adapt.target / max(took, 1e-6), 1 / most), most)
     # rounded away from the present value, so that small values change, but not by more than the factor
     value = max(int(wanted), -(-before // 2)) if wanted < before else min(-int(-wanted // 1), before * 2)
     value = min(max(value, adapt.min), adapt.max)
@@ -206,6 +207,31 @@ def _by_time(
         because=ev.AdaptReason.DURATION,
         seconds=round(took, 3),
     )
+
+
+def most_factor(record: StepRecord, direction: int) -> float:
+    """Return the largest factor of the next change: up is direction 1, down is -1.
+
+    A change back is smaller than the last change; from the third change in the same direction on, they grow again.
+    Without that, a batch whose time jumps at some size, because the server chooses another plan there, would swing
+    around that size for ever.
+    """
+    if not record.adapt_direction:
+        return MOST_FACTOR
+    if direction * record.adapt_direction < 0:
+        return math.sqrt(record.adapt_limit)
+    return min(MOST_FACTOR, record.adapt_limit**2) if abs(record.adapt_direction) > 1 else record.adapt_limit
+
+
+def note_change(record: StepRecord, change: ev.StepAdapted) -> None:
+    """Note a change of the adapted parameter in the step's record."""
+    record.adapted = (change.param, change.value)
+    if change.because is not ev.AdaptReason.DURATION:
+        return
+    direction = 1 if change.value > change.before else -1
+    record.adapt_limit = most_factor(record, direction)
+    same = direction * record.adapt_direction > 0
+    record.adapt_direction = record.adapt_direction + direction if same else direction
 
 
 def _present(record: StepRecord, adapt: Adapt, params: Mapping[str, Value]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.engine import events as ev
+from runner.engine.batches import note_change
 from runner.engine.chunks import of_place, parts_of
 from runner.engine.for_each_items import values_of
 from runner.engine.group_records import add_chain, add_items
@@ -228,7 +229,7 @@ def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating
 
 
 def _step_adapted(state: RunState, record: StepRecord, event: ev.StepAdapted) -> None:
-    record.adapted = (event.param, event.value)
+    note_change(record, event)
     state.eased.pop(record.key, None)
 
 

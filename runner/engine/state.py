@@ -165,6 +165,10 @@ class StepRecord(Struct, kw_only=True):
     #: The values that the next iteration begins with, and the adapted parameter with its value; see `batches`.
     carried: Mapping[str, Value | None] = field(default_factory=dict)
     adapted: tuple[str, int] | None = None
+    #: How often it was changed by time in the direction of the last change (negative: down), and that change's largest
+    #: factor.
+    adapt_direction: int = 0
+    adapt_limit: float = 2.0
     #: Whether the present attempt is reported: of the iterations of a repeat, only one every few seconds is.
     announced: bool = True
     announced_at: float = 0.0

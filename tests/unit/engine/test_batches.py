@@ -17,6 +17,7 @@ from runner.engine.batches import (
     batch_values,
     halved,
     has_more,
+    note_change,
     read_batch,
     stored_batch,
 )
@@ -136,7 +137,10 @@ ADAPT = Adapt(param="batch", target=1.0, min=100, max=50_000)
 
 
 def after(took: float, value: int, adapt: Adapt = ADAPT) -> ev.StepAdapted | None:
-    record = record_of(Repeat(max_iterations=9, adapt=adapt))
+    return after_batch(record_of(Repeat(max_iterations=9, adapt=adapt)), adapt, took, value)
+
+
+def after_batch(record: StepRecord, adapt: Adapt, took: float, value: int) -> ev.StepAdapted | None:
     record.attempt = 3
     record.adapted = (adapt.param, value)
     record.last = ev.AttemptFinished(
@@ -196,6 +200,23 @@ def test_batches_converge_to_the_target(per_row: float, start: int) -> None:
         change = after(overhead + per_row * value, value, adapt)
         value = value if change is None else change.value
     assert overhead + per_row * value == pytest.approx(1.0, rel=0.15)
+
+
+@pytest.mark.parametrize("cliff", [777, 20_000, 31_234])
+@pytest.mark.parametrize("start", [100, 20_000, 1_000_000])
+def test_a_batch_whose_time_jumps_at_some_size_does_not_swing_around_it_for_ever(cliff: int, start: int) -> None:
+    """The server chooses another plan for larger batches, which then take twenty times as long."""
+    adapt = Adapt(param="batch", target=0.5, min=1, max=10**9)
+    record = record_of(Repeat(max_iterations=99, adapt=adapt))
+    sizes = [start]
+    for _ in range(40):
+        took = sizes[-1] * 0.4 / cliff * (1 if sizes[-1] < cliff else 20)
+        change = after_batch(record, adapt, took, sizes[-1])
+        if change is not None:
+            note_change(record, change)
+        sizes.append(sizes[-1] if change is None else change.value)
+    assert max(sizes[-6:]) < 1.5 * min(sizes[-6:])
+    assert min(sizes[-6:]) > cliff / 2
 
 
 def test_it_begins_with_the_value_of_the_parameter() -> None:
