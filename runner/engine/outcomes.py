@@ -434,7 +434,8 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
     if last.outcome is ev.Outcome.UNKNOWN:
         if last.unobserved:  # another attempt could only run beside it
             return None
-        again = record.step.idempotent and record.tries < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
+        most = max(retry.max_attempts, UNKNOWN_ATTEMPTS)
+        again = record.step.idempotent and record.tries + record.refused < most
         return _delay(record, last) if again else None
     if _used_up(record):
         return None

@@ -60,5 +60,5 @@ def test_the_installed_command_works_outside_the_checkout(tmp_path: Path) -> Non
     assert len(list(tmp_path.glob("venv/lib/*/site-packages/runner/rules/JP*.md"))) == len(CODES)
     assert "plan.yaml: valid, 1 step" in elsewhere.jobplan("validate", "plan.yaml").stdout
     ran = elsewhere.jobplan("run", "plan.yaml", "--embedded", "--report", "jsonl=events.jsonl")
-    assert ": 1 succeeded in " in ran.stderr.splitlines()[-2]
+    assert ": 1 succeeded in " in ran.stderr
     assert '"event": "run_finished"' in (tmp_path / "events.jsonl").read_text(encoding="utf-8")

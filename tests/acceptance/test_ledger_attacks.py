@@ -374,7 +374,7 @@ def test_a_ledger_of_version_1_is_brought_up_with_its_grants(jobplan: Jobplan, d
     db.run(f"GRANT UPDATE ON jobplan.runs, jobplan.events TO {name}")
     db.run("INSERT INTO jobplan.commits VALUES ('r', 's', 1, true)")
     before = jobplan("run", jobplan.plan(ONE), "-v", "--dsn", writer.dsn)
-    assert "is of version 1, and this jobplan writes 2: use jobplan ledger upgrade" in before.err
+    assert "is of version 1, and this jobplan writes 3: use jobplan ledger upgrade" in before.err
     assert jobplan("ledger", "upgrade", "--dsn", db.dsn).code == 0
     after = jobplan("run", jobplan.plan(ONE), "-v", "--dsn", writer.dsn)
     assert "ledger: schema jobplan" in after.lines

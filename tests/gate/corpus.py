@@ -735,6 +735,12 @@ def every_case() -> tuple[Case, ...]:
 
 
 def sample(cases: Sequence[Case], size: int) -> list[Case]:
-    """Return so many of the cases, always the same ones, in their order."""
-    chosen = random.Random(14).sample(range(len(cases)), min(size, len(cases)))  # noqa: S311 -- no secret
+    """Return so many of the cases, always the same ones, in their order; each group has one at least."""
+    draw = random.Random(14)  # noqa: S311 -- no secret
+    groups: dict[str, list[int]] = {}
+    for number, case in enumerate(cases):
+        groups.setdefault(case.group, []).append(number)
+    chosen = {draw.choice(numbers) for numbers in groups.values()}
+    rest = [number for number in range(len(cases)) if number not in chosen]
+    chosen.update(draw.sample(rest, max(0, min(size, len(cases)) - len(chosen))))
     return [cases[number] for number in sorted(chosen)]
