@@ -214,7 +214,7 @@ def most_factor(record: StepRecord, direction: int) -> float:
 
     A change back is smaller than the last change; from the third change in the same direction on, they grow again.
     Without that, a batch whose time jumps at some size, because the server chooses another plan there, would swing
-    around that size for ever.
+    around that size without end.
     """
     if not record.adapt_direction:
         return MOST_FACTOR
