@@ -6,6 +6,7 @@ Reading the database needs a connection and nothing of jobplan: the judge must n
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,15 +152,27 @@ def by_items(events: Iterable[Event]) -> Iterator[Event]:
             parts[event["step"]] = []
         elif name == "run_resumed":
             found = event.get("settled", ())
-            settled = [{**one, "step": key} for one in found for key in parts.get(one["step"], [one["step"]])]
+            settled = [_of_item(one, key) for one in found for key in parts.get(one["step"], [one["step"]])]
             yield {**event, "settled": settled}
         elif name == "run_finished":
             steps = {key: state for step, state in event["steps"].items() for key in parts.get(step, [step])}
             yield {**event, "steps": steps}
         elif "step" in event:
-            yield from ({**event, "step": key} for key in parts.get(event["step"], [event["step"]]))
+            yield from (_of_item(event, key) for key in parts.get(event["step"], [event["step"]]))
         else:
             yield event
+
+
+def _of_item(event: Mapping[str, Any], item: str) -> Event:
+    """Return an event of a chunk as one of its item.
+
+    Where `finally` runs again for a list in another order, the item is in another chunk, whose attempts count anew:
+    they get numbers of their own.
+    """
+    chunk = event["step"]
+    if item == chunk or "attempt" not in event:
+        return {**event, "step": item}
+    return {**event, "step": item, "attempt": event["attempt"] + 1000 * (1 + zlib.crc32(chunk.encode()) % 1000)}
 
 
 def read_effects(
