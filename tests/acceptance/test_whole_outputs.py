@@ -153,6 +153,8 @@ def test_a_run_under_way_is_observed_and_cancelled(jobplan: Jobplan, db: Databas
         started = jobplan.start("run", plan.name, "--dsn", db.dsn)
         db.until_workers("reader", "writer")
         until(lambda: bool(db.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND database IS NOT NULL") > 0))
+        journal = jobplan.folder / ".jobplan/runs" / _run_of(jobplan) / "events.jsonl"
+        until(lambda: journal.read_text(encoding="utf-8").count('"attempt_running"') == 2)
         assert whole(jobplan("status", "--dsn", db.dsn), jobplan) == _named(snapshot, "status")
         cancelled = jobplan("cancel", _run_of(jobplan), "--dsn", db.dsn)
         assert _sorted(whole(cancelled, jobplan)) == _named(snapshot, "cancel")

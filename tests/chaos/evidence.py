@@ -146,8 +146,8 @@ def by_items(events: Iterable[Event]) -> Iterator[Event]:
         name = event["event"]
         for expansion in [event] if name == "step_expanded" else event.get("expansions", ()):
             for item in expansion.get("items", ()):
-                if "items" in item:
-                    parts.setdefault(item["key"], [one["key"] for one in item["items"]])
+                if "items" in item and (name == "step_expanded" or item["key"] not in parts):
+                    parts[item["key"]] = [one["key"] for one in item["items"]]  # also one that was split, in `finally`
         if name == "step_split":
             parts[event["step"]] = []
         elif name == "run_resumed":
