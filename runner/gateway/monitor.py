@@ -55,6 +55,8 @@ class MonitorSession:
         self._session: Session | None = None
         self._lock = asyncio.Lock()
         self._lost_at: float | None = None
+        #: Why the last attempt to reach the server failed.
+        self._lost_because = ""
         self._blocked: frozenset[tuple[str, str]] = frozenset()
         self._seen_locks: Callable[[Mapping[Identity, LockWait]], None] = lambda _: None
         self._task: asyncio.Task[None] | None = None
@@ -112,6 +114,14 @@ class MonitorSession:
     async def reconnected(self) -> None:
         """Wait until the session is connected. ServerLostError if it is not within a minute after its loss."""
         await self._run_with_retries("now", ())
+
+    def check_not_given_up(self) -> None:
+        """ServerLostError if the server has been lost for a minute; the next poll that reaches it ends that state.
+
+        Each further attempt to connect could take seconds, for every step of the run.
+        """
+        if self._lost_at is not None and Reconnecting(self._lost_at).over:
+            raise ServerLostError(f"the server cannot be reached: {self._lost_because}")
 
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
         """Call `seen` after each poll, with the workers that wait for a lock."""
@@ -388,6 +398,7 @@ class MonitorSession:
 
     async def _run_all_with_retries(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         """Execute queries, with retries until the server was lost, or has refused them, for a minute."""
+        self.check_not_given_up()
         reconnecting = Reconnecting()
         while True:
             try:
@@ -411,14 +422,15 @@ class MonitorSession:
                 await self._listen(self._session)
                 await self._lock_again(self._session)
             replies = await self._session.run(*statements)
-        except (ServerLostError, ConnectionFailedError):
+        except (ServerLostError, ConnectionFailedError) as error:
             if self._lost_at is None:
                 self._lost_at = asyncio.get_running_loop().time()
+            self._lost_because = error.message
             raise
         self._lost_at = None
-        error = first_error(replies)
-        if error is not None:
-            raise GatewayError(f"the server refuses a query about the run's workers: {error.message}")
+        refused = first_error(replies)
+        if refused is not None:
+            raise GatewayError(f"the server refuses a query about the run's workers: {refused.message}")
         return replies
 
 

@@ -214,6 +214,7 @@ class PgGateway:
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
         """Request a worker on a session that tracks no other, with a commit row if that is possible."""
+        self._monitor.check_not_given_up()
         label = request.label
         if label is not None and label.purpose:
             return await self._launch(request)  # it is no attempt of the step: it has no commit row
@@ -374,6 +375,7 @@ class PgGateway:
         It waits for a connection as long as for that of the monitor session: a server without free connections is no
         failure of the step.
         """
+        self._monitor.check_not_given_up()
         # A session's advisory lock outlives the condition: conditions with such locks use one common session, so that
         # they do not block each other.
         if query.before_launch and "advisory" not in query.sql.lower():

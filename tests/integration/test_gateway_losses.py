@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from runner.embedded import EmbeddedServer
+from runner.embedded import EmbeddedServer, watchdog
 from runner.embedded.server import Mode
 from runner.engine import events as ev
-from runner.engine.ports import Query
+from runner.engine.ports import LaunchRequest, Query
 from runner.engine.state import StepState
 from runner.errors import ServerLostError
 from runner.gateway.postgres import PgGateway
@@ -237,6 +239,46 @@ async def test_a_condition_does_not_wait_once_more_for_a_server_that_is_given_up
             await gateway.query(Query(sql="SELECT true"))
         with pytest.raises(ServerLostError, match="the server cannot be reached"):
             await asyncio.wait_for(gateway.query(Query(sql="SELECT true")), 40)
+    finally:
+        await gateway.close()
+
+
+async def test_nothing_is_requested_from_a_server_that_is_given_up_until_it_is_back(
+    frail_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a path that stalls, each attempt to connect takes seconds: a run of many steps would end after minutes."""
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 1.0)
+    connecting = 0
+    connect = psycopg.AsyncConnection.connect
+
+    async def counted(*arguments: Any, **options: Any) -> psycopg.AsyncConnection[Any]:
+        nonlocal connecting
+        connecting += 1
+        return await connect(*arguments, **options)
+
+    gateway = PgGateway(frail_server.dsn, "losses-none-more")
+    await gateway.open()
+    try:
+        await asyncio.to_thread(watchdog.stop_postmaster, frail_server.data_dir, fast=False)
+        with pytest.raises(ServerLostError):
+            await gateway.query(Query(sql="SELECT true"))
+        monkeypatch.setattr(psycopg.AsyncConnection, "connect", counted)
+        request = LaunchRequest(sql="SELECT 1", application_name="jobplan:losses-none-more:a")
+        for _ in range(3):
+            tried = connecting
+            with pytest.raises(ServerLostError, match="the server cannot be reached"):
+                await gateway.launch(request)
+            with pytest.raises(ServerLostError, match="the server cannot be reached"):
+                await gateway.query(Query(sql="SELECT true"))
+            assert connecting == tried
+        await asyncio.to_thread(frail_server.restart, "fast")
+        await until(lambda: connecting > 0)
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(ServerLostError):
+                    assert (await gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
+                    break
+                await asyncio.sleep(0.2)
     finally:
         await gateway.close()
 
