@@ -208,7 +208,7 @@ def _lag(folder: Path, servers: Sequence[EmbeddedServer], waiting: int) -> float
             options = MemberOptions(runs=journal.runs, ledger=None)
             run = FleetRun(state, resolved.targets, plans.of, journal, options, clock=clock)
             first = ev.FleetStarted(
-                at=clock.now(), jobplan="", fleet="lag", plan="lag", file="", sources="", targets=0, host="", os_pid=0
+                at=clock.now(), jobplan="", plan="lag", file="", sources="", targets=0, host="", os_pid=0
             )
             task = asyncio.create_task(run.execute(first))
             await asyncio.sleep(_WAIT / 4)  # every member has begun, and waits

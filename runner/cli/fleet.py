@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from runner.engine.events import Outcome
     from runner.fleet.coordinator import FleetSink
     from runner.fleet.discovery import Resolved
-    from runner.fleet.dry_run import FleetDryRun
     from runner.fleet.events import FleetEvent
     from runner.fleet.plans import FleetPlans
     from runner.fleet.records import FleetJournal
@@ -132,7 +131,7 @@ def dry_run_command(
     form: str,
 ) -> int:
     """Show what a plan would do on every target, and in which relations of the plan the targets differ."""
-    from runner.fleet.dry_run import look, result_lines
+    from runner.fleet.dry_run import look, result_data, result_lines
     from runner.fleet.plans import FleetPlans
     from runner.fleet.targets import read_targets
 
@@ -143,37 +142,10 @@ def dry_run_command(
     plans.check(resolved.targets.targets)
     result = asyncio.run(look(resolved, plans, explain=not no_explain, trusted_roles=trusted_roles))
     if form == "json":
-        print_json(_dry_run_data(result))
+        print_json(result_data(result))
     else:
         print_lines(result_lines(result))
     return result.exit_code(strict=strict)
-
-
-def _dry_run_data(result: FleetDryRun) -> dict[str, object]:
-    findings = [
-        {
-            "code": one.problem.code,
-            "severity": str(one.problem.severity),
-            "step": one.problem.step,
-            "message": one.message,
-            "file": one.problem.position.file,
-            "line": one.problem.position.line,
-            "column": one.problem.position.column,
-            "hint": one.problem.hint,
-            "targets": list(one.targets),
-        }
-        for one in result.findings
-    ]
-    drift = [
-        {
-            "relation": one.relation,
-            "agree": one.usual,
-            "deviations": [{"difference": what, "targets": list(names)} for what, names in one.deviations],
-        }
-        for one in result.drift
-    ]
-    unreachable = [{"target": name, "reason": why} for name, why in result.unreachable]
-    return {"targets": result.targets, "findings": findings, "drift": drift, "unreachable": unreachable}
 
 
 @fleet.command("run", epilog=help_text())
@@ -333,7 +305,6 @@ def _begin(
     started = ev.FleetStarted(
         at=MonotonicClock().now(),
         jobplan=__version__,
-        fleet=fleet_id,
         plan=first.name,
         file=str(plan.absolute()),
         sources=plans.sources(first),
@@ -512,6 +483,7 @@ def show_command(fleet_id: str, *, journal: Path, reports: tuple[str, ...], form
     """Show the record of a fleet run: what failed, and each target. The exit code is that of the fleet run."""
     from runner.fleet.messages import member_words, summary_lines
     from runner.fleet.records import find_fleet, fleets_folder, read_fleet
+    from runner.fleet.reports import report_data
 
     root = fleets_folder(journal)
     _, state = read_fleet(root, find_fleet(root, fleet_id))
@@ -521,7 +493,7 @@ def show_command(fleet_id: str, *, journal: Path, reports: tuple[str, ...], form
         written = _write_reports(wanted, state)
         return code if len(written) == sum(path != STDOUT for _, path in wanted) else ExitCode.FAILED
     if form == "json":
-        print_json(_data(state, code))
+        print_json(report_data(state, code))
         return code
     width = max((len(name) for name in state.members), default=0)
     for wave in state.waves:
@@ -531,28 +503,6 @@ def show_command(fleet_id: str, *, journal: Path, reports: tuple[str, ...], form
             print_lines([f"  {member.target.name:<{width}}  {member_words(member.state)}{took}  {member.run}"])
     print_lines(summary_lines(state))
     return code
-
-
-def _data(state: FleetState, code: int) -> dict[str, object]:
-    from runner.fleet.messages import failure_groups
-
-    members = [
-        {
-            "target": member.target.name,
-            "cluster": member.target.cluster,
-            "database": member.target.database,
-            "labels": dict(member.target.labels),
-            "wave": member.wave,
-            "run": member.run,
-            "state": str(member.state),
-            **({} if member.last is None else {"exit_code": member.last.exit_code, "seconds": member.last.seconds}),
-            "failures": [to_values(one) for one in (() if member.last is None else member.last.failures)],
-        }
-        for member in state.members.values()
-    ]
-    counts = {str(one): number for one, number in state.counts().items()}
-    groups = [to_values(group) for group in failure_groups(list(state.members.values()))]
-    return {"fleet": state.fleet, "exit_code": code, "counts": counts, "groups": groups, "members": members}
 
 
 _servers_option = click.option(

@@ -23,6 +23,7 @@ from runner.fleet.rollout import FleetState, Member, apply, decide, exit_code
 from runner.fleet.targets import Target, Targets
 from runner.plan.model import Plan
 from runner.run.loop import Run
+from runner.structs import replace
 
 #: Seconds between two calls of `tick` without events, and between two looks for a request to cancel.
 TICK = 1.0
@@ -77,11 +78,6 @@ class FleetRun:
         self._crash: BaseException | None = None
         self._cancelled = False
         self._cancelled_by: str | None = None
-
-    @property
-    def runs(self) -> Mapping[str, Run]:
-        """The runs of members that are worked on now, by target."""
-        return self._runs
 
     def interrupt(self, signal: int) -> None:
         """Handle a signal as a run does: the first one ends the fleet run in order, the second one does not wait."""
@@ -204,6 +200,7 @@ class FleetRun:
             await asyncio.wait(self._tasks, timeout=_ABANDON)
 
     def _emit(self, event: ev.FleetEvent) -> None:
+        event = replace(event, at=round(event.at, 3))  # as the record has it
         self._journal.write(event)
         apply(self.state, event)
         for sink in self._sinks:

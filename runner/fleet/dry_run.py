@@ -186,7 +186,7 @@ def difference(usual: Sequence[str], found: Sequence[str]) -> str:
     return "; ".join(parts) or "has its columns in another order"
 
 
-def result_lines(result: FleetDryRun, explain: str = "") -> Iterator[str]:
+def result_lines(result: FleetDryRun) -> Iterator[str]:
     """Yield the report as text."""
     for name, why in result.unreachable:
         yield f"{name}: cannot be checked: {why}"
@@ -205,5 +205,33 @@ def result_lines(result: FleetDryRun, explain: str = "") -> Iterator[str]:
     warnings = len(result.findings) - result.errors
     yield (
         f"{counted(checked, 'target')} checked: {counted(result.errors, 'error')}, {counted(warnings, 'warning')}, "
-        f"{counted(len(result.drift), 'relation')} with drift{explain}"
+        f"{counted(len(result.drift), 'relation')} with drift"
     )
+
+
+def result_data(result: FleetDryRun) -> dict[str, object]:
+    """Return the result as JSON values."""
+    findings = [
+        {
+            "code": one.problem.code,
+            "severity": str(one.problem.severity),
+            "step": one.problem.step,
+            "message": one.message,
+            "file": one.problem.position.file,
+            "line": one.problem.position.line,
+            "column": one.problem.position.column,
+            "hint": one.problem.hint,
+            "targets": list(one.targets),
+        }
+        for one in result.findings
+    ]
+    drift = [
+        {
+            "relation": one.relation,
+            "agree": one.usual,
+            "deviations": [{"difference": what, "targets": list(names)} for what, names in one.deviations],
+        }
+        for one in result.drift
+    ]
+    unreachable = [{"target": name, "reason": why} for name, why in result.unreachable]
+    return {"targets": result.targets, "findings": findings, "drift": drift, "unreachable": unreachable}

@@ -48,7 +48,6 @@ class FleetStarted(FleetEvent, frozen=True, kw_only=True):
     name: ClassVar[str] = "fleet_started"
     version: int = 1
     jobplan: str
-    fleet: str
     plan: str
     file: str
     sources: str

@@ -116,7 +116,7 @@ def event_line(event: ev.FleetEvent, state: FleetState) -> str | None:
     line: str | None = None
     match event:
         case ev.FleetStarted():
-            line = f"fleet run {event.fleet}: {event.plan} on {counted(event.targets, 'target')}"
+            line = f"fleet run {state.fleet}: {event.plan} on {counted(event.targets, 'target')}"
         case ev.FleetResumed():
             left = sum(member.state in ACTIVE for member in state.members.values())
             line = f"fleet run {state.fleet}: resumed, {counted(left, 'target')} left"

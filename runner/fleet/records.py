@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from runner.clock import parse_rfc3339, rfc3339
 from runner.errors import JournalHeldError, RecordError
 from runner.fleet import events as ev
 from runner.fleet.rollout import FleetState, apply, initial_state
@@ -92,7 +93,8 @@ class FleetJournal:
 
     def write(self, event: ev.FleetEvent) -> None:
         """Write an event, durably. RecordError if that fails."""
-        line = to_json_line({"event": event.name, **to_values(event)})
+        values = to_values(event)
+        line = to_json_line({"event": event.name, "at": rfc3339(values.pop("at")), "fleet": self.folder.name, **values})
         try:
             written = 0
             while written < len(line):
@@ -192,8 +194,8 @@ def _remove_unbegun(folder: Path) -> None:
 
 
 def _began(folder: Path) -> float:
-    with contextlib.suppress(OSError, RecordError, ValueError, KeyError), (folder / EVENTS).open("rb") as file:
-        return float(json.loads(file.readline())["at"])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), (folder / EVENTS).open("rb") as file:
+        return parse_rfc3339(json.loads(file.readline())["at"])
     return 0.0
 
 
@@ -232,7 +234,8 @@ def _events(folder: Path) -> Iterator[ev.FleetEvent]:
     for line in lines:
         values = json.loads(line)
         kind = ev.EVENTS[values.pop("event")]
-        yield from_values(values, kind)
+        values.pop("fleet")
+        yield from_values({**values, "at": parse_rfc3339(values["at"])}, kind)
 
 
 def _refused(folder: Path, error: OSError) -> RecordError:

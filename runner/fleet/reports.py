@@ -31,6 +31,7 @@ from runner.fleet.messages import (
 from runner.fleet.rollout import FleetState, Member
 from runner.reports.destinations import Destination
 from runner.reports.messages import counted, xml_text
+from runner.structs import to_values
 
 #: Marks of step states in the matrix, with the state as their title.
 _MARKS = {
@@ -340,6 +341,30 @@ def _rows(state: FleetState, steps: list[str]) -> Iterator[str]:
 def _cell_of(found: str) -> str:
     words = found.replace("_", " ")
     return f'<td class="cell s-{found or "pending"}" title="{_text(words)}">{_MARKS.get(found, "")}</td>'
+
+
+# --- JSON ---
+
+
+def report_data(state: FleetState, code: int) -> dict[str, object]:
+    """Return the fleet run as JSON values; `code` is its exit code."""
+    members = [
+        {
+            "target": member.target.name,
+            "cluster": member.target.cluster,
+            "database": member.target.database,
+            "labels": dict(member.target.labels),
+            "wave": member.wave,
+            "run": member.run,
+            "state": str(member.state),
+            **({} if member.last is None else {"exit_code": member.last.exit_code, "seconds": member.last.seconds}),
+            "failures": [to_values(one) for one in (() if member.last is None else member.last.failures)],
+        }
+        for member in state.members.values()
+    ]
+    counts = {str(one): number for one, number in state.counts().items()}
+    groups = [to_values(group) for group in failure_groups(list(state.members.values()))]
+    return {"fleet": state.fleet, "exit_code": code, "counts": counts, "groups": groups, "members": members}
 
 
 #: The kinds of report of `jobplan fleet run --report KIND=PATH`.

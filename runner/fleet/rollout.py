@@ -27,7 +27,6 @@ class Member(Struct, kw_only=True):
     wave: str
     state: MemberState = MemberState.PENDING
     last: ev.MemberFinished | None = None
-    started_at: float | None = None
     #: Tries of this process; a busy member has two.
     tries: int = 0
     tried: bool = False
@@ -111,7 +110,6 @@ def apply(state: FleetState, event: ev.FleetEvent) -> None:
             member = state.members[event.target]
             member.run = event.run
             member.state = MemberState.RUNNING
-            member.started_at = event.at
             member.tries += 1
             member.tried = True
         case ev.MemberFinished():

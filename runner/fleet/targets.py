@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 from runner.errors import PlanError, Problem, Severity, UsageError
 from runner.plan.problem_collector import Report
@@ -20,7 +21,7 @@ from runner.plan.schema_check import check_shape
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.plan.yaml_reader import read
-from runner.structs import Recorded, Struct, field
+from runner.structs import Recorded, Struct, field, replace
 
 SCHEMA = "targets-v1"
 #: Targets that are worked on at the same time, unless the file says otherwise.
@@ -102,6 +103,9 @@ class Discovery(Recorded, frozen=True, kw_only=True):
     database: str = DISCOVERY_DATABASE
     labels: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
+
+
+_Labelled = TypeVar("_Labelled", Target, Discovery)
 
 
 class Limits(Recorded, frozen=True, kw_only=True):
@@ -190,8 +194,8 @@ def _build(root: MappingNode, file: str, report: Report) -> Targets:
     clusters = {name: _cluster(name, part) for name, part in _mappings(fields.mapping("clusters"))}
     known = fields.mapping("clusters")
     names = () if known is None else tuple(known.present)
-    targets = tuple(_target(part, names) for part in _items(fields, "targets"))
-    discover = tuple(_discovery(part, names) for part in _items(fields, "discover"))
+    targets = tuple(_labelled(_target(part, names), clusters) for part in _items(fields, "targets"))
+    discover = tuple(_labelled(_discovery(part, names), clusters) for part in _items(fields, "discover"))
     _check_names(fields, report)
     if not fields.has("targets") and not fields.has("discover"):
         report.add(root, "JP102", "the file has neither `targets` nor `discover`", hint="list databases, or a query")
@@ -253,7 +257,7 @@ def _cluster(name: str, fields: Fields) -> Cluster:
         connection=_texts(fields, "connection"),
         slots=fields.integer("slots", 1),
         parallel=fields.integer("parallel", 0) or None,
-        labels=_texts(fields, "labels"),
+        labels=_labels(fields),
     )
 
 
@@ -263,6 +267,12 @@ def _of_cluster(fields: Fields, clusters: Sequence[str]) -> str:
         hint = fields.report.guesses.did_you_mean(node.text, clusters)
         fields.add(node, "JP270", f"there is no cluster `{node.text}` in `clusters`", hint=hint)
     return fields.text("cluster")
+
+
+def _labelled(one: _Labelled, clusters: Mapping[str, Cluster]) -> _Labelled:
+    """Return a target or a query with the labels of its cluster, besides its own, which count if both have one."""
+    cluster = clusters.get(one.cluster)
+    return one if cluster is None else replace(one, labels={**cluster.labels, **one.labels})
 
 
 def _target(fields: Fields, clusters: Sequence[str]) -> Target:

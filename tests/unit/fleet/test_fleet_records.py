@@ -20,9 +20,7 @@ TARGETS = Targets(
         Target(name="b", cluster="c1", database="b"),
     ),
 )
-STARTED = ev.FleetStarted(
-    at=1.5, jobplan="1", fleet="f", plan="p", file="p.yaml", sources="x", targets=2, host="h", os_pid=1
-)
+STARTED = ev.FleetStarted(at=1.5, jobplan="1", plan="p", file="p.yaml", sources="x", targets=2, host="h", os_pid=1)
 FINISHED = ev.MemberFinished(
     at=3.0,
     target="a",

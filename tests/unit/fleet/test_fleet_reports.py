@@ -37,7 +37,7 @@ def sample() -> FleetState:
     waves = (Wave(name="first", where=parse_selectors(["w=a"])), Wave(name="rest"))
     state = initial_state("f-1", place(targets, waves), Rollout(), {"c1": None})
     started = ev.FleetStarted(
-        at=0.0, jobplan="1", fleet="f-1", plan="purge", file="p.yaml", sources="x", targets=7, host="h", os_pid=1
+        at=0.0, jobplan="1", plan="purge", file="p.yaml", sources="x", targets=7, host="h", os_pid=1
     )
     apply(state, started)
     for name in names[:-1]:

@@ -79,6 +79,16 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert targets.rollout.on_stop is OnStop.CANCEL
 
 
+def test_the_labels_of_a_cluster_are_those_of_its_targets(tmp_path: Path) -> None:
+    text = HEAD.replace("slots: 1", "slots: 1, labels: {region: eu, tier: bronze}") + (
+        "targets: [{cluster: c1, database: a, labels: {tier: gold}}]\n"
+        "discover: [{cluster: c1, sql: SELECT 1, labels: {kind: found}}]\n"
+    )
+    targets = read_targets(written(tmp_path, text))
+    assert targets.targets[0].labels == {"region": "eu", "tier": "gold"}
+    assert targets.discover[0].labels == {"region": "eu", "tier": "bronze", "kind": "found"}
+
+
 def test_the_published_schema_accepts_the_file() -> None:
     jsonschema.validate(yaml.safe_load(WHOLE), json.loads(schema_text("targets-v1")))
 
