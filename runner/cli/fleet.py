@@ -556,8 +556,11 @@ def cancel_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -
         print_text(f"fleet run {fleet_id}: its process was asked to cancel; it reports the end.")
         return 0
     left = asyncio.run(cancel_on_servers(targets, fleet_id, myself(), ledger=ledger_schema()))
+    if not any(one.runs or one.problem for one in left):
+        print_text(f"fleet run {fleet_id}: nothing of it runs now.")
+        return 0
     print_lines(member_lines(left))
-    return ExitCode.UNKNOWN if any(one.runs or one.problem for one in left) else 0
+    return ExitCode.UNKNOWN
 
 
 def _meant(fleet_id: str, targets_file: Path | None, journal: Path) -> tuple[str, Targets, Path | None]:
