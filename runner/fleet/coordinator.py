@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from runner.clock import Clock
-from runner.errors import JobplanError
+from runner.errors import JobplanError, RecordError
 from runner.fleet import events as ev
 from runner.fleet.budget import ClusterBudget
 from runner.fleet.live_members import is_for_the_fleet
@@ -76,6 +76,8 @@ class FleetRun:
         self._wake_up = asyncio.Event()
         self._signals: list[int] = []
         self._crash: BaseException | None = None
+        #: Whether the record cannot be written any more.
+        self._lost = False
         self._cancelled = False
         self._cancelled_by: str | None = None
 
@@ -89,18 +91,20 @@ class FleetRun:
     async def execute(self, first: ev.FleetEvent) -> int:
         """Work on the fleet run to its end, and return its exit code; `first` says that it begins, or is resumed.
 
-        RecordError if it cannot be recorded: what runs then is asked to end.
+        RecordError if `first` cannot be recorded. If the record is lost later, no further member starts, those that run
+        end in order, because each has a journal of its own, and the exit code is not 0.
         """
         raise_open_files()
         try:
-            self._emit(first)
+            self._journal.write(first)
+            self._show(first)
             await self._until_over()
             code = exit_code(self.state)
             counts = {str(state): number for state, number in self.state.counts().items()}
             self._emit(ev.FleetFinished(at=self._clock.now(), exit_code=code, counts=counts))
         finally:
             await self._end_tasks()
-        return code
+        return exit_code(self.state)
 
     async def _until_over(self) -> None:
         while True:
@@ -136,7 +140,10 @@ class FleetRun:
             run.cancel(by)
 
     def _start(self, member: Member) -> None:
-        self._emit(ev.MemberStarted(at=self._clock.now(), target=member.target.name, run=member.run, wave=member.wave))
+        started = ev.MemberStarted(at=self._now(), target=member.target.name, run=member.run, wave=member.wave)
+        if not self._recorded(started):
+            return
+        self._show(started)
         task = asyncio.create_task(self._work(member))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -199,9 +206,27 @@ class FleetRun:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_ABANDON)
 
+    def _now(self) -> float:
+        return round(self._clock.now(), 3)  # as the record has it
+
     def _emit(self, event: ev.FleetEvent) -> None:
-        event = replace(event, at=round(event.at, 3))  # as the record has it
-        self._journal.write(event)
+        event = replace(event, at=round(event.at, 3))
+        self._recorded(event)
+        self._show(event)
+
+    def _recorded(self, event: ev.FleetEvent) -> bool:
+        """Record the event, and return whether it is recorded; the first failure stops the fleet run."""
+        if self._lost:
+            return False
+        try:
+            self._journal.write(event)
+        except RecordError as error:
+            self._lost = True
+            self._show(ev.FleetStopping(at=event.at, reason=error.message.rstrip(".")))
+            return False
+        return True
+
+    def _show(self, event: ev.FleetEvent) -> None:
         apply(self.state, event)
         for sink in self._sinks:
             sink.handle(event, self.state)

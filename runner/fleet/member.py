@@ -81,6 +81,7 @@ async def run_member(
     code = result.exit_code
     if result.record_errors and code == ExitCode.SUCCESS:
         code = ExitCode.FAILED
+    if result.record_errors and not failures:
         failures = tuple(Failure(message=str(error)) for error in result.record_errors)
     return MemberFinished(
         at=clock.now(),

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Self
 
 from runner.clock import parse_rfc3339, rfc3339
-from runner.errors import JournalHeldError, RecordError
+from runner.errors import RecordError, RunHeldError
 from runner.fleet import events as ev
 from runner.fleet.rollout import FleetState, apply, initial_state
 from runner.fleet.targets import Targets, place
-from runner.records.journal_files import open_regular, read_regular
+from runner.records.journal_files import open_regular, read_regular, require_owner
 from runner.records.run_folders import fsync_folder, make_root
 from runner.structs import from_values, to_json_line, to_values
 
@@ -69,6 +69,7 @@ class FleetJournal:
                 hint=f"To finish it: jobplan fleet resume {fleet}. Else choose another id.",
             ) from None
         except OSError as error:
+            _remove_unbegun(folder)
             raise _refused(folder, error) from error
         journal = cls(folder, descriptor)
         journal._lock()
@@ -76,8 +77,10 @@ class FleetJournal:
 
     @classmethod
     def reopen(cls, root: Path, fleet: str) -> FleetJournal:
-        """Continue the record of a fleet run. RecordError if there is none, JournalHeldError if a process writes it."""
+        """Continue the record of a fleet run. RecordError if there is none, RunHeldError if a process writes it."""
         folder = root / fleet
+        if folder.is_dir():
+            require_owner(root, folder, (EVENTS, TARGETS))
         try:
             descriptor = open_regular(folder / EVENTS, os.O_RDWR)
         except FileNotFoundError:
@@ -115,7 +118,7 @@ class FleetJournal:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._descriptor)
-            raise JournalHeldError(
+            raise RunHeldError(
                 f"fleet run {self.folder.name} is being worked on by another process.",
                 run_id=self.folder.name,
                 hint="Wait until it ends, or stop it with jobplan fleet cancel.",
@@ -247,8 +250,7 @@ def _refused(folder: Path, error: OSError) -> RecordError:
 
 def _write_new(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, data)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import JournalHeldError, RecordError
+from runner.errors import RecordError, RunHeldError
 from runner.fleet import events as ev
 from runner.fleet.events import Failure, MemberState
 from runner.fleet.records import EVENTS, FleetJournal, find_fleet, fleets, is_running, read_fleet
@@ -82,7 +82,7 @@ def test_one_process_at_a_time_writes_it(tmp_path: Path) -> None:
     with FleetJournal.create(root, "f", TARGETS) as journal:
         journal.write(STARTED)
         assert is_running(root / "f")
-        with pytest.raises(JournalHeldError):
+        with pytest.raises(RunHeldError):
             FleetJournal.reopen(root, "f")
     assert not is_running(root / "f")
 
