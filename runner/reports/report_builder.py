@@ -20,6 +20,7 @@ from runner.engine.step_sql import launched_sql, named_values
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Value
 from runner.plan.window import window_words
+from runner.reports.fan_outs import fan_outs, run_counts
 from runner.reports.messages import Verbosity, error_text, event_lines
 from runner.reports.run_report import (
     AttemptReport,
@@ -211,6 +212,8 @@ class _Builder(Struct):
             critical=_critical(plan, spans),
             messages=tuple(self.messages),
             holds=tuple(self.holds),
+            fan_outs=fan_outs(self.state),
+            tally=run_counts(self.state),
         )
 
     def _step(self, record: StepRecord, values: Mapping[str, Value]) -> StepReport:

@@ -28,7 +28,8 @@ from runner.engine.ports import PreviousRun
 from runner.engine.state import BAD, StepState
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import Need
-from runner.structs import Struct
+from runner.reports.fan_outs import FanOut, RunCounts
+from runner.structs import Struct, field
 
 
 class Waiting(enum.StrEnum):
@@ -252,6 +253,9 @@ class RunReport(Struct, frozen=True, kw_only=True):
     took: float | None = None
     #: When the plan's window is open, in words; empty without one.
     window: str = ""
+    #: The steps with instances, folded, by id; and the steps of the plan and their items, counted by state.
+    fan_outs: Mapping[str, FanOut] = field(default_factory=dict)
+    tally: RunCounts = RunCounts()
 
     @property
     def seconds(self) -> float:
