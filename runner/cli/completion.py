@@ -60,6 +60,6 @@ def complete_code(_ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 def _journal(ctx: click.Context) -> Path:
-    from runner.records.run_folders import DEFAULT_ROOT
+    from runner.project.places import default_journal
 
-    return Path(ctx.params.get("journal") or DEFAULT_ROOT)
+    return Path(ctx.params.get("journal") or default_journal())

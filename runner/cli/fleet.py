@@ -15,6 +15,7 @@ from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import (
     ParameterValues,
     Reports,
+    journal_argument,
     journal_option,
     ledger_schema,
     no_ledger_option,
@@ -631,8 +632,7 @@ def _execute(
 
     with RunSignals() as signals, progress() as shown:
         code = signals.in_loop(execute(signals, shown))
-    where = "" if journal == Path(".jobplan") / "runs" else f" --journal {journal}"
-    print_lines(summary_lines(state, journal=where), err=True)
+    print_lines(summary_lines(state, journal=journal_argument(journal)), err=True)
     written = _write_reports(options.reports, state)
     print_text(f"record: {', '.join([str(record.folder), *written])}", err=True)
     return code if code or len(written) == sum(path != STDOUT for _, path in options.reports) else ExitCode.FAILED

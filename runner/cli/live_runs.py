@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from runner.cli.options import journal_argument
 from runner.engine.run_location import WrongServerError, on_another_server
 from runner.engine.state import FINAL, HOLDING, RunState
 from runner.engine.window import window_status
@@ -51,14 +52,12 @@ def find_live_run(activity: Activity, wanted: str, journal: Path, where: str) ->
 def _record_words(journal: Path, wanted: str, where: str) -> str:
     """Return where the run's record is, or that the records cannot be read; else an empty text."""
     from runner.records.record import find_run
-    from runner.records.run_folders import DEFAULT_ROOT
 
     try:
         run = find_run(journal, wanted)
     except RecordError as error:
         return f"{error.message} Give the run's server with --dsn." if isinstance(error.__cause__, OSError) else ""
-    more = "" if journal == DEFAULT_ROOT else f" --journal {shlex.quote(str(journal))}"
-    named = shlex.quote(run) + more
+    named = shlex.quote(run) + journal_argument(journal)
     return (
         f"Its record is in {journal / run}: jobplan show {named} prints it, and jobplan resume {named}{where}"
         " finishes the run."

@@ -16,7 +16,8 @@ import click
 
 from runner.errors import JobplanError, RecordError, UsageError
 from runner.identity import run_id_problem
-from runner.records.run_folders import DEFAULT_ROOT, PLAN, has_journal
+from runner.project.places import default_journal
+from runner.records.run_folders import PLAN, has_journal
 from runner.reports.destinations import STDOUT, identity_of, is_device
 from runner.structs import Struct
 
@@ -86,10 +87,14 @@ def written_out(
 
     What the environment gives is left out. `more` are further arguments.
     """
-    words = ["jobplan", name, run]
-    if journal is not None and journal != Path(os.environ.get("JOBPLAN_JOURNAL") or DEFAULT_ROOT):
-        words += ["--journal", str(journal)]
-    return " ".join([shlex.join(words) + dsn_argument(dsn), *map(shlex.quote, more)])
+    where = "" if journal is None else journal_argument(journal)
+    return " ".join([shlex.join(["jobplan", name, run]) + where + dsn_argument(dsn), *map(shlex.quote, more)])
+
+
+def journal_argument(journal: Path) -> str:
+    """Return the --journal option, with a space before it, for a suggested command; empty if it is the default."""
+    default = os.environ.get("JOBPLAN_JOURNAL") or default_journal()
+    return "" if journal == Path(default) else f" --journal {shlex.quote(str(journal))}"
 
 
 def questions_command(
@@ -109,7 +114,7 @@ def questions_command(
 
 
 def journal_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --journal, as `journal: Path`; its default is JOBPLAN_JOURNAL.
+    """Add --journal, as `journal: Path`; its default is JOBPLAN_JOURNAL, else the project's folder of journals.
 
     A folder that cannot be read is no wrong usage: the code that reads it reports that, and some commands do not need
     it.
@@ -118,10 +123,10 @@ def journal_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--journal",
         type=click.Path(path_type=Path, readable=False),
         envvar="JOBPLAN_JOURNAL",
-        default=DEFAULT_ROOT,
-        show_default=True,
+        default=default_journal,
+        show_default=False,
         metavar="DIR",
-        help="Folder with the journals of runs. Also JOBPLAN_JOURNAL.",
+        help="Folder with the journals of runs. Also JOBPLAN_JOURNAL. Default: .jobplan/runs of the project.",
     )(command)
 
 

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import JournalHeldError, RecordError
+from runner.project.places import RECORDS
 from runner.records.journal_files import open_regular, read_regular
 
-#: The folder of journals, relative to the working directory.
-DEFAULT_ROOT = Path(".jobplan") / "runs"
 EVENTS = "events.jsonl"
 PLAN = "plan.json"
 DIGEST = "plan.sha256"
@@ -47,7 +46,7 @@ def make_root(root: Path) -> None:
     """Create the folder of all journals; `.jobplan` is kept out of git. RecordError if that fails."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if root.absolute().parent.name == DEFAULT_ROOT.parent.name:
+        if root.absolute().parent.name == RECORDS:
             with contextlib.suppress(FileExistsError), (root.parent / ".gitignore").open("x", encoding="utf-8") as file:
                 file.write("*\n")
     except OSError as error:

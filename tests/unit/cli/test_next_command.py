@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from runner.cli.options import written_out
-from runner.records.run_folders import DEFAULT_ROOT
+from runner.project.places import JOURNALS
 
 
 @pytest.mark.parametrize(
     ("journal", "dsn", "more", "written"),
     [
-        (DEFAULT_ROOT, "", (), "jobplan resume R"),
+        (JOURNALS, "", (), "jobplan resume R"),
         (Path("my journals"), "", (), "jobplan resume R --journal 'my journals'"),
-        (DEFAULT_ROOT, "host=h password=secret", (), "jobplan resume R --dsn host=h"),
-        (DEFAULT_ROOT, "password=secret", (), "jobplan resume R"),
-        (DEFAULT_ROOT, "postgresql://u@h/d", ("--mark", "a=…"), "--dsn 'user=u dbname=d host=h' --mark 'a=…'"),
+        (JOURNALS, "host=h password=secret", (), "jobplan resume R --dsn host=h"),
+        (JOURNALS, "password=secret", (), "jobplan resume R"),
+        (JOURNALS, "postgresql://u@h/d", ("--mark", "a=…"), "--dsn 'user=u dbname=d host=h' --mark 'a=…'"),
     ],
 )
 def test_it_contains_the_given_journal_and_server(journal: Path, dsn: str, more: tuple[str, ...], written: str) -> None:
@@ -31,4 +31,4 @@ def test_it_leaves_out_what_the_environment_gives(monkeypatch: pytest.MonkeyPatc
     assert written_out("resume", "R", journal=here, dsn="host=h dbname=d") == "jobplan resume R"
     assert written_out("resume", "R", journal=here, dsn=None) == "jobplan resume R"
     assert written_out("attach", "R", dsn="host=other") == "jobplan attach R --dsn host=other"
-    assert written_out("resume", "R", journal=DEFAULT_ROOT).endswith(f" --journal {DEFAULT_ROOT}")
+    assert written_out("resume", "R", journal=JOURNALS).endswith(f" --journal {JOURNALS}")
