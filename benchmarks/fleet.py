@@ -203,7 +203,7 @@ def _lag(folder: Path, servers: Sequence[EmbeddedServer], waiting: int) -> float
     async def play() -> None:
         resolved = await resolve(targets)
         clock = MonotonicClock()
-        state = initial_state("lag", resolved.placed, targets.rollout, dict.fromkeys(targets.clusters))
+        state = initial_state("lag", resolved.placed, targets.rollout, targets.clusters)
         with FleetJournal.create(folder / "fleets", "lag", resolved.targets) as journal:
             options = MemberOptions(runs=journal.runs, ledger=None)
             run = FleetRun(state, resolved.targets, plans.of, journal, options, clock=clock)

@@ -300,8 +300,7 @@ def _begin(
 
     targets = resolved.targets
     first = plans.check(targets.targets)
-    clusters = {name: cluster.parallel for name, cluster in targets.clusters.items()}
-    state = initial_state(fleet_id, resolved.placed, targets.rollout, clusters)
+    state = initial_state(fleet_id, resolved.placed, targets.rollout, targets.clusters)
     keep_waves(state, waves)
     started = ev.FleetStarted(
         at=MonotonicClock().now(),
@@ -664,7 +663,7 @@ def _resolved(targets: Targets, where: Sequence[str]) -> Resolved:
     selectors: tuple[Selector, ...] = parse_selectors(where)
     resolved = asyncio.run(resolve(targets, selectors))
     for warning in resolved.warnings:
-        print_text(f"jobplan: {warning}.", err=True)
+        print_text(f"jobplan: {warning}{'' if warning.endswith(('.', '?', '!')) else '.'}", err=True)
     return resolved
 
 

@@ -92,7 +92,7 @@ class LiveProgress(FleetProgress):
 
     def _print(self, line: str) -> None:
         with contextlib.suppress(OSError):
-            self._console.print(f"{time.strftime('%H:%M:%S')}  {visible(line)}", soft_wrap=True)
+            self._console.print(f"{time.strftime('%H:%M:%S')}  {visible(line)}")
 
 
 def live_lines(state: FleetState, runs: Mapping[str, Run], now: float) -> list[str]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from runner.clock import Clock
 from runner.errors import JobplanError, RecordError
@@ -96,6 +96,7 @@ class FleetRun:
         """
         raise_open_files()
         try:
+            first = _as_recorded(first)
             self._journal.write(first)
             self._show(first)
             await self._until_over()
@@ -140,7 +141,8 @@ class FleetRun:
             run.cancel(by)
 
     def _start(self, member: Member) -> None:
-        started = ev.MemberStarted(at=self._now(), target=member.target.name, run=member.run, wave=member.wave)
+        now = self._clock.now()
+        started = _as_recorded(ev.MemberStarted(at=now, target=member.target.name, run=member.run, wave=member.wave))
         if not self._recorded(started):
             return
         self._show(started)
@@ -206,11 +208,8 @@ class FleetRun:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_ABANDON)
 
-    def _now(self) -> float:
-        return round(self._clock.now(), 3)  # as the record has it
-
     def _emit(self, event: ev.FleetEvent) -> None:
-        event = replace(event, at=round(event.at, 3))
+        event = _as_recorded(event)
         self._recorded(event)
         self._show(event)
 
@@ -230,6 +229,14 @@ class FleetRun:
         apply(self.state, event)
         for sink in self._sinks:
             sink.handle(event, self.state)
+
+
+_Event = TypeVar("_Event", bound=ev.FleetEvent)
+
+
+def _as_recorded(event: _Event) -> _Event:
+    """Return the event with its moment as the record has it: what is shown now is what `show` reads."""
+    return replace(event, at=round(event.at, 3))
 
 
 def raise_open_files() -> None:

@@ -183,8 +183,8 @@ def heartbeat_line(state: FleetState, workers: int) -> str:
     ended = sum(number for member, number in counts.items() if member not in ACTIVE)
     failed = sum(counts[one] for one in FAILURES)
     wave = next((wave.name for wave in state.waves if wave.name in state.begun and wave.name not in state.ended), None)
-    where = f"wave {wave}: " if wave else ""
+    where = f", in wave {wave}" if wave and len(state.waves) > 1 else ""
     return (
-        f"{where}{ended:,}/{sum(counts.values()):,} ended, {failed:,} failed, {counts[MemberState.RUNNING]:,} running "
-        f"with {counted(workers, 'worker')}"
+        f"{ended:,}/{counted(sum(counts.values()), 'target')} ended, {failed:,} failed, "
+        f"{counts[MemberState.RUNNING]:,} running with {counted(workers, 'worker')}{where}"
     )

@@ -219,8 +219,7 @@ def read_fleet(root: Path, fleet: str) -> tuple[Targets, FleetState]:
         values = json.loads(read_regular(folder / TARGETS))
         targets = from_values(values, Targets)
         placed = place(targets.targets, targets.rollout.waves)
-        clusters = {name: cluster.parallel for name, cluster in targets.clusters.items()}
-        state = initial_state(fleet, placed, targets.rollout, clusters)
+        state = initial_state(fleet, placed, targets.rollout, targets.clusters)
         for event in _events(folder):
             apply(state, event)
     except FileNotFoundError:

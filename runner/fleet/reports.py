@@ -19,6 +19,7 @@ from xml.etree import ElementTree as ET
 from runner import __version__
 from runner.clock import rfc3339
 from runner.durations import format_duration
+from runner.exit_codes import end_words
 from runner.fleet.events import FAILURES, MemberState
 from runner.fleet.messages import (
     FailureGroup,
@@ -78,7 +79,7 @@ def _end(state: FleetState) -> str:
         return "not ended"
     if state.stopping is not None:
         return "stopped"
-    return "succeeded" if state.finished.exit_code == 0 else f"exit code {state.finished.exit_code}"
+    return end_words(state.finished.exit_code)
 
 
 # --- Markdown ---
@@ -314,7 +315,7 @@ def _wrong(state: FleetState) -> str:
     )
     return (
         '<section class="card wrong" aria-label="What went wrong"><div class="bar"><h2>What went wrong</h2></div>'
-        f"<ol>{items}</ol>{following}</section>"
+        f"{following}<ol>{items}</ol></section>"
     )
 
 

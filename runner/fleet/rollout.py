@@ -9,13 +9,13 @@ keeps the next wave from starting, until a person has answered.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from runner.exit_codes import ExitCode, for_signal
 from runner.fleet import events as ev
 from runner.fleet.events import ACTIVE, DONE, FAILURES, MemberState
-from runner.fleet.targets import OnStop, Placed, Rollout, Target, Wave, parse_selectors, select
+from runner.fleet.targets import Cluster, OnStop, Placed, Rollout, Target, Wave, parse_selectors, select
 from runner.structs import Struct, field
 
 
@@ -41,7 +41,7 @@ class FleetState(Struct, kw_only=True):
     rollout: Rollout
     waves: tuple[Wave, ...]
     members: dict[str, Member]
-    clusters: Mapping[str, int | None] = field(default_factory=dict)
+    clusters: Mapping[str, Cluster] = field(default_factory=dict)
     #: Waves that have begun, and ended, in this process.
     begun: set[str] = field(default_factory=set)
     ended: dict[str, float] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class FleetState(Struct, kw_only=True):
         return Counter(member.state for member in self.members.values())
 
 
-def initial_state(fleet: str, placed: Placed, rollout: Rollout, clusters: Mapping[str, int | None]) -> FleetState:
+def initial_state(fleet: str, placed: Placed, rollout: Rollout, clusters: Mapping[str, Cluster]) -> FleetState:
     """Return the state before the first event; members are numbered in the order of the waves."""
     members: dict[str, Member] = {}
     for wave, targets in placed.waves:
@@ -202,22 +202,34 @@ def _counts_as_failed(member: Member) -> bool:
 
 
 def _startable(state: FleetState, wave: Wave, members: Sequence[Member], running: Sequence[Member]) -> Iterator[Member]:
-    """Yield the members to start now: as many as the fleet, the wave and their clusters allow, in order."""
+    """Yield the members to start now: as many as the fleet, the wave and their clusters allow.
+
+    They are in order on each cluster. The next one is on the cluster with the fewest running members for its slots, so
+    that every cluster has work, whatever the order of the targets.
+    """
     free = min(state.rollout.parallel, wave.parallel or state.rollout.parallel) - len(running)
     on_cluster = Counter(member.target.cluster for member in running)
     waiting = [member for member in members if member.state is MemberState.PENDING]
     if not waiting and not running:
         waiting = [member for member in members if member.state is MemberState.BUSY and member.tries < 2]
+    queues: dict[str, deque[Member]] = defaultdict(deque)
     for member in waiting:
-        cluster = member.target.cluster
-        most = state.clusters.get(cluster)
-        if free <= 0:
+        queues[member.target.cluster].append(member)
+
+    def load(cluster: str) -> float:
+        return on_cluster[cluster] / state.clusters[cluster].slots
+
+    def may_start(cluster: str) -> bool:
+        most = state.clusters[cluster].parallel
+        return bool(queues[cluster]) and (most is None or on_cluster[cluster] < most)
+
+    while free > 0:
+        cluster = min(filter(may_start, queues), key=load, default=None)
+        if cluster is None:
             return
-        if most is not None and on_cluster[cluster] >= most:
-            continue
         free -= 1
         on_cluster[cluster] += 1
-        yield member
+        yield queues[cluster].popleft()
 
 
 #: The state of a member by the exit code of its run; every other code is a failure.

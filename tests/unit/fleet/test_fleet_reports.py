@@ -10,7 +10,7 @@ from runner.fleet.events import Failure, MemberState
 from runner.fleet.messages import failure_groups, normalised, summary_lines
 from runner.fleet.reports import html_page, junit_xml, markdown_text, prometheus_text
 from runner.fleet.rollout import FleetState, apply, initial_state
-from runner.fleet.targets import Rollout, Target, Wave, parse_selectors, place
+from runner.fleet.targets import Cluster, Rollout, Target, Wave, parse_selectors, place
 
 HOSTILE = "<script>alert('x')</script> | `rm` \x1b[31m ]]> \"q\" &"
 
@@ -35,7 +35,7 @@ def sample() -> FleetState:
         Target(name=name, cluster="c1", database="d", labels={"w": "b" if name == "last" else "a"}) for name in names
     ]
     waves = (Wave(name="first", where=parse_selectors(["w=a"])), Wave(name="rest"))
-    state = initial_state("f-1", place(targets, waves), Rollout(), {"c1": None})
+    state = initial_state("f-1", place(targets, waves), Rollout(), {"c1": Cluster(name="c1", connection={}, slots=1)})
     started = ev.FleetStarted(
         at=0.0, jobplan="1", plan="purge", file="p.yaml", sources="x", targets=7, host="h", os_pid=1
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runner.fleet import events as ev
 from runner.fleet.events import MemberState
 from runner.fleet.rollout import FleetState, Member, apply, decide, exit_code, initial_state, member_state
-from runner.fleet.targets import Limits, OnStop, Rollout, Target, Wave, parse_selectors, place
+from runner.fleet.targets import Cluster, Limits, OnStop, Rollout, Target, Wave, parse_selectors, place
 
 CODES = {
     MemberState.SUCCEEDED: 0,
@@ -42,7 +42,13 @@ def fleet(
         for name in waves
     )
     rollout = rollout or Rollout(parallel=100)
-    return initial_state("f", place(targets, found), rollout, {f"c{number}": parallel for number in range(clusters)})
+    return initial_state("f", place(targets, found), rollout, clusters_of(*[1] * clusters, parallel=parallel))
+
+
+def clusters_of(*slots: int, parallel: int | None = None) -> dict[str, Cluster]:
+    """Return clusters c0, c1, … with so many slots."""
+    names = {f"c{number}": count for number, count in enumerate(slots)}
+    return {name: Cluster(name=name, connection={}, slots=count, parallel=parallel) for name, count in names.items()}
 
 
 class Play:
@@ -204,6 +210,22 @@ def test_the_states_of_exit_codes() -> None:
     assert {code: member_state(code) for code in CODES.values()} == {code: state for state, code in CODES.items()}
     assert member_state(5) is MemberState.FAILED
     assert member_state(143) is MemberState.INTERRUPTED
+
+
+def test_every_cluster_has_work_whatever_the_order_of_the_targets() -> None:
+    targets = [
+        Target(name=f"{cluster}-{number}", cluster=cluster, database="d")
+        for cluster in ("c0", "c1")
+        for number in range(6)
+    ]
+    placed = place(targets, (Wave(name="all"),))
+    state = initial_state("f", placed, Rollout(parallel=6), clusters_of(2, 4))
+    play = Play(state)
+    play.step()
+    assert sorted(play.started) == ["c0-0", "c0-1", "c1-0", "c1-1", "c1-2", "c1-3"]
+    play.end(state.members["c1-0"])
+    play.step()
+    assert play.started[-1] == "c1-4"
 
 
 def test_on_stop_cancel_is_in_the_event() -> None:
