@@ -16,13 +16,26 @@ from runner.reports.terminal_text import visible, visible_json, visible_lines
 
 def print_text(text: str, *, err: bool = False) -> None:
     """Print text of one or several lines, on standard output or standard error, with control characters escaped."""
-    click.echo(visible_lines(text), err=err)
+    click.echo(_inert(visible_lines(text)), err=err)
 
 
 def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
     """Print each line as exactly one line, with control characters escaped."""
     for line in lines:
-        click.echo(visible(line), err=err)
+        click.echo(_inert(visible(line)), err=err)
+
+
+def echo_line(line: str) -> None:
+    """Print a line whose control characters are escaped already, except those of its colours."""
+    click.echo(_inert(line), color=True)
+
+
+_COMMAND = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
+
+
+def _inert(text: str) -> str:
+    r"""In GitHub Actions, return text in which no line is a workflow command: they begin with `::`, or `\x3a:` then."""
+    return _COMMAND.sub(r"\1\\x3a", text) if "GITHUB_ACTIONS" in os.environ else text
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:  # noqa: ANN401 - any JSON value

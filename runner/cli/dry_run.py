@@ -13,17 +13,21 @@ from pathlib import Path
 import click
 
 from runner import __version__
-from runner.cli.console import color_option, print_json_text, wants_color
+from runner.cli.console import color_option, echo_line, print_json_text, wants_color
 from runner.cli.options import (
     ParameterValues,
+    Reports,
     Selection,
+    check_report_option,
     chosen_dsn,
     dsn_option,
     journal_option,
     parameter_options,
     parameter_values,
     selection_options,
+    to_stdout,
     trust_option,
+    wanted_check_reports,
 )
 from runner.durations import parse_duration
 from runner.errors import ConnectionFailedError, ParameterError, Problem, ServerLostError, UsageError
@@ -37,8 +41,12 @@ from runner.preflight.dry_run import Wishes, dry_run, readable_draft
 from runner.preflight.dry_run_result import DryRun
 from runner.preflight.step_durations import Duration, KnownDurations, recorded
 from runner.reference.explanations import explanations
-from runner.reports.dry_run_report import dry_run_json, dry_run_lines, dry_run_markdown
-from runner.reports.plan_problems import Style, github_lines, role_note, sarif_text
+from runner.reports.check_reports import codequality_json, findings_junit, show_in_github
+from runner.reports.dry_run_report import dry_run_json, dry_run_lines, dry_run_markdown, summary
+from runner.reports.plan_graph import drawing
+from runner.reports.plan_problems import PlanVerdict, Style, plain_markdown, role_note, sarif_text
+from runner.reports.report_kinds import write_report
+from runner.reports.workflow_commands import github_lines
 from runner.structs import Struct
 
 _WHAT_IF = re.compile(r"slots=([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", re.ASCII)
@@ -71,6 +79,7 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
 )
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
+@check_report_option
 @color_option
 def dry_run_command(
     plan: Path,
@@ -88,14 +97,17 @@ def dry_run_command(
     no_explain: bool,
     strict: bool,
     format_: str,
+    reports: tuple[str, ...],
     color: str,
 ) -> int:
     """Show what a plan would do on a server, without executing it.
 
     Each statement is marked as checked, partly checked or not checkable, with the reason. A dry run that finds no
     problem does not guarantee success. The exit code is 0; 3 if a step would fail (with --strict also for warnings); 4
-    if the run would not start; 9 if the server does not meet the plan's `requires` (0 with `otherwise: skip`).
+    if the run would not start; 9 if the server does not meet the plan's `requires` (0 with `otherwise: skip`). In
+    GitHub Actions the command also writes annotations and a step summary.
     """
+    wanted = wanted_check_reports(reports, format_, plan, params_file)
     readable = read_to_look(plan, parameter_values(params, params_file))
     loaded = readable.plan
     left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)
@@ -109,7 +121,7 @@ def dry_run_command(
         found=readable.found,
         well_formed=readable.well_formed,
     )
-    return report(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color)
+    return report(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color, reports=wanted)
 
 
 class Readable(Struct, frozen=True, kw_only=True):
@@ -171,11 +183,44 @@ def report(
     format_: str = "text",
     color: str = "auto",
     quiet: bool = False,
+    reports: Reports = (),
 ) -> int:
-    """Check the plan on a server, print the report, and return the exit code."""
+    """Check the plan on a server, print the report, write those that are wanted, and return the exit code."""
     result = asyncio.run(look(plan, conninfo, wishes))
-    show(result, format_, color, note=None if quiet else role_note([plan]))
+    if not to_stdout(reports):
+        show(result, format_, color, note=None if quiet else role_note([plan]))
+    for kind, path in reports:
+        write_report(kind, path, _report(kind, plan, result, strict=strict))
+    if "GITHUB_ACTIONS" in os.environ:
+        _show_in_github(plan, result, wishes.left_out, format_, stdout=format_ == "text" and not to_stdout(reports))
     return exit_code(result, strict=strict)
+
+
+def _report(kind: str, plan: Plan, result: DryRun, *, strict: bool) -> str:
+    """Return a report for a CI system."""
+    root = os.environ.get("CI_PROJECT_DIR", os.environ.get("GITHUB_WORKSPACE", ""))
+    match kind:
+        case "codequality":
+            return codequality_json(result.problems, root)
+        case "junit":
+            verdict = PlanVerdict(file=result.file, steps=None, problems=result.problems, plan=plan)
+            return findings_junit([verdict], strict=strict, root=root)
+    return "\n".join(_data(result, kind)) + "\n"
+
+
+def _show_in_github(plan: Plan, result: DryRun, left_out: frozenset[str], format_: str, *, stdout: bool) -> None:
+    """Write annotations and a summary with the graph; without `stdout` annotations go to standard error."""
+
+    def markdown() -> str:
+        return "\n".join([*dry_run_markdown(result), "", drawing(plan, title="Graph", left_out=left_out)])
+
+    show_in_github(
+        os.environ,
+        sys.stdout if stdout else sys.stderr,
+        () if format_ == "github" else result.problems,
+        summary=markdown,
+        short=plain_markdown(summary(result)),
+    )
 
 
 async def look(plan: Plan, conninfo: str, wishes: Wishes) -> DryRun:
@@ -200,7 +245,7 @@ def show(result: DryRun, format_: str, color: str, *, note: str | None = None) -
     # 14 columns are for the dots at both ends of an excerpt and for what stands before it.
     style = Style(color=colored, excerpt=colored or sys.stdout.isatty(), width=width - 14)
     for line in dry_run_lines(result, Sources().lines, style, width=width, note=note):
-        click.echo(line, color=True)
+        echo_line(line)
 
 
 def _data(result: DryRun, format_: str) -> Iterable[str]:

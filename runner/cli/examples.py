@@ -11,7 +11,7 @@ import click
 EXAMPLES: Final = MappingProxyType(
     {
         "init": ("jobplan init maintenance",),
-        "validate": ("jobplan validate plans/", "jobplan validate plans/nightly.yaml --strict --format github"),
+        "validate": ("jobplan validate plans/", "jobplan validate plans/ --strict --report junit=plans.xml"),
         "dry-run": ("jobplan dry-run plans/nightly.yaml --dsn 'host=db1 dbname=app'",),
         "run": (
             "jobplan run plans/nightly.yaml --dsn 'host=db1 dbname=app' --param days=30",

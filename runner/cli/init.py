@@ -90,7 +90,7 @@ jobs:
       - uses: actions/setup-python@v5
         with: {{python-version: "3.12"}}
       - run: pip install jobplan
-      - run: jobplan validate --strict --format github {folder}/*.yaml
+      - run: jobplan validate --strict {folder}/*.yaml
 ```
 
 GitLab CI, `.gitlab-ci.yml`:

@@ -265,6 +265,31 @@ def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def check_report_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --report for `validate` and `dry-run`, as `reports: tuple[str, ...]` for `wanted_check_reports`."""
+    known = ", ".join(CHECK_KINDS)
+    return click.option(
+        "--report",
+        "reports",
+        multiple=True,
+        metavar="KIND=PATH",
+        help=f"Write a report of KIND ({known}) to PATH; - is standard output; repeatable.",
+    )(command)
+
+
+def wanted_check_reports(texts: tuple[str, ...], format_: str, *inputs: Path | None) -> Reports:
+    """Return the kinds and paths. UsageError as `wanted_reports`, or if two texts would go to standard output."""
+    reports = wanted_reports(texts, *inputs, kinds=CHECK_KINDS)
+    if to_stdout(reports) and format_ != "text":
+        raise UsageError(f"--report to standard output and --format {format_} exclude each other.")
+    return reports
+
+
+def to_stdout(reports: Reports) -> bool:
+    """Return whether a report goes to standard output, which then has nothing else."""
+    return any(path == STDOUT for _, path in reports)
+
+
 def notify_options(function: _F) -> _F:
     """Add --notify and --notify-blocked, for `wanted_notifications`."""
     function = click.option(
@@ -297,6 +322,8 @@ def wanted_notifications(url: str | None, blocked: str | None) -> Notifications 
 
 
 Reports = tuple[tuple[str, Path], ...]
+#: The kinds of report of `validate` and `dry-run`.
+CHECK_KINDS = ("junit", "codequality", "sarif", "json", "markdown")
 
 
 def wanted_reports(texts: tuple[str, ...], *inputs: Path | None, kinds: Collection[str] | None = None) -> Reports:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.cli.completion import complete_code
-from runner.cli.console import color_option, print_json_text, print_text, wants_color
+from runner.cli.console import color_option, echo_line, print_json_text, print_text, wants_color
+from runner.cli.options import check_report_option, to_stdout, wanted_check_reports
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
 from runner.plan.plan_files import find_plans
@@ -32,17 +33,26 @@ _FORMATS = ("text", "json", "github", "sarif")
 @click.option(
     "--explain", metavar="CODE", shell_complete=complete_code, help="Explain a code, with a wrong and a right example."
 )
+@check_report_option
 @click.option("-q", "--quiet", is_flag=True, help="With text: print only the problems.")
 @color_option
 def validate(
-    plans: tuple[Path, ...], *, strict: bool, format_: str, explain: str | None, quiet: bool, color: str
+    plans: tuple[Path, ...],
+    *,
+    strict: bool,
+    format_: str,
+    explain: str | None,
+    reports: tuple[str, ...],
+    quiet: bool,
+    color: str,
 ) -> int:
     """Check plans without a server: schema, names, budget, SQL, and what the SQL would do to the database.
 
     PLAN is a file or a folder. A folder means all plans in it and in its subfolders: files *.yaml and *.yml that have
     the keys of a plan. Hidden files, included files and other YAML files are left out. The command reports every
     problem of every plan, with file, line and column. The exit code is 3 if a plan has an error, with --strict also for
-    warnings. A comment `# jobplan: ignore=CODE` beside a step silences a rule.
+    warnings. A comment `# jobplan: ignore=CODE` beside a step silences a rule. In GitHub Actions the command also
+    writes annotations and a step summary.
     """
     style = _style(color)
     if explain is not None:
@@ -58,11 +68,17 @@ def validate(
         raise UsageError(
             "A plan cannot be read from standard input.", hint="Name a file: included files are relative to it."
         )
-    shown = format_ == "text"
+    wanted = wanted_check_reports(reports, format_, *plans)
+    shown = format_ == "text" and not to_stdout(wanted)
     empty: list[Path] = []
     verdicts = _verdicts(_in_folders(plans, empty, show=shown and not quiet), style, show=shown, quiet=quiet)
     if format_ != "text":
         _write(verdicts, format_)
+    for kind, path in wanted:
+        from runner.reports.report_kinds import write_report
+
+        write_report(kind, path, _report(kind, verdicts, strict=strict))
+    _show_in_github(verdicts, strict=strict, annotated=format_ == "github", stdout=shown)
     failed = any(verdict.errors or (strict and verdict.warnings) for verdict in verdicts)
     if empty and not failed:
         raise _no_plan_in(empty)
@@ -109,14 +125,14 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     for path in paths:
         loaded = check_plan(path, sources=sources)
         steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
-        verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems)
+        verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems, plan=loaded.plan or loaded.draft)
         verdicts.append(verdict)
         codes.update(problem.code for problem in verdict.problems)
         drafts.append(loaded.draft)
         if show:
             notes = (legend(codes), role_note(drafts)) if path == paths[-1] else ()
             for line in _shown(verdict, sources.lines, style, notes, quiet=quiet):
-                click.echo(line, color=True)
+                echo_line(line)
     return verdicts
 
 
@@ -132,22 +148,47 @@ def _shown(
 
 
 def _write(verdicts: list[PlanVerdict], format_: str) -> None:
-    problems = distinct(verdicts)
-    if format_ == "github":
-        from runner.reports.plan_problems import github_lines
+    if format_ != "github":
+        print_json_text(_report(format_, verdicts, strict=False))
+        return
+    from runner.reports.workflow_commands import annotate
 
-        for line in github_lines(problems, os.environ.get("GITHUB_WORKSPACE", "")):
-            print_json_text(line)
-    elif format_ == "json":
-        from runner.reports.plan_problems import json_text
+    annotate(distinct(verdicts), print_json_text, os.environ.get("GITHUB_WORKSPACE", ""))
 
-        print_json_text(json_text(problems))
-    else:
-        from runner import __version__
-        from runner.reference.explanations import explanations
-        from runner.reports.plan_problems import sarif_text
 
-        print_json_text(sarif_text(problems, explanations(), __version__))
+def _report(kind: str, verdicts: list[PlanVerdict], *, strict: bool) -> str:
+    """Return a report about all plans."""
+    from runner.reports import check_reports, plan_problems
+
+    problems, root = distinct(verdicts), os.environ.get("CI_PROJECT_DIR", os.environ.get("GITHUB_WORKSPACE", ""))
+    match kind:
+        case "json":
+            return plan_problems.json_text(problems)
+        case "codequality":
+            return check_reports.codequality_json(problems, root)
+        case "junit":
+            return check_reports.findings_junit(verdicts, strict=strict, root=root)
+        case "markdown":
+            return check_reports.verdicts_markdown(verdicts, strict=strict)
+    from runner import __version__
+    from runner.reference.explanations import explanations
+
+    return plan_problems.sarif_text(problems, explanations(), __version__)
+
+
+def _show_in_github(verdicts: list[PlanVerdict], *, strict: bool, annotated: bool, stdout: bool) -> None:
+    """Write annotations and a summary, if this is a job of GitHub Actions; without `stdout` on standard error."""
+    if "GITHUB_ACTIONS" not in os.environ:
+        return
+    from runner.reports.check_reports import show_in_github, validated_words, verdicts_markdown
+
+    show_in_github(
+        os.environ,
+        sys.stdout if stdout else sys.stderr,
+        () if annotated else distinct(verdicts),
+        summary=lambda: verdicts_markdown(verdicts, strict=strict),
+        short=validated_words(verdicts, strict=strict),
+    )
 
 
 def _explain(code: str, style: Style) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -22,9 +22,18 @@ from runner.preflight.dry_run_result import Coverage, DryRun, HoldNow, Statement
 from runner.preflight.schedule import Bar, Schedule
 from runner.preflight.window_forecast import WindowForecast
 from runner.reports.doctor_report import checks_data
-from runner.reports.plan_problems import Lines, Style, legend, problem_lines, problem_object
+from runner.reports.plan_problems import (
+    MARKDOWN_HEAD,
+    Lines,
+    Style,
+    legend,
+    markdown_rows,
+    plain_markdown,
+    problem_lines,
+    problem_object,
+)
 from runner.reports.terminal_text import visible
-from runner.structs import asdict
+from runner.structs import Struct, asdict, replace
 
 #: Most and fewest columns of the chart, and its most bars.
 _WIDEST, _NARROWEST = 60, 20
@@ -420,78 +429,84 @@ def _statement_data(one: StatementReport) -> dict[str, Any]:
 _MARKS = {Coverage.CHECKED: "✅", Coverage.PARTLY: "🟡", Coverage.NOT: "⚪"}
 
 
-def dry_run_markdown(result: DryRun) -> Iterator[str]:
-    """Yield the lines: findings first, then a folded table of statements."""
-    yield f"## Dry run of {_plain(result.plan)}"
-    yield ""
-    yield _plain(summary(result))
+#: Characters of the Markdown: a comment on GitHub has at most 65,536, and the action adds a few.
+MARKDOWN_LIMIT = 60_000
+
+
+def dry_run_markdown(result: DryRun, limit: int = MARKDOWN_LIMIT) -> Iterator[str]:
+    """Yield lines of at most `limit` characters: findings first, then folded tables; the last one says what is missing.
+
+    A table that is too long ends early, and half of the room is for the findings.
+    """
+    head = [f"## Dry run of {plain_markdown(result.plan)}", "", plain_markdown(summary(result))]
+    yield from head
+    room = limit - sum(len(line) + 1 for line in head) - _ROOM_FOR_REMARK
+    missing = []
+    for section in _markdown_sections(result):
+        rows = _fitting(section, room // 2 if section.what == _FINDINGS else room)
+        if rows < len(section.lines):
+            missing.append(f"{len(section.lines) - rows} of {section.what}")
+        shown = [*section.head, *section.lines[:rows], *section.tail] if rows else []
+        yield from shown
+        room -= sum(len(line) + 1 for line in shown)
+    if missing:
+        yield ""
+        yield f"_Left out, because a comment on GitHub has a limit: {', '.join(missing)}._"
+
+
+class _Section(Struct, frozen=True, kw_only=True):
+    """A part of the Markdown: `lines` between `head` and `tail`, and `what` they are."""
+
+    what: str
+    head: tuple[str, ...]
+    lines: tuple[str, ...]
+    tail: tuple[str, ...] = ()
+
+
+#: Characters that are kept for the line that says what is missing.
+_ROOM_FOR_REMARK = 300
+_FINDINGS = "the findings"
+
+
+def _fitting(section: _Section, room: int) -> int:
+    """Return how many of the section's lines fit."""
+    room -= sum(len(line) + 1 for line in (*section.head, *section.tail))
+    for number, line in enumerate(section.lines):
+        room -= len(line) + 1
+        if room < 0:
+            return number
+    return len(section.lines)
+
+
+def _folded(what: str, title: str, lines: Iterable[str], *table: str) -> _Section:
+    head = ("", f"<details><summary>{title}</summary>", "", *table)
+    return _Section(what=what, head=head, lines=tuple(lines), tail=("", "</details>"))
+
+
+def _markdown_sections(result: DryRun) -> Iterator[_Section]:
     if result.problems:
-        yield ""
-        yield "| | where | what | step |"
-        yield "|---|---|---|---|"
-        yield from map(_markdown_problem, result.problems)
-    yield ""
-    yield "<details><summary>Statements</summary>"
-    yield ""
-    yield "| | step | statement | remarks |"
-    yield "|---|---|---|---|"
-    yield from map(_markdown_statement, result.statements)
-    yield ""
-    yield "</details>"
+        rows = tuple(markdown_rows(result.problems))
+        yield _Section(what=_FINDINGS, head=("", *MARKDOWN_HEAD), lines=rows)
+    statements = map(_markdown_statement, result.statements)
+    yield _folded("the statements", "Statements", statements, "| | step | statement | remarks |", "|---|---|---|---|")
     if result.locks:
-        yield ""
-        yield "<details><summary>Locks that block other sessions</summary>"
-        yield ""
-        yield "| step | lock |"
-        yield "|---|---|"
-        yield from (f"| {_plain(one.step)} | {_plain(lock_sentence(one))} |" for one in result.locks)
-        yield ""
-        yield "</details>"
+        locks = (f"| {plain_markdown(one.step)} | {plain_markdown(lock_sentence(one))} |" for one in result.locks)
+        yield _folded("the locks", "Locks that block other sessions", locks, "| step | lock |", "|---|---|")
     if result.holds:
-        yield ""
-        yield "<details><summary>Holds</summary>"
-        yield ""
-        yield from (f"- {_plain(hold_sentence(hold))}" for hold in result.holds)
-        yield ""
-        yield "</details>"
+        yield _folded("the holds", "Holds", (f"- {plain_markdown(hold_sentence(hold))}" for hold in result.holds))
     if result.schedule is not None and result.schedule.bars:
-        yield ""
-        yield "<details><summary>Schedule</summary>"
-        yield ""
-        yield "```text"
-        yield from schedule_lines(result.schedule, Style())
-        yield from [_unknown_wait(result.holds)] if result.holds else ()
-        yield "```"
-        yield ""
-        yield "</details>"
+        chart = [*schedule_lines(result.schedule, Style()), *([_unknown_wait(result.holds)] if result.holds else [])]
+        section = _folded("the lines of the schedule", "Schedule", chart, "```text")
+        yield replace(section, tail=("```", *section.tail))
     if result.window is not None:
-        yield ""
-        yield " ".join(("**Window:**", *map(_plain, window_lines(result.window))))
-
-
-def _markdown_problem(problem: Problem) -> str:
-    mark = "❌" if problem.severity is Severity.ERROR else "⚠️"
-    place = f"`{problem.position}`" if problem.position.file else ""
-    hint = f"<br>{_plain(problem.hint)}" if problem.hint else ""
-    return f"| {mark} {problem.code} | {place} | {_plain(problem.message)}{hint} | {_plain(problem.step or '')} |"
+        words = " ".join(("**Window:**", *map(plain_markdown, window_lines(result.window))))
+        yield _Section(what="the window", head=("",), lines=(words,))
 
 
 def _markdown_statement(one: StatementReport) -> str:
     key = "" if one.key == "sql" else f" ({one.key})"
     estimate = (f"cost {one.cost:,.0f}, {one.rows:,} rows",) if one.cost is not None and one.rows is not None else ()
     codes = (", ".join(one.codes),) if one.codes else ()
-    remarks = "<br>".join(map(_plain, (*codes, *one.why, *one.notes, *estimate)))
-    code = f"<code>{_plain(one.text)}</code>" if one.text else ""
-    return f"| {_MARKS[one.coverage]} {one.coverage.value} | {_plain(one.instance)}{key} | {code} | {remarks} |"
-
-
-def _plain(text: str) -> str:
-    """Escape a text of the plan or the server, so that it is no markup, no mention and no new column."""
-    escaped = (
-        visible(" ".join(text.split()))
-        .replace("&", "&amp;")
-        .replace("<", "&lt;")
-        .replace("|", "&#124;")
-        .replace("`", "&#96;")
-    )
-    return escaped.replace("@", "&#64;").replace("*", "&#42;").replace("_", "&#95;")
+    remarks = "<br>".join(map(plain_markdown, (*codes, *one.why, *one.notes, *estimate)))
+    code = f"<code>{plain_markdown(one.text)}</code>" if one.text else ""
+    return f"| {_MARKS[one.coverage]} {one.coverage.value} | {plain_markdown(one.instance)}{key} | {code} | {remarks} |"

@@ -1,4 +1,4 @@
-"""A run in GitHub Actions: an annotation for each step that did not succeed, and a step summary."""
+"""A run in GitHub Actions: annotations for steps that did not succeed, and a step summary with the plan's graph."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from runner.engine.step_sql import place_in_plan
 from runner.engine.window import is_cancelled_by_window, is_unfinished, unfinished_words
 from runner.reports.markdown import markdown_text
 from runner.reports.messages import counted, error_text, failure_words
-from runner.reports.plan_problems import repository_path, workflow_command
+from runner.reports.plan_graph import drawing
+from runner.reports.plan_problems import repository_path
 from runner.reports.report_builder import run_report
+from runner.reports.run_report import RunReport
+from runner.reports.workflow_commands import Annotations, append_summary, workflow_command
 
 
 class GithubActions:
@@ -38,13 +41,14 @@ class GithubActions:
         self._workspace = workspace
         self._events = list(history)
         self._state: RunState | None = None
+        self._annotations = Annotations(self._write)
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Keep the event, and write an annotation if a step did not succeed."""
         self._events.append(event)
         self._state = state
-        for line in annotated(event, state, self._run_id, self._workspace):
-            self._write(line)
+        for command in annotated(event, state, self._run_id, self._workspace):
+            self._annotations.add(command)
 
     def flush(self) -> None:
         """Do nothing: each annotation is written at once."""
@@ -53,15 +57,17 @@ class GithubActions:
         """Do nothing: only the end of a step has an annotation."""
 
     def close(self) -> None:
-        """Append the summary to those of the previous steps of the job."""
+        """Write the last annotations, and append the summary to those of the previous steps of the job."""
+        self._annotations.close()
         if self._summary is None or self._state is None or self._state.started_at is None:
             return
-        text = markdown_text(run_report(self._state.plan, self._run_id, self._events))
-        try:
-            with self._summary.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(f"{text}\n")
-        except OSError as error:
-            self._write(workflow_command("warning", {}, f"The step summary cannot be written: {error.strerror}"))
+        report = run_report(self._state.plan, self._run_id, self._events)
+        left_out = {one.key for one in report.steps if one.skip_reason is ev.SkipReason.NOT_SELECTED}
+        graph = drawing(self._state.plan, title="Graph", left_out=left_out, colours=_colours(report))
+        text = markdown_text(report)
+        missing = append_summary(self._summary, f"{text}\n{graph}", text.partition("\n")[0])
+        if missing is not None:
+            self._write(workflow_command("warning", {}, missing))
 
     def _write(self, line: str) -> None:
         try:
@@ -69,6 +75,15 @@ class GithubActions:
             self._stream.flush()
         except (OSError, ValueError):  # ValueError: the stream was closed
             return
+
+
+def _colours(report: RunReport) -> Mapping[str, str]:
+    """Return how to draw each step that has ended."""
+    good = {StepState.SUCCEEDED: "succeeded", StepState.DETACHED: "succeeded", StepState.SKIPPED: "skipped"}
+    return {
+        step.key: "failed" if step.bad or step.state is StepState.FAILED_ALLOWED else good.get(step.state, "")
+        for step in report.steps
+    }
 
 
 def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = "") -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import groupby
+from types import MappingProxyType
 
 from runner.plan.graph import topological_order
 from runner.plan.groups import written_out
@@ -204,3 +205,40 @@ def _needs(steps: tuple[Step, ...]) -> Mapping[str, tuple[str, ...]]:
 
 #: The forms of `jobplan graph`.
 FORMS: Mapping[str, Callable[[PlanGraph], str]] = {"text": tree, "mermaid": mermaid, "dot": dot}
+
+
+#: What Mermaid draws at most on GitHub (its `maxTextSize` and `maxEdges`), and the steps of a graph that is not folded.
+_MOST_TEXT, _MOST_EDGES, _MOST_UNFOLDED = 50_000, 500, 30
+#: The colours of steps in a drawn run, readable on a light and on a dark page.
+_COLOURS = {
+    "succeeded": "fill:#dafbe1,stroke:#1a7f37,color:#1f2328",
+    "failed": "fill:#ffebe9,stroke:#cf222e,stroke-width:3px,color:#1f2328",
+    "skipped": "fill:#eaeef2,stroke:#8c959f,color:#1f2328",
+}
+
+
+def drawing(
+    plan: Plan,
+    *,
+    title: str,
+    left_out: AbstractSet[str] = frozenset(),
+    colours: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the graph as Markdown with a Mermaid diagram, which GitHub and GitLab draw; folded if it has many steps.
+
+    `colours` has `succeeded`, `failed` or `skipped` for the ids of steps.
+    """
+    graph = plan_graph(plan, left_out)
+    text = mermaid(graph) + "".join(_coloured(graph, colours))
+    steps, edges = len(graph.steps) + len(graph.finally_), sum(1 for _ in _edges(graph))
+    if len(text) > _MOST_TEXT or edges > _MOST_EDGES:
+        return f"_{title}: {steps} steps are too many to be drawn here; `jobplan graph` prints them._\n"
+    unfolded = " open" if steps <= _MOST_UNFOLDED else ""
+    return f"<details{unfolded}><summary>{title}</summary>\n\n```mermaid\n{text}```\n\n</details>\n"
+
+
+def _coloured(graph: PlanGraph, colours: Mapping[str, str]) -> Iterator[str]:
+    for name, style in _COLOURS.items():
+        numbers = [number for step, number in _numbers(graph).items() if colours.get(step) == name]
+        if numbers:
+            yield f"  classDef {name} {style}\n  class {','.join(numbers)} {name}\n"

@@ -1,4 +1,4 @@
-"""Problems of plans as text, as JSON, as annotations of GitHub Actions, and as SARIF.
+"""Problems of plans as text, as JSON, as rows of a Markdown table, and as SARIF.
 
 Text has one line for each problem, and in a terminal the line of the file. Code scanning services read SARIF (the
 OASIS standard "Static Analysis Results Interchange Format (SARIF) Version 2.1.0").
@@ -19,7 +19,7 @@ from runner.codes import slug_of, with_slug
 from runner.engine.events import ErrorDetails
 from runner.errors import Position, Problem, Severity
 from runner.plan.groups import written_steps
-from runner.reports.terminal_text import visible, visible_json, visible_lines
+from runner.reports.terminal_text import visible, visible_json
 from runner.structs import Struct
 
 if TYPE_CHECKING:
@@ -34,11 +34,15 @@ _BOLD, _RED, _YELLOW, _CYAN, _DIM = "1", "1;31", "1;33", "36", "2"
 
 
 class PlanVerdict(Struct, frozen=True, kw_only=True):
-    """The result of checking one plan: `file` as it was given, its number of steps (None if it cannot be read)."""
+    """The result of checking one plan: `file` as it was given, its number of steps (None if it cannot be read).
+
+    `plan` is the plan as far as it could be read.
+    """
 
     file: str
     steps: int | None
     problems: tuple[Problem, ...]
+    plan: Plan | None = None
 
     @property
     def errors(self) -> int:
@@ -152,7 +156,7 @@ def text_width(text: str) -> int:
 
 def _printable(text: str) -> str:
     """Return the text on one line, with characters escaped that move the cursor or change the writing direction."""
-    return text if text.isprintable() else visible(_SPACES.sub(" ", text))
+    return text if text.isprintable() and "##[" not in text else visible(_SPACES.sub(" ", text))
 
 
 def _count(number: int, word: str) -> str:
@@ -165,27 +169,30 @@ def json_text(problems: Iterable[Problem]) -> str:
     return visible_json(text)
 
 
-def github_lines(problems: Iterable[Problem], workspace: str = "") -> Iterator[str]:
-    """Yield a workflow command for each problem; `workspace` is GITHUB_WORKSPACE."""
+def plain_markdown(text: str) -> str:
+    """Escape a text of the plan or the server, so that it is no markup, no mention and no new column."""
+    escaped = (
+        visible(" ".join(text.split()))
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace("|", "&#124;")
+        .replace("`", "&#96;")
+    )
+    return escaped.replace("@", "&#64;").replace("*", "&#42;").replace("_", "&#95;")
+
+
+def markdown_rows(problems: Iterable[Problem]) -> Iterator[str]:
+    """Yield a row of a Markdown table for each problem: code, place, message and step."""
     for problem in problems:
-        place = problem.position
-        properties = {
-            "file": repository_path(place.file, workspace),
-            "line": str(place.line),
-            "col": str(place.column),
-            "title": problem.code,
-        }
-        message = f"{problem.message}\n{problem.hint}" if problem.hint else problem.message
-        yield workflow_command(problem.severity, properties, message)
+        mark = "❌" if problem.severity is Severity.ERROR else "⚠️"
+        place = f"<code>{plain_markdown(str(problem.position))}</code>" if problem.position.file else ""
+        hint = f"<br>{plain_markdown(problem.hint)}" if problem.hint else ""
+        message = f"{plain_markdown(problem.message)}{hint}"
+        yield f"| {mark} {problem.code} | {place} | {message} | {plain_markdown(problem.step or '')} |"
 
 
-def workflow_command(name: str, properties: Mapping[str, str], message: str) -> str:
-    """Write a command as GitHub Actions reads it from the output.
-
-    Source: GitHub's documentation, "Workflow commands for GitHub Actions".
-    """
-    pairs = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    return f"::{name}{' ' if pairs else ''}{pairs}::{_data(message)}"
+#: The head of the table whose rows `markdown_rows` yields.
+MARKDOWN_HEAD: Final = ("| | where | what | step |", "|---|---|---|---|")
 
 
 def repository_path(file: str, workspace: str) -> str:
@@ -222,14 +229,6 @@ def problem_object(problem: Problem) -> dict[str, object]:
             for place, step in problem.also
         ],
     }
-
-
-def _data(text: str) -> str:
-    return visible_lines(text.replace("\r\n", "\n")).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

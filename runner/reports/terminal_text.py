@@ -1,7 +1,8 @@
-"""Makes text from a plan or a server safe for a terminal: control characters become visible escapes.
+r"""Makes text from a plan or a server safe for a terminal: control characters become visible escapes.
 
 A message with an escape sequence could clear the screen, rewrite previous lines or colour a failure green. So control
-characters are printed as escapes, as psql does. JSON has its own escapes.
+characters are printed as escapes, as psql does. JSON has its own escapes. `##[`, with which GitHub's runner finds
+commands in the middle of a line, is written as `##\x5b`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 #: Source: https://www.unicode.org/reports/tr36/ and the categories Cc, Cf, Cs, Zl, Zp.
 _ACTING = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    "\U000e0001\U000e0020-\U000e007f]"
+    "\U000e0001\U000e0020-\U000e007f]|(?<=##)\\["
 )
 #: Of these, what `json.dumps` writes as it is.
 _LEFT_BY_JSON = re.compile(_ACTING.pattern.replace("\x00-\x1f", ""))

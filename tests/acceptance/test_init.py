@@ -47,7 +47,7 @@ def test_the_snippets_for_ci_are_yaml_about_the_folder(tmp_path: Path) -> None:
     text = (tmp_path / "jobs" / "README.md").read_text()
     snippets = [yaml.safe_load(snippet) for snippet in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     assert len(snippets) == 3
-    assert snippets[0]["jobs"]["plans"]["steps"][-1]["run"] == "jobplan validate --strict --format github jobs/*.yaml"
+    assert snippets[0]["jobs"]["plans"]["steps"][-1]["run"] == "jobplan validate --strict jobs/*.yaml"
     assert snippets[1]["plans"]["script"][-1] == "jobplan validate --strict jobs/*.yaml"
     assert re.match(snippets[2]["repos"][0]["hooks"][0]["files"], "jobs/first.yaml")
 

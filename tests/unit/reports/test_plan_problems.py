@@ -14,12 +14,12 @@ from runner.reports.plan_problems import (
     PlanVerdict,
     Style,
     distinct,
-    github_lines,
     json_text,
     problem_lines,
     sarif_text,
     summary,
 )
+from runner.reports.workflow_commands import github_lines
 
 PLAIN = Style()
 TERMINAL = Style(excerpt=True)

@@ -16,10 +16,11 @@ from runner.reports.json_lines import JsonLog
 from runner.reports.live import View, frame
 from runner.reports.markdown import block, code
 from runner.reports.messages import Verbosity
-from runner.reports.plan_problems import Style, problem_lines, workflow_command
+from runner.reports.plan_problems import Style, problem_lines
 from runner.reports.progress import Plain
 from runner.reports.terminal_text import visible, visible_json, visible_lines
 from runner.reports.worker_activity import WorkerView
+from runner.reports.workflow_commands import workflow_command
 from tests.builders import plan, step
 
 #: Clears the screen, in seven bits and in eight; sets a title; turns the direction of writing around.
