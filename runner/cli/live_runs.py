@@ -20,7 +20,7 @@ from runner.engine.run_location import WrongServerError, on_another_server
 from runner.engine.state import FINAL, HOLDING, RunState
 from runner.engine.window import window_status
 from runner.errors import RecordError, UsageError
-from runner.reports.messages import hold_words
+from runner.reports.messages import hold_words, loop_lines
 from runner.reports.run_end import failures_of, is_resumable, recorded_places
 from runner.reports.server_status import RecordSummary
 
@@ -216,4 +216,5 @@ def _summed_up(
         resumable=is_resumable(state),
         committed=frozenset(record.key for record in open_ if (record.key, record.attempt) in commits),
         holds=tuple(hold_words(state, time.time())),
+        loops=tuple(loop_lines(state, time.time())),
     )

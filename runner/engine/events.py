@@ -583,6 +583,14 @@ class StepAdapted(StepEvent, frozen=True, kw_only=True):
     seconds: float | None = None
 
 
+class StepRowsEstimated(StepEvent, frozen=True, kw_only=True):
+    """The table that a repeat changes has about so many rows before its first iteration, by the server's statistics."""
+
+    name: ClassVar[str] = "step_rows_estimated"
+    table: str
+    rows: int
+
+
 class AttemptEvent(StepEvent, frozen=True, kw_only=True):
     """Base of the events of one attempt, counted from 1."""
 

@@ -233,6 +233,10 @@ def _step_adapted(state: RunState, record: StepRecord, event: ev.StepAdapted) ->
     state.eased.pop(record.key, None)
 
 
+def _step_rows_estimated(_: RunState, record: StepRecord, event: ev.StepRowsEstimated) -> None:
+    record.table, record.table_rows = event.table, event.rows
+
+
 def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:
     leave(state, record)
     record.gate = record.gate_error = None
@@ -421,6 +425,7 @@ TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], N
     ev.StepSplit: _step_split,
     ev.StepRepeating: _step_repeating,
     ev.StepAdapted: _step_adapted,
+    ev.StepRowsEstimated: _step_rows_estimated,
     ev.StepRetrying: _step_retrying,
     ev.StepFinished: _step_finished,
     ev.AttemptPreparing: _attempt_preparing,

@@ -201,6 +201,7 @@ def copy_facts(old: StepRecord, new: StepRecord) -> None:
     """Keep counting attempts, warnings and rows, and copy the facts of the last attempt of a finished step."""
     new.warnings, new.iterations, new.rows, new.tag = old.warnings, old.iterations, old.rows, old.tag
     new.leftovers, new.unfinished, new.adapted = old.leftovers, old.unfinished, old.adapted
+    new.table, new.table_rows = old.table, old.table_rows
     if new.final:
         new.iteration, new.since = old.iteration, old.since
         new.last, new.worker = old.last, old.worker

@@ -160,6 +160,9 @@ class StepRecord(Struct, kw_only=True):
     #: Committed iterations of a repeat, and the total of their rows.
     iterations: int = 0
     rows: int = 0
+    #: The table that a repeat changes, and about how many rows it had before; empty and None if unknown.
+    table: str = ""
+    table_rows: int | None = None
     #: The command tag of the last attempt that committed.
     tag: str = ""
     #: The values that the next iteration begins with, and the adapted parameter with its value; see `batches`.

@@ -4,8 +4,10 @@ A session that waits inside the server holds a snapshot. VACUUM cannot remove ro
 CREATE INDEX and REINDEX CONCURRENTLY wait for its release in several phases: those of the worker, of other steps, and
 of all other clients (docs/pg_background.md#waiting-holds-a-snapshot). So a session waits in the server only at the
 beginning of a worker, in slices of some milliseconds with a snapshot each, and not at all while a step of the run waits
-for snapshots itself. Afterwards the runner sleeps between polls, and each poll is a statement that does not wait. The
-measurements are in docs/decisions/0016-waiting-holds-no-snapshot.md.
+for snapshots itself. Afterwards the runner sleeps between polls, and each poll is a statement that does not wait. Work
+that was done before in this run, such as the previous batch of a loop, is expected to take about as long again: polls
+are rarer before that time, and more frequent around it. The measurements are in
+docs/decisions/0016-waiting-holds-no-snapshot.md and docs/decisions/0049-a-backfill-by-night.md.
 """
 
 from __future__ import annotations
@@ -40,15 +42,26 @@ _LEAST_PAUSE = 0.003
 _PAUSE = 0.025
 _LONG = 5.0
 _LONG_PAUSE = 0.25
+#: The part of the expected time after which, and before which, the end is expected; the seconds between two polls then,
+#: for each expected second. Before that a pause is this many times as long as without an expectation.
+_FROM, _TO = 0.8, 1.25
+_NEAR = 0.004
+_EARLY = 2.0
 #: Seconds since the launch after which the worker is looked up in pg_stat_activity.
 IDENTIFY_AFTER = 0.1
 
 
-def pause_after(elapsed: float) -> float:
-    """Return the seconds until the next poll of a worker that was launched `elapsed` seconds ago."""
-    if elapsed >= _LONG:
-        return _LONG_PAUSE
-    return max(_LEAST_PAUSE, _PAUSE * math.sqrt(max(elapsed, 0.0)))
+def pause_after(elapsed: float, expected: float | None = None) -> float:
+    """Return the seconds until the next poll of a worker that was launched `elapsed` seconds ago.
+
+    `expected` is the time that it is expected to take, None if it is unknown.
+    """
+    pause = _LONG_PAUSE if elapsed >= _LONG else max(_LEAST_PAUSE, _PAUSE * math.sqrt(max(elapsed, 0.0)))
+    if expected is None or expected < IN_SERVER or elapsed >= _TO * expected:
+        return pause
+    if elapsed >= _FROM * expected:
+        return max(_LEAST_PAUSE, min(pause, _NEAR * expected))
+    return max(_LEAST_PAUSE, min(_EARLY * pause, _LONG_PAUSE, _FROM * expected - elapsed))
 
 
 class Rhythm:
@@ -60,6 +73,8 @@ class Rhythm:
         #: Moving averages: the seconds of a step, and the slices after that of its launch.
         self._seconds = 0.0
         self._slices = 0.0
+        #: What the last worker with each piece of work took, in seconds.
+        self._last: dict[str, float] = {}
 
     def begin(self, request: LaunchRequest, *, for_snapshots: bool) -> None:
         """Add a worker; `for_snapshots`: its statement waits until older snapshots are released."""
@@ -89,6 +104,14 @@ class Rhythm:
         """Return whether a session may wait in the server for a worker that was launched `elapsed` seconds ago."""
         return elapsed < IN_SERVER and self._seconds < _SHORT and not self.snapshots_matter
 
+    def expected(self, work: str) -> float | None:
+        """Return the seconds that the last worker with this work took; None if it is the first one."""
+        return self._last.get(work)
+
+    def remember(self, work: str, seconds: float) -> None:
+        """Record what a worker with this work took."""
+        self._last[work] = seconds
+
     def learn(self, seconds: float, slices: int) -> None:
         """Record the seconds of a step, and the number of slices that it needed after that of its launch."""
         self._seconds += (min(seconds, _LONGEST) - self._seconds) * _WEIGHT
@@ -97,9 +120,10 @@ class Rhythm:
 
 
 class Pauses:
-    """The pauses between the polls of one worker."""
+    """The pauses between the polls of one worker, which is expected to take `expected` seconds, if that is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: float | None = None) -> None:
+        self._expected = expected
         self._loop = asyncio.get_running_loop()
         self._start = self._loop.time()
         self._sleeping: asyncio.Future[None] | None = None
@@ -123,7 +147,7 @@ class Pauses:
         """Sleep until the next poll is due; return False if the pause was interrupted."""
         if not self._interrupted:
             self._sleeping = self._loop.create_future()
-            alarm = self._loop.call_later(pause_after(self.elapsed), self._wake)
+            alarm = self._loop.call_later(pause_after(self.elapsed, self._expected), self._wake)
             try:
                 await self._sleeping
             finally:

@@ -164,7 +164,7 @@ class LaunchedWorker:
         #: The original request, and the one that is launched: some rows must be sent as text.
         self.asked = self.request = request
         self._rhythm = rhythm
-        self._pauses = Pauses()
+        self._pauses = Pauses(rhythm.expected(self._work))
         if request.rows and request.carry is None and must_be_text(request.sql):
             self.request = replace(request, as_text=True)
         self._identify_after = IDENTIFY_AFTER
@@ -205,6 +205,12 @@ class LaunchedWorker:
     def _step(self) -> str:
         label = self.request.label
         return step_of(self.request.application_name) if label is None else label.step
+
+    @property
+    def _work(self) -> str:
+        """What the worker does: its step, or what is done for it before an attempt."""
+        purpose = "" if self.request.label is None else self.request.label.purpose
+        return f"{purpose}:{self._step}"
 
     @property
     def worker(self) -> Worker | None:
@@ -400,6 +406,7 @@ class LaunchedWorker:
             else:
                 await self._look()
         self._rhythm.learn(self._pauses.elapsed, self._slices)
+        self._rhythm.remember(self._work, self._pauses.elapsed)
         end, self.session_free = await read_end(
             self.session,
             self.request,

@@ -26,6 +26,7 @@ from runner.plan.model import AtEnd
 from runner.plan.window import local_words
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, LockWaitReport, StepReport
+from runner.reports.worker_activity import rest_of_loop
 from runner.sql.text_traits import nature_of
 
 
@@ -199,9 +200,20 @@ def iteration_words(record: StepRecord, now: float) -> str:
         return ""
     limit = "" if repeat.carry else f" of at most {repeat.max_iterations}"
     done = f"{record.tag} {record.rows:,}" if record.iterations and record.tag in _COUNTING else ""
+    rest = rest_of_loop(record, now) if done else None
+    left = ""
+    if rest is not None and record.table_rows is not None and record.rows < record.table_rows:
+        done, left = f"{done} of about {record.table_rows:,}", f"at most {format_duration(rest)} left"
     values = ", ".join(f"{name} = {value}" for name, value in batch_values(record).items())
     rate = rate_words(record.rows, seconds_of(record, now)) if done else ""
-    return ", ".join(part for part in (f"iteration {record.iteration}{limit}", done, rate, values) if part)
+    return ", ".join(part for part in (f"iteration {record.iteration}{limit}", done, rate, left, values) if part)
+
+
+def loop_lines(state: RunState, now: float) -> Iterator[str]:
+    """Yield what each step that repeats, and has begun, has done so far."""
+    for record in state.records.values():
+        if record.iterations and not record.final:
+            yield f"{record.key}: {iteration_words(record, now)}"
 
 
 def failure_words(text: str, *, committed: bool) -> str:

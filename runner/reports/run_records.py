@@ -374,6 +374,7 @@ def _batches(record: StepRecord) -> Mapping[str, Any]:
         "rows_per_second": round(record.rows / seconds, 1) if record.rows and seconds else None,
         "carried": dict(record.carried) or None,
         "adapted": None if record.adapted is None else dict([record.adapted]),
+        **({} if record.table_rows is None else {"table": record.table, "table_rows": record.table_rows}),
     }
 
 

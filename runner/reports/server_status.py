@@ -63,6 +63,8 @@ class RecordSummary(Struct, frozen=True, kw_only=True):
     resumable: bool = False
     #: When the plan's window opens or closes, in words; empty without one.
     window: str = ""
+    #: What the steps that repeat have done so far, and about how much is left, in words.
+    loops: tuple[str, ...] = ()
 
 
 def status_lines(
@@ -128,6 +130,8 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
             yield from _wrap(f"  held by {', '.join(record.holds)}", width)
         if record.window and not record.finished:
             yield from _wrap(f"  {record.window}", width)
+        for line in record.loops if run.alive else ():
+            yield from _wrap(f"  {line}", width)
         for step in _only_recorded(run, record):
             yield from _wrap(f"  {step}: committed (evidence: its row in the ledger)", width)
     for worker in worst_first(run):
@@ -343,6 +347,7 @@ def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[st
             "steps": record.ends,
             "committed": sorted(record.committed),
             "holds": list(record.holds),
+            **({"loops": list(record.loops)} if record.loops else {}),
             **({"window": record.window} if record.window else {}),
         },
     }

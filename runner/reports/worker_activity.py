@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from runner.durations import format_duration
 from runner.engine.server_activity import LiveWorker, Other, Progress
-from runner.engine.state import HOLDING, SLOTS, RunState, StepRecord
+from runner.engine.state import SLOTS, RunState, StepRecord
 from runner.identity import step_of
 from runner.plan.graph import longest_path
 from runner.structs import Struct, replace
@@ -129,6 +129,8 @@ def _holder(other: Other) -> str:
     return f"pid {other.pid}{name}{since}"
 
 
+#: Seconds after which a loop has a speed.
+_SHORTEST = 1.0
 #: Seconds that a step takes, by its name; None if that is not known.
 Durations = Callable[[str], float | None]
 
@@ -140,18 +142,31 @@ def estimate(state: RunState, now: float, durations: Durations) -> float | None:
     these.
     """
     left = [record for record in state.records.values() if not record.final and record.instances is None]
+    loops = {record.key: seconds for record in left if (seconds := rest_of_loop(record, now)) is not None}
     known = {record.key: seconds for record in left if (seconds := durations(record.key)) is not None}
-    if not left or 2 * len(known) < len(left):
+    if not left or 2 * len(known.keys() | loops.keys()) < len(left):
         return None
-    average = sum(known.values()) / len(known)
-    rest = {record.key: _rest(record, known.get(record.key, average), now) for record in left}
+    average = sum(known.values()) / len(known) if known else 0.0
+    usual = {record.key: _rest(record, known.get(record.key, average), now) for record in left}
+    rest = {key: seconds if key in known else loops.get(key, seconds) for key, seconds in usual.items()}
     work = sum(seconds * state.records[key].step.slots for key, seconds in rest.items())
     needs = {key: [need.step for need in state.records[key].step.needs] for key in rest}
     return max(longest_path(needs, rest)[0], work / state.capacity[SLOTS])
 
 
 def _rest(record: StepRecord, seconds: float, now: float) -> float:
-    """Subtract the time that a running step has already taken; 0 if it takes longer than usual."""
-    if record.state not in HOLDING or record.launched_at is None:
-        return seconds
-    return max(0.0, seconds - (now - record.launched_at))
+    """Subtract the time that a step has already taken, with all of its iterations; 0 if it takes longer than usual."""
+    if record.started_at is None:
+        return max(0.0, seconds - record.took_before)
+    return max(0.0, seconds - record.took_before - (now - record.started_at))
+
+
+def rest_of_loop(record: StepRecord, now: float) -> float | None:
+    """Return the seconds that a loop still takes at most, at its speed so far, if it changes every row of its table.
+
+    None if the number of the table's rows or the speed is unknown.
+    """
+    if record.table_rows is None or not record.rows or record.started_at is None or record.final:
+        return None
+    took = record.took_before + max(0.0, now - record.started_at)
+    return max(0, record.table_rows - record.rows) * took / record.rows if took >= _SHORTEST else None

@@ -41,6 +41,7 @@ from runner.run.assistants import (
     to_remove,
 )
 from runner.run.conditions import Conditions
+from runner.run.table_rows import estimated_rows
 from runner.sql.carried_rows import carry_form
 from runner.sql.placeholders import TemplateError, render
 from runner.sql.text_traits import builds_of, nature_of
@@ -169,6 +170,7 @@ class Performer:
             if not await self._note_unfinished_objects(record, command, request.sql):
                 self._defer(command, "nothing more is launched")
                 return
+            await self._estimate_rows(record, request)
             handle = await self._gateway.launch(request)
         except CapacityError as error:
             self._defer(command, error.message, outside_window=isinstance(error, OutsideLaunchTimeError))
@@ -177,6 +179,14 @@ class Performer:
             await self._finished(record, command, WorkerEnd(error=ev.ErrorDetails(message=error.message)))
             return
         await self._await_end(record, command, handle)
+
+    async def _estimate_rows(self, record: StepRecord, request: LaunchRequest) -> None:
+        """Record about how many rows a repeat can change, before its first iteration."""
+        if record.step.repeat is not None and record.table_rows is None and record.attempt == 1:
+            found = await estimated_rows(self._gateway, request)
+            if found is not None:
+                now = self._clock.now()
+                self._post(ev.StepRowsEstimated(at=now, step=record.key, table=found.table, rows=found.rows))
 
     async def _follow_adopted(self, record: StepRecord, command: Launch, handle: WorkerHandle) -> None:
         """Follow a worker of a previous runner; the object that it is building does not count as unfinished before."""

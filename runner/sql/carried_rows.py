@@ -146,6 +146,22 @@ def changed_relation(statement: Statement) -> Relation | None:
     return relation_of(statement.node.relation) if statement.kind in _CHANGES_ROWS else None
 
 
+def changed_table(text: str) -> str | None:
+    """Return the table, quoted, whose existing rows a text without parameters changes; None if that is not certain."""
+    try:
+        statements = parse_statements(text)
+    except JobplanError:
+        return None
+    for statement in reversed(statements):
+        queries = (*(query for _, query in _with_queries(statement.node) if _changes(query)), statement.node)
+        for query in queries:
+            if _changes(query):
+                table = relation_of(query.relation)
+                named = ".".join(quote_identifier(part) for part in (table.schema, table.name) if part)
+                return None if query.DESCRIPTOR.name == "InsertStmt" else named
+    return None
+
+
 # --- the longer form --------------------------------------------------------------------------------------------------
 
 

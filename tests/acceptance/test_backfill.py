@@ -308,3 +308,19 @@ def test_a_hold_halves_the_next_batch_once(jobplan: Jobplan, item: Database) -> 
     assert item.value(WRONG) == 0
     (halved,) = [one for one in of(jobplan, "step_adapted") if one["because"] == "hold"]
     assert (halved["before"], halved["value"]) == (40, 20)
+
+
+def test_status_says_how_much_is_left_at_most(jobplan: Jobplan, item: Database) -> None:
+    item.run("VACUUM (ANALYZE) item")
+    slow = SLOW.replace("SELECT max(id) AS", "SELECT (SELECT 1 FROM pg_sleep(1.2)), max(id) AS")
+    started = jobplan.start("run", jobplan.plan(slow, params=PARAMS), "--dsn", item.dsn)
+    until(lambda: item.value(ONCE) == 20 and item.workers() == ["fill"])
+    (estimated,) = of(jobplan, "step_rows_estimated")
+    assert (estimated["table"], estimated["rows"]) == ("item", ROWS)
+    shown = " ".join(jobplan("status", "--dsn", item.dsn).out.split())
+    assert "fill: iteration 2, UPDATE 20 of about 4,000" in shown
+    assert " left, last_id = 20" in shown
+    (run,) = json.loads(jobplan("status", "--dsn", item.dsn, "--format", "json").out)["runs"]
+    assert len(run["record"]["loops"]) == 1
+    started.send(signal.SIGINT)
+    assert started.ended().code == 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from runner import load_plan, run_plan
 from runner.engine import events as ev
 from runner.engine.state import RunState
 from runner.errors import OutsideWindowError, PlanError
+from runner.plan.model import Plan
 from runner.structs import replace
 
 PLANS = Path(__file__).parents[2] / "plans"
@@ -96,9 +98,40 @@ AFTER_QUICKSTART = sorted(
 )
 
 
+def at_night(plan: Plan, dsn: str) -> Plan:
+    """Return the plan with a window that is open now by the server's clock, if it has one."""
+    if plan.window is None:
+        return plan
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::int8 % 86400").fetchone()
+    assert row is not None
+    opens, closes = (row[0] - 3600) % 86_400, (row[0] + 3600) % 86_400
+    return replace(plan, window=replace(plan.window, timezone="UTC", from_=opens, to=closes))
+
+
+def test_the_plans_for_the_night_are_among_them() -> None:
+    assert {"keyset-backfill", "rebuild-chains", "vacuum-small-tables"} <= set(AFTER_QUICKSTART)
+    backfill = load_plan(PLANS / "keyset-backfill.yaml")
+    repeat = next(step for step in backfill.steps if step.id == "fill").repeat
+    assert repeat is not None
+    assert repeat.carry
+    assert repeat.adapt is not None
+    assert backfill.window is not None
+    assert len(backfill.holds) == 3
+
+
+@pytest.mark.parametrize("name", [*AFTER_QUICKSTART, "nightly-window"])
+def test_the_dry_run_of_what_runs_after_the_quickstart_finds_no_error(shop: str, name: str) -> None:
+    command = [sys.executable, "-m", "runner", "dry-run", str(PLANS / f"{name}.yaml"), "--dsn", shop]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    if load_plan(PLANS / f"{name}.yaml").window is not None:
+        assert "A run in this opening" in ran.stdout or "A run that is begun" in ran.stdout
+
+
 @pytest.mark.parametrize("name", AFTER_QUICKSTART)
 def test_what_runs_after_the_quickstart_can_run_again(shop: str, name: str) -> None:
-    plan = load_plan(PLANS / f"{name}.yaml")
+    plan = at_night(load_plan(PLANS / f"{name}.yaml"), shop)
     for _ in range(2):
         result = run_plan(plan, dsn=shop)
         states = {key: str(record.state) for key, record in result.state.records.items()}
@@ -157,16 +190,13 @@ def test_the_nightly_window_plan_leaves_over_what_does_not_fit(database: str) ->
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("CREATE TABLE large AS SELECT n, repeat('x', 100) FROM generate_series(1, 5000) AS n")
         plan = load_plan(PLANS / "nightly-window.yaml", params={"min_size": "100 kB"})
-        assert plan.window is not None
-        row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::int8 % 86400").fetchone()
-        assert row is not None
-        hour = 3600
-        night = replace(plan.window, timezone="UTC", from_=(row[0] - hour) % 86_400, to=(row[0] + hour) % 86_400)
+        night = at_night(plan, database).window
+        assert night is not None
         result = run_plan(replace(plan, window=night), dsn=database)
         assert result.exit_code == 0
         states = {key: str(record.state) for key, record in result.state.records.items()}
         assert states["vacuum[large]"] == states["oldest"] == states["report"] == "succeeded"
-        by_day = replace(night, from_=(row[0] + 2 * hour) % 86_400, to=(row[0] + 3 * hour) % 86_400)
+        by_day = replace(night, from_=(night.from_ + 3 * 3600) % 86_400, to=(night.to + 2 * 3600) % 86_400)
         with pytest.raises(OutsideWindowError):
             run_plan(replace(plan, window=by_day), dsn=database)
 

@@ -43,8 +43,42 @@ def test_pauses_never_become_shorter(one: float, other: float) -> None:
     assert pause_after(min(one, other)) <= pause_after(max(one, other))
 
 
+@given(st.floats(min_value=1.0, max_value=1e5))
+def test_the_end_of_work_that_was_done_before_is_noticed_within_half_a_percent_of_its_time(took: float) -> None:
+    for part in (0.8, 0.9, 1.0, 1.2):
+        assert pause_after(part * took, took) <= max(0.005 * took, 0.003)
+
+
+@given(st.floats(min_value=0.2, max_value=1e5))
+def test_an_expectation_costs_no_more_polls_until_the_expected_end(took: float) -> None:
+    def polls(*expected: float) -> int:
+        elapsed, count = 0.1, 0
+        while elapsed < min(took, 600.0):
+            pause = pause_after(elapsed, *expected)
+            assert 0 < pause <= 0.25
+            elapsed, count = elapsed + pause, count + 1
+        return count
+
+    assert polls(took) <= 1.4 * polls() + 10
+
+
+@given(st.floats(min_value=0.0, max_value=1e5), st.floats(min_value=0.0, max_value=1e5))
+def test_what_takes_longer_than_expected_is_polled_like_anything_else(took: float, more: float) -> None:
+    elapsed = 1.25 * took + more
+    assert pause_after(elapsed, took) == pause_after(elapsed)
+
+
+def test_work_is_expected_to_take_as_long_as_the_last_time() -> None:
+    rhythm = Rhythm()
+    assert rhythm.expected(":fill") is None
+    rhythm.remember(":fill", 3.0)
+    rhythm.remember(":fill", 1.0)
+    rhythm.remember("on_retry:fill", 9.0)
+    assert rhythm.expected(":fill") == 1.0
+
+
 async def test_a_pause_ends_at_once_when_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 3600.0)
+    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda *_: 3600.0)
     pauses = Pauses()
     sleeping = asyncio.create_task(pauses.pause())
     await asyncio.sleep(0)
@@ -55,21 +89,21 @@ async def test_a_pause_ends_at_once_when_it_is_interrupted(monkeypatch: pytest.M
 async def test_an_interruption_before_the_pause_ends_the_next_one_only(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = Pauses()
     pauses.interrupt()
-    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 3600.0)
+    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda *_: 3600.0)
     assert await pauses.pause() is False
-    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 0.0)
+    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda *_: 0.0)
     assert await pauses.pause() is True
 
 
 async def test_a_pause_that_is_cancelled_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 3600.0)
+    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda *_: 3600.0)
     pauses = Pauses()
     sleeping = asyncio.create_task(pauses.pause())
     await asyncio.sleep(0)
     sleeping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sleeping
-    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 0.0)
+    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda *_: 0.0)
     assert await pauses.pause() is True
 
 
@@ -140,7 +174,7 @@ class Fixed(Rhythm):
 @pytest.fixture(autouse=True)
 def _no_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "session" in request.node.name or "worker" in request.node.name:
-        monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 0.0)
+        monkeypatch.setattr("runner.gateway.polling.pause_after", lambda *_: 0.0)
         monkeypatch.setattr("runner.gateway.worker_follower.POLL_INTERVAL", 0)
 
 

@@ -180,7 +180,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.gateway.worker.POLL_WHILE_READING", 0)
     monkeypatch.setattr("runner.gateway.polling.IN_SERVER", 0)
     monkeypatch.setattr("runner.gateway.worker.IDENTIFY_AFTER", 0)
-    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 0)
+    monkeypatch.setattr("runner.gateway.polling.pause_after", lambda *_: 0)
     monkeypatch.setattr("runner.gateway.worker_follower.POLL_INTERVAL", 0)
 
 
