@@ -76,6 +76,14 @@ def test_a_chain_over_300_items_has_no_barrier_and_a_failed_item_stops_nothing(j
     assert max(sum(begin <= at <= end for begin, end in spans) for at, _ in spans) <= 2
     assert "chain: failed (1 of 300 items did not succeed)" in "\n".join(ran.lines)
 
+    # the resume runs the two steps of that item, and nothing else; then one item is selected
+    db.run("DELETE FROM broken")
+    resumed = jobplan("resume", "last", "--dsn", db.dsn)
+    assert resumed.code == 0, resumed.err
+    assert did(db)[len(order) :] == ["007.first", "007.last", "all.after"]
+    assert jobplan("run", plan, "--dsn", db.dsn, "--select", "chain[123]").code == 0
+    assert did(db)[len(order) + 3 :] == ["123.first", "123.last"]
+
 
 def test_resume_runs_only_what_the_failed_item_lacks(jobplan: Jobplan, db: Database) -> None:
     db.run(f"{WORK}; INSERT INTO broken VALUES ('b.last')")
@@ -259,3 +267,55 @@ def test_the_graph_shows_the_chain(jobplan: Jobplan, tmp_path: Path) -> None:  #
     ran = jobplan("graph", plan)
     assert ran.out.splitlines() == ["before", "↓ g.first [2 items]", "↓ g.last [2 items]", "↓ after"]
     assert "subgraph" in jobplan("graph", plan, "--format", "mermaid").out
+
+
+EVERYTHING = """
+- id: per_table
+  for_each:
+    sql: SELECT c.oid::regclass AS t FROM pg_class AS c WHERE c.relnamespace = 'Odd Schema'::regnamespace ORDER BY 1
+    as: t
+    type: relation
+  steps:
+    - id: large
+      if: SELECT count(*) > 50 FROM :"t"
+      sql: INSERT INTO did VALUES (:'t', 'large')
+    - id: fill
+      needs: [large]
+      preconditions: [{sql: 'SELECT count(*) > 0 FROM :"t"', message: it is empty}]
+      settings: {application_name: ":'mark'"}
+      sql: |
+        WITH batch AS (
+          UPDATE :"t" SET v = v + 1 WHERE id > :last_id AND id <= :last_id + 40 RETURNING id)
+        SELECT max(id) AS last_id FROM batch
+      repeat: {until: no_rows, carry: {last_id: {type: integer, start: 0}}}
+    - id: warns
+      needs: [fill]
+      allow_failure: true
+      sql: DO $$ BEGIN RAISE WARNING 'look at it'; END $$
+      expect: {warnings: 0}
+    - id: last
+      needs: [{step: warns, on: done}]
+      settings: {application_name: ":'mark'"}
+      sql: INSERT INTO did VALUES (:'t', current_setting('application_name'))
+"""
+
+
+def test_conditions_parameters_warnings_totals_and_relations_work_in_a_chain(jobplan: Jobplan, db: Database) -> None:
+    db.run(WORK)
+    db.run('CREATE SCHEMA "Odd Schema"')
+    for name, rows in (("Small", 30), ("big one", 100)):
+        table = f'"Odd Schema"."{name}"'
+        db.run(f"CREATE TABLE {table} AS SELECT n AS id, 0 AS v FROM generate_series(1, {rows}) AS n")
+    plan = jobplan.plan(EVERYTHING, params="{mark: {type: string, default: it's mine}}")
+    ran = jobplan("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    assert ran.code == 0, ran.err
+    small, big = (f'per_table["Odd Schema"."{name}"]' for name in ("Small", "big one"))
+    found = states(jobplan)
+    assert (found[f"{small}.large"], found[f"{big}.large"]) == ("skipped", "succeeded")
+    assert found[f"{small}.fill"] == found[f"{big}.fill"] == "succeeded"
+    assert found[f"{small}.warns"] == found[f"{big}.warns"] == "failed_allowed"
+    ends = {event["step"]: event["rows"] for event in jobplan.events() if event.get("rows") is not None}
+    assert (ends[f"{small}.fill"], ends[f"{big}.fill"]) == (30, 100)
+    assert db.column("SELECT s FROM did ORDER BY at")[-1] == "it's mine"
+    for name in ("Small", "big one"):
+        assert db.value(f'SELECT count(*) FROM "Odd Schema"."{name}" WHERE v <> 1') == 0

@@ -31,11 +31,13 @@ PLANS = sorted([*(GOLDEN / "plans").glob("*.json"), *JOURNALS.glob("*/plan.json"
 #: The SHA-256 of each resolved plan: a run that was begun with one is resumed with the same.
 HASHES = {
     "261130-28vhce/plan.json": "f5266d16d2393ad749ed4bb24d0b775b66569ad56f28269a70e84576a1396dad",
+    "261130-7pvgqr/plan.json": "2946ecb80797f693ccbfed28fc99cba52b839e51fcb82a0684b76a6b70a62926",
     "261130-8jmthm/plan.json": "9647d92b4f75b6b09da8f1b7e4bc36862e856060976477a6bbeaf81d3eecd48c",
     "261130-s884fy/plan.json": "ee4ab4b7bd9975ea1052ea2d344ae71c32d2f179d12de21319cd525af4d6f57e",
     "261130-hzdfmk/plan.json": "59e93498daf87b766f3ad6b85d1911b21219f914ca0491ea2fe3bebec841fd11",
     "261130-mpakb7/plan.json": "3f1029919bccaaf5a3ff1f886fdf96a2e0963fd95a7592272ff8cd3cba1f625b",
     "plans/between.json": "3f1029919bccaaf5a3ff1f886fdf96a2e0963fd95a7592272ff8cd3cba1f625b",
+    "plans/carry.json": "2946ecb80797f693ccbfed28fc99cba52b839e51fcb82a0684b76a6b70a62926",
     "plans/every_key.json": "efcec5475e74dbbdd324f1e4f15c13ed84a51abdf942c6ba8ddf34ab1763a2f0",
     "plans/golden.json": "9647d92b4f75b6b09da8f1b7e4bc36862e856060976477a6bbeaf81d3eecd48c",
     "plans/holds.json": "59e93498daf87b766f3ad6b85d1911b21219f914ca0491ea2fe3bebec841fd11",
@@ -85,7 +87,7 @@ def test_a_plan_is_read_and_written_again_as_the_same_bytes(path: Path) -> None:
     assert sha256(plan) == HASHES[f"{path.parent.name}/{path.name}"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["between", "golden", "holds", "resumed", "window"])
+@pytest.mark.parametrize("name", ["between", "carry", "golden", "holds", "resumed", "window"])
 def test_a_plan_file_has_the_hash_that_it_had(name: str) -> None:
     plan = check_plan(GOLDEN / "plans" / f"{name}.yaml").plan
     assert plan is not None
