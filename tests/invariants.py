@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from runner.engine.events import CheckPhase
-from runner.engine.state import HOLDING, Kind, Place, RunState, StepRecord, StepState, held_by, latest_start
+from runner.engine.state import HOLDING, Kind, Place, RunState, StepRecord, StepState
+from runner.engine.state_indices import held_by, latest_start
 
 _ByState = Mapping[StepState, Sequence[StepRecord]]
 

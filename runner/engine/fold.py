@@ -17,22 +17,16 @@ from runner.engine.chunks import of_place, parts_of
 from runner.engine.for_each_items import values_of
 from runner.engine.group_records import add_chain, add_items
 from runner.engine.resume_state import carried_over, copy_facts, steps_without_evidence
-from runner.engine.state import (
-    BAD,
-    RunState,
-    StepRecord,
-    StepState,
+from runner.engine.state import BAD, RunState, StepRecord, StepState, initial_state, need_met, new_record
+from runner.engine.state_indices import (
     admit,
     enqueue,
     expect_server_end,
     forget_server_end,
     held_by,
     hold,
-    initial_state,
     leave,
     mark_reported,
-    need_met,
-    new_record,
     overtake,
     release_hold,
     release_slots,

@@ -33,11 +33,9 @@ from runner.engine.state import (
     RunState,
     StepRecord,
     StepState,
-    held_by,
-    is_held_kind,
     need_met,
-    waiting_for_hold,
 )
+from runner.engine.state_indices import held_by, is_held_kind, waiting_for_hold
 from runner.engine.window import (
     cancels,
     is_cancelled_by_window,

@@ -27,7 +27,8 @@ from runner.engine.fold import apply
 from runner.engine.for_each_items import queried_items
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.scheduler import Decision, decide, exit_code, launch_timeout
-from runner.engine.state import RunState, StepRecord, held_by, initial_state, steps_to_cancel
+from runner.engine.state import RunState, StepRecord, initial_state, steps_to_cancel
+from runner.engine.state_indices import held_by
 from runner.engine.window import must_wait_for_window
 from runner.engine.yielding import yield_error
 from runner.plan.model import Plan, Step

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from runner.durations import format_duration
 from runner.engine import events as ev
-from runner.engine.state import BAD, WINDOW, RunState, StepRecord, StepState, WindowState, latest_start, queue_again
+from runner.engine.state import BAD, WINDOW, RunState, StepRecord, StepState, WindowState
+from runner.engine.state_indices import latest_start, queue_again
 from runner.errors import OutsideWindowError
 from runner.exit_codes import ExitCode
 from runner.plan.model import AtEnd, Outside, Plan, Window

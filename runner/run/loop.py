@@ -23,7 +23,8 @@ from runner.engine.requirements import check_requirements
 from runner.engine.resume_state import expansions
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.server_activity import LiveWorker, LockWaits
-from runner.engine.state import RunState, held_by, initial_state, is_held_kind, steps_to_cancel
+from runner.engine.state import RunState, initial_state, steps_to_cancel
+from runner.engine.state_indices import held_by, is_held_kind
 from runner.engine.step_sql import with_facts
 from runner.engine.window import check_window, clock_changed, must_wait_for_window
 from runner.engine.yielding import BlockedSessions

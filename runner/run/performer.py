@@ -24,7 +24,8 @@ from runner.engine.outcomes import classify, has_yielded, rows_wanted, skipped
 from runner.engine.ports import Evaluate, Gateway, Launch, LaunchRequest, WorkerEnd, WorkerHandle
 from runner.engine.scheduler import launch_timeout, run_status
 from runner.engine.size_limits import limited_rows
-from runner.engine.state import RunState, StepRecord, held_by
+from runner.engine.state import RunState, StepRecord
+from runner.engine.state_indices import held_by
 from runner.engine.step_sql import with_values
 from runner.engine.window import launch_times, must_wait_for_window
 from runner.engine.yielding import yield_error
