@@ -18,8 +18,8 @@ def forge(dsn: str, run: str, name: str, stop: threading.Event, ready: threading
         connection.execute("LISTEN jobplan")
         ready.set()
         while not stop.is_set():
-            for heard in list(connection.notifies(timeout=0.2, stop_after=1)):
-                asked = json.loads(heard.payload)
+            for received in list(connection.notifies(timeout=0.2, stop_after=1)):
+                asked = json.loads(received.payload)
                 if asked.get("run") == run and "by" in asked:
                     answer = json.dumps({"run": run, "answer": asked["key"], "steps": 77})
                     connection.execute("SELECT pg_notify('jobplan', %s)", [answer])

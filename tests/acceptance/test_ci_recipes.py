@@ -110,7 +110,7 @@ def _given_server() -> bool:
 def test_the_script_of_the_action_runs_a_plan(workplace: Path, db: Database) -> None:
     action = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
     step = action["runs"]["steps"][-1]
-    inputs = {name: told.get("default", "") for name, told in action["inputs"].items()}
+    inputs = {name: reported.get("default", "") for name, reported in action["inputs"].items()}
     inputs |= {"plan": "plans/quickstart.yaml", "dsn": db.dsn, "params": "orders=1000\n"}
     environment = {
         name: re.sub(r"\$\{\{ inputs\.([a-z-]+) \}\}", lambda found: inputs[found[1]], value)

@@ -377,8 +377,8 @@ def test_a_warning_follows_the_line_that_its_step_has_started(jobplan: Jobplan, 
         """
     db.run("CREATE TABLE t (id int)")
     ran = _run(jobplan, db, steps)
-    told = [line.partition(" (")[0] for line in ran.lines if line.startswith("warns:")]
-    assert told[:3] == ["warns: started", "warns: WARNING: look", "warns: WARNING: again"]
+    reported = [line.partition(" (")[0] for line in ran.lines if line.startswith("warns:")]
+    assert reported[:3] == ["warns: started", "warns: WARNING: look", "warns: WARNING: again"]
     assert ran.err.count("warns: started") == 1
     shown = jobplan("show", "last", "--journal", "runs").out
     assert "3 iterations, INSERT 6 in total; not done after max_iterations (3)" in shown

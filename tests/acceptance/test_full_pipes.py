@@ -94,7 +94,7 @@ def test_cancel_is_answered_by_a_run_whose_standard_error_is_not_read(jobplan: J
 
 
 def test_a_resume_whose_standard_error_is_not_read_ends(jobplan: Jobplan, db: Database) -> None:
-    """It reports what has changed, and asks its questions, before the run goes on."""
+    """It reports what has changed, and asks its questions, before the run continues."""
     plan = jobplan.plan("- {id: items, for_each: {items: [a, b], as: i}, sql: \"SELECT 1/0, :'i'\"}")
     assert jobplan("run", plan, "--dsn", db.dsn).code == 1
     jobplan.plan("- {id: items, for_each: {items: [b, a, c], as: i}, sql: \"SELECT 1, :'i'\"}")

@@ -72,9 +72,9 @@ def test_a_step_that_changes_its_name_is_waited_for_after_kill_9_and_not_run_twi
     with psycopg.connect(done.dsn) as keeper:
         keeper.execute("LOCK TABLE gate")
         run = kill_when_seen(jobplan, done, plan)
-        told = jobplan("status", "--dsn", done.dsn)
-        assert run in told.out, told.out
-        assert "slow" in told.out
+        reported = jobplan("status", "--dsn", done.dsn)
+        assert run in reported.out, reported.out
+        assert "slow" in reported.out
         resumed = jobplan.start("resume", run, "--no-ledger")
         until(lambda: any(event["event"] == "run_resumed" for event in records(jobplan, run)))
     ended = resumed.ended()
@@ -206,8 +206,8 @@ def test_a_step_called_runner_is_no_runner_also_for_a_role_that_sees_only_names(
 ) -> None:
     plan = jobplan.plan('- {id: runner, sql: "SELECT pg_sleep(60)"}')
     run = kill_when_seen(jobplan, done, plan)
-    told = jobplan("status", "--dsn", mallory, "--format", "json")
-    (seen,) = json.loads(told.out)["runs"]
+    reported = jobplan("status", "--dsn", mallory, "--format", "json")
+    (seen,) = json.loads(reported.out)["runs"]
     assert (seen["run"], seen["runner"]["alive"], len(seen["workers"])) == (run, False, 1)
     cancelled = jobplan("cancel", run, "--dsn", done.dsn)
     assert cancelled.code == 0, cancelled.err

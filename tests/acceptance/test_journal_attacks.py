@@ -1,4 +1,4 @@
-"""Attacks on journals: what was cut, changed, replaced, or could have been written by somebody else."""
+"""Attacks on journals: what was cut, changed, replaced, or could have been written by another user."""
 
 from __future__ import annotations
 

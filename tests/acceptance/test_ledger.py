@@ -167,10 +167,10 @@ def test_another_shell_sees_in_the_ledger_what_the_server_does_not_know(
     assert f"run {run} of trial: RUNNER LOST, 1 orphaned worker" in shown.out
     assert "  1 succeeded, 2 running, 1 pending (ledger in schema jobplan)" in shown.out
     assert "  commits: committed (evidence: its row in the ledger)" in shown.out
-    (told,) = json.loads(jobplan("status", run, "--format", "json", env=env).out)["runs"]
-    assert (told["plan"], told["record"]["source"]) == ("trial", "ledger")
-    assert told["record"]["counts"] == {"succeeded": 1, "running": 2, "pending": 1}
-    assert (told["record"]["steps"], told["record"]["committed"]) == ({"first": "succeeded"}, ["commits"])
+    (reported,) = json.loads(jobplan("status", run, "--format", "json", env=env).out)["runs"]
+    assert (reported["plan"], reported["record"]["source"]) == ("trial", "ledger")
+    assert reported["record"]["counts"] == {"succeeded": 1, "running": 2, "pending": 1}
+    assert (reported["record"]["steps"], reported["record"]["committed"]) == ({"first": "succeeded"}, ["commits"])
     assert jobplan("cancel", run, env=env).code == 0
 
 
@@ -189,7 +189,7 @@ def lines(folder: Path, run: str) -> list[str]:
 
 @pytest.mark.parametrize("lost", ["seq >= (SELECT seq FROM jobplan.events WHERE event = 'step_expanded')", "true"])
 def test_a_resume_with_the_journal_writes_what_the_ledger_lacks(jobplan: Jobplan, done: Database, lost: str) -> None:
-    """A runner that was killed has told its journal more than the ledger; or the ledger was made only later."""
+    """A killed runner has written more to its journal than to the ledger; or the ledger was made only later."""
     env = {"JOBPLAN_DSN": done.dsn}
     assert jobplan("ledger", "install", env=env).code == 0
     assert jobplan("run", jobplan.plan(INSTANCES), env=env).code == 1

@@ -120,10 +120,10 @@ def test_what_a_role_hangs_on_its_own_ledger_is_not_executed_by_a_superuser(
     for command in COMMANDS:
         ran = jobplan(*command, "--dsn", db.dsn)
         assert not db.value(f"SELECT rolsuper FROM pg_roles WHERE rolname = '{name}'"), command
-        told = ran.out + ran.err
+        reported = ran.out + ran.err
         if command[0] != "doctor":
-            assert f"schema jobplan belongs to role {name}" in told, command
-        assert ran.code == (4 if "ledger" in " ".join(command) else 0), (command, told)
+            assert f"schema jobplan belongs to role {name}" in reported, command
+        assert ran.code == (4 if "ledger" in " ".join(command) else 0), (command, reported)
 
 
 @pytest.mark.parametrize("hook", ["triggers and expressions", "rules", "policies"])
@@ -262,8 +262,8 @@ def test_a_forged_commit_row_does_not_make_a_step_succeed(jobplan: Jobplan, db: 
         )
     db.run("INSERT INTO ready VALUES (1)")
     resumed = jobplan("resume", run, "--dsn", db.dsn, "--report", "jsonl=r.jsonl", "--orphans", "cancel")
-    told = resumed.out + resumed.err
-    assert "pay: its last worker completed its work" not in told
+    reported = resumed.out + resumed.err
+    assert "pay: its last worker completed its work" not in reported
     settled = [event for event in jobplan.events("r.jsonl") if event["event"] == "run_resumed"]
     assert settled[0]["settled"] == [{"step": "pay", "outcome": "failed", "by": "ledger"}]
 

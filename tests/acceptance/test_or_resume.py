@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from tests.acceptance.console import Database, Jobplan, Ran, Started, until
 
-#: A step that waits for a table, and one after it. Neither says how it could be proven or repeated.
+#: A step that waits for a table, and one after it. Neither has a verify query, and neither may be repeated.
 GATED = """
     - {id: first, sql: "INSERT INTO done VALUES ('first')"}
     - {id: slow, sql: "LOCK TABLE gate; INSERT INTO done VALUES ('slow')", needs: [first]}
@@ -142,7 +142,7 @@ def test_an_id_that_exists_is_refused_and_the_message_names_the_resume_command(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--wait-for-runner",), "--or-resume"),
         (("--allow-changed",), "--or-resume"),
@@ -153,11 +153,11 @@ def test_an_id_that_exists_is_refused_and_the_message_names_the_resume_command(
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(
-    jobplan: Jobplan, arguments: tuple[str, ...], told: str
+    jobplan: Jobplan, arguments: tuple[str, ...], message: str
 ) -> None:
     ran = jobplan("run", jobplan.plan(FAILS), *arguments)
     assert ran.code == 2, ran.err
-    assert told in ran.err
+    assert message in ran.err
     assert arguments[0] in ran.err
 
 
@@ -179,9 +179,9 @@ def test_an_unknown_id_begins_a_failed_run_is_resumed_and_one_that_succeeded_is_
     assert rows(done) == "first second"
     third = jobplan(*command)
     assert (third.code, third.lines) == (0, ["run mine is finished: nothing is left to do."])
-    told = jobplan(*command, "--log-format", "json")
-    assert told.code == 0
-    summary = json.loads(told.err)
+    reported = jobplan(*command, "--log-format", "json")
+    assert reported.code == 0
+    summary = json.loads(reported.err)
     assert (summary["event"], summary["run"], summary["exit_code"], summary["resumed"]) == ("summary", "mine", 0, False)
     assert rows(done) == "first second"
 

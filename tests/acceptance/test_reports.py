@@ -137,7 +137,7 @@ def test_an_error_leads_to_the_line_of_the_sql(jobplan: Jobplan, db: Database) -
     line = next(number for number, text in enumerate(lines, start=1) if "nope" in text)
     column = lines[line - 1].index("nope") + 1
     assert f"::error title=chatty failed,file=plan.yaml,line={line},col={column}::column " in ran.out
-    assert any(told.endswith(f"(SQLSTATE 42703) at {plan}:{line}:{column}") for told in ran.lines)
+    assert any(reported.endswith(f"(SQLSTATE 42703) at {plan}:{line}:{column}") for reported in ran.lines)
     assert "LINE 3:   nope\n          ^\n" in (jobplan.folder / "run.md").read_text(encoding="utf-8")
 
 

@@ -77,8 +77,8 @@ def test_the_way_from_a_killed_runner_to_a_finished_run(jobplan: Jobplan, done: 
     assert status.code == 0, status.err
     for step in ALL:
         assert f'"{step}"' in status.out
-    told = jobplan("status", "--dsn", done.dsn, env=elsewhere)
-    assert "RUNNER LOST" in told.out
+    reported = jobplan("status", "--dsn", done.dsn, env=elsewhere)
+    assert "RUNNER LOST" in reported.out
     cancelled = jobplan("cancel", run, "--dsn", done.dsn, env=elsewhere)
     assert cancelled.code == 0, cancelled.err
     assert done.workers() == ["away"]
@@ -296,7 +296,7 @@ def test_a_run_can_be_finished_on_another_machine_from_the_ledger(jobplan: Jobpl
 def test_what_was_refused_after_it_was_taken_from_the_ledger_can_be_tried_again(
     jobplan: Jobplan, done: Database
 ) -> None:
-    """A DO has no commit row, so somebody is asked; the journal is there then, and no answer may fail over it."""
+    """A DO has no commit row, so the user is asked; the journal is there then, and no answer may fail over it."""
     assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
     plan = jobplan.plan("""
         - {id: clean, sql: "DO $$ BEGIN LOCK TABLE done; END $$"}
@@ -346,7 +346,7 @@ def test_an_old_copy_of_a_journal_runs_nothing_twice_where_there_is_a_ledger(job
 
 
 def test_an_old_copy_learns_from_the_ledger_how_its_last_workers_ended(jobplan: Jobplan, done: Database) -> None:
-    """A VACUUM has no commit row; but its runner has seen its end, and told the ledger."""
+    """A VACUUM has no commit row; but its runner has seen its end, and recorded it in the ledger."""
     assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
     plan = jobplan.plan("- {id: clean, sql: VACUUM done}")
     with psycopg.connect(done.dsn) as keeper:

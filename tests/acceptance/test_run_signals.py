@@ -53,7 +53,7 @@ def test_the_first_signal_stops_or_detaches_by_on_runner_exit(
 
 
 def test_nohup_keeps_a_run_from_ending_with_its_terminal(jobplan: Jobplan, db: Database) -> None:
-    """And what means nothing to a run does not kill its runner: SIGUSR1, SIGUSR2, and a pipe that nobody reads."""
+    """And what means nothing to a run does not kill its runner: SIGUSR1, SIGUSR2, and a pipe without a reader."""
     plan = jobplan.plan("- {id: slow, sql: SELECT pg_sleep(3)}")
     line = f"trap '' HUP; exec '{sys.executable}' -m runner run '{plan}' --dsn '{db.dsn}' --report jsonl=events.jsonl"
     process = subprocess.Popen(

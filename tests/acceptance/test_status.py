@@ -17,8 +17,8 @@ from tests.acceptance.console import Database, Jobplan, Ran, Started, until
 
 #: Longer than any of these tests takes on a busy machine; nothing that a test starts outlives it.
 PATIENT = "{timeout: 5m, on_finish: wait}"
-#: A row if somebody else has looked at the server already: the last of its queries has run, or what comes after it, the
-#: question whether there is a ledger.
+#: A row if another session has looked at the server already: the last of its queries has run, or the one after it,
+#: which looks for a ledger.
 LOOKED = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplan looking' AND datname = current_database()"
     " AND state = 'idle' AND query LIKE ANY (ARRAY['%pg_stat_progress_vacuum%', '%16384%', '%''meta'', ''runs''%'])"
@@ -75,7 +75,7 @@ def labelled(db: Database) -> None:
 
 
 def start_five(jobplan: Jobplan, db: Database) -> tuple[Started, str]:
-    """Start a run of four waiting workers and one that may go on alone."""
+    """Start a run of four waiting workers and one that may continue alone."""
     db.run("CREATE TABLE done (step text)")
     plan = jobplan.plan(FIVE, budget="{slots: 5}", defaults=PATIENT)
     started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
@@ -98,8 +98,8 @@ def test_after_kill_9_another_shell_sees_stops_and_follows_what_is_left(
     for step in ("a", "b[*/ x]", "b[größe]", "c", "away (detach)"):
         assert f"  {step}: pid " in shown.out
     data = json.loads(on_call("status", "--format", "json", run[:9]).out)
-    (told,) = data["runs"]
-    assert (told["run"], told["runner"]["alive"], len(told["workers"])) == (run, False, 5)
+    (reported,) = data["runs"]
+    assert (reported["run"], reported["runner"]["alive"], len(reported["workers"])) == (run, False, 5)
 
     cancelled = on_call("cancel", run)
     assert cancelled.code == 0
@@ -127,17 +127,17 @@ def test_a_runner_reports_the_user_who_cancelled_it(jobplan: Jobplan, db: Databa
     assert (done.code, ran.code) == (0, 1)
     assert done.out.splitlines()[4].startswith(("its runner has ended the run", "its runner received the request"))
     events = jobplan.events()
-    (told,) = [event for event in events if event["event"] == "run_cancelled"]
-    assert "@" in told["by"]
+    (reported,) = [event for event in events if event["event"] == "run_cancelled"]
+    assert "@" in reported["by"]
     ends = {event["step"]: event for event in events if event["event"] == "attempt_finished"}
-    assert {step for step, event in ends.items() if event.get("cancelled_by") == told["by"]} == {
+    assert {step for step, event in ends.items() if event.get("cancelled_by") == reported["by"]} == {
         "a",
         "b[*/ x]",
         "b[größe]",
         "c",
     }
     assert events[-1]["steps"]["away"] == "detached"
-    assert f"cancelled by {told['by']}: no further steps start" in ran.err
+    assert f"cancelled by {reported['by']}: no further steps start" in ran.err
     assert on_call("cancel", run, "--step", "away").code == 0
     db.until_workers()
 
@@ -253,7 +253,7 @@ def test_a_runner_that_does_not_answer_is_exit_7(
     db.until_workers("one", "two")
     labelled(db)
     run = run_of(db)
-    started.send(signal.SIGSTOP)  # as a machine that is suspended, or has gone
+    started.send(signal.SIGSTOP)  # as a machine that is suspended or switched off
     try:
         until(lambda: ", silent for 1" in on_call("status", run).out)
         copied = shutil.copytree(jobplan.folder / ".jobplan", tmp_path / "copied")

@@ -135,8 +135,14 @@ def test_json(plan: Callable[..., Path]) -> None:
     path = plan(BAD)
     done = jobplan("validate", "--format", "json", path, plan(GOOD, "good.yaml"))
     assert done.returncode == 3
-    (told,) = json.loads(done.stdout)
-    assert (told["file"], told["line"], told["column"], told["code"], told["step"]) == (str(path), 7, 10, "JP300", "a")
+    (reported,) = json.loads(done.stdout)
+    assert (reported["file"], reported["line"], reported["column"], reported["code"], reported["step"]) == (
+        str(path),
+        7,
+        10,
+        "JP300",
+        "a",
+    )
     assert json.loads(jobplan("validate", "--format", "json", plan(GOOD)).stdout) == []
 
 

@@ -22,23 +22,23 @@ def lines(ran: Ran) -> list[dict[str, Any]]:
 def test_every_line_of_a_json_log_is_json(jobplan: Jobplan, db: Database) -> None:
     ran = jobplan("run", jobplan.plan(STEPS), "--dsn", db.dsn, "--log-format", "json")
     assert (ran.code, ran.out) == (1, "")
-    told = lines(ran)
-    assert told[0]["event"] == "run_started"
-    assert told[-1]["event"] == "summary"
-    assert told[-1]["exit_code"] == 1
-    (failed,) = (line for line in told if line["event"] == "step_finished" and line["level"] == "error")
+    reported = lines(ran)
+    assert reported[0]["event"] == "run_started"
+    assert reported[-1]["event"] == "summary"
+    assert reported[-1]["exit_code"] == 1
+    (failed,) = (line for line in reported if line["event"] == "step_finished" and line["level"] == "error")
     assert (failed["step"], failed["error"]["sqlstate"]) == ("bad", "22012")
     assert "division by zero" in failed["message"]
-    assert len({line["run"] for line in told}) == 1
+    assert len({line["run"] for line in reported}) == 1
 
 
 def test_what_keeps_a_run_from_starting_is_json_too(jobplan: Jobplan) -> None:
     ran = jobplan("run", jobplan.plan("- {id: a, sql: SELEC, needs: [b]}"), "--log-format", "json")
     assert ran.code == 3
-    told = lines(ran)
-    assert {line["event"] for line in told[:-1]} == {"problem"}
-    assert told[0]["line"] == 6
-    assert told[-1]["event"] == "error"
+    reported = lines(ran)
+    assert {line["event"] for line in reported[:-1]} == {"problem"}
+    assert reported[0]["line"] == 6
+    assert reported[-1]["event"] == "error"
     ran = jobplan("run", jobplan.plan(STEPS), "--dsn", "host=/nowhere", "--log-format", "json")
     assert ran.code == 4
     assert lines(ran)[-1]["level"] == "error"

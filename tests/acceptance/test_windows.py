@@ -135,8 +135,8 @@ def test_status_and_show_have_the_window_while_a_run_waits(jobplan: Jobplan, don
     assert run["record"]["window"].startswith("the window opens at")
     shown = jobplan("show", only_run(jobplan))
     assert re.search(r"^window: .* \(UTC\); the window opens at ", shown.out, re.MULTILINE), shown.out
-    told = json.loads(jobplan("show", only_run(jobplan), "--format", "json").out)
-    assert told["window"]["state"] == "waiting"
+    shown = json.loads(jobplan("show", only_run(jobplan), "--format", "json").out)
+    assert shown["window"]["state"] == "waiting"
     started.send(signal.SIGINT)
     assert started.ended().code == 130
 

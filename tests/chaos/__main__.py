@@ -1,7 +1,7 @@
 """`python -m tests.chaos`: random plans on real servers under faults of every kind, judged by what they left behind.
 
 The same seed gives the same plans and the same faults; only the moment at which a fault strikes depends on the machine.
-Called again with the same seed and folder, it goes on where it was.
+Called again with the same seed and folder, it continues where it was.
 """
 
 from __future__ import annotations

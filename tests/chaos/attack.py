@@ -246,7 +246,7 @@ class Attack:
         return self._pipe is not None and self._pipe.fill()
 
     def read_pipe(self) -> None:
-        """Read what is in standard error, and go on reading."""
+        """Read what is in standard error, and continue reading."""
         if self._pipe is not None:
             self._pipe.read()
 

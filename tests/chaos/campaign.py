@@ -156,7 +156,7 @@ class Campaign:
                 return
             try:
                 verdict = asdict(Trial(number, self._order.seed, lane, self._order.folder / f"trial-{number}")())
-            except Exception:  # noqa: BLE001 - an error of the suite's own is a result, and the other trials go on
+            except Exception:  # noqa: BLE001 - an error of the suite's own is a result, and the other trials continue
                 verdict = {"number": number, "violations": [f"suite: {traceback.format_exc()}"]}
             self._keep(verdict)
 

@@ -142,7 +142,7 @@ class Target(Protocol):
         ...
 
     def read_pipe(self) -> None:
-        """Read what is in standard error, and go on reading."""
+        """Read what is in standard error, and continue reading."""
         ...
 
     def stall(self) -> bool:

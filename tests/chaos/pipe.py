@@ -38,7 +38,7 @@ class UnreadPipe:
         return True
 
     def read(self) -> None:
-        """Read what is there, and go on reading until the process has ended."""
+        """Read what is there, and continue reading until the process has ended."""
         if self._reader is None:
             self._reader = threading.Thread(target=self._copy, daemon=True)
             self._reader.start()

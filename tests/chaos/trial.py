@@ -274,7 +274,7 @@ class Trial:
         return self._lane.disk.folder / f"trial-{self._number}-{len(self._homes)}"
 
     def _move(self) -> bool:
-        """Go on from another machine, which has nothing of the run but what is in the ledger; false if it cannot."""
+        """Continue on another machine, which has nothing of the run but what is in the ledger; false if it cannot."""
         home = self._elsewhere
         name = f"{len(self._phases)}-restore"
         attack = Attack(self._lane, self._folder, name, run_id=self._known_run, others=self._others)

@@ -1,4 +1,4 @@
-"""What a real server tells of workers that somebody else has started, and what stopping them leaves behind."""
+"""What a real server shows of workers that another session has started, and what stopping them leaves behind."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ async def test_a_run_begins_fails_is_resumed_and_is_done(kept: Place, with_journ
 async def test_a_call_that_was_cancelled_is_continued_by_the_next_one(
     kept: Place, named: bool, with_journal: bool
 ) -> None:
-    """The worker that the first call has left goes on; the second one follows it."""
+    """The worker that the first call has left continues; the second one follows it."""
 
     async def call() -> runner.RunResult:
         return await runner.begin_or_resume(

@@ -1,4 +1,4 @@
-"""What a dry run says of commands that nobody can explain: of what they name, of rights, and of what they set."""
+"""What a dry run reports of commands that EXPLAIN does not accept: names, privileges, and settings."""
 
 from __future__ import annotations
 

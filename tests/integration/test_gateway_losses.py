@@ -1,4 +1,4 @@
-"""What a run survives: sessions that somebody ends, statements that somebody cancels, and a server that restarts."""
+"""What a run survives: sessions that are terminated, statements that are cancelled, and a server that restarts."""
 
 from __future__ import annotations
 

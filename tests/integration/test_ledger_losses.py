@@ -1,4 +1,4 @@
-"""With the ledger: what is lost of a worker's end is not lost of its outcome, because its own transaction tells."""
+"""With the ledger, a worker's outcome is known even if its end was not seen: its own transaction records it."""
 
 from __future__ import annotations
 

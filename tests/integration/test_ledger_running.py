@@ -1,4 +1,4 @@
-"""The view `running`: a worker is its pid and backend_start in this database; names of sessions are not believed."""
+"""The view `running`: a worker is its pid and backend_start in this database; names of sessions are no evidence."""
 
 from __future__ import annotations
 

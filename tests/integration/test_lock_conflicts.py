@@ -70,7 +70,7 @@ def claim(first: str, second: str) -> str | None:
 
 
 def sqlstate(end: WorkerEnd) -> str | None:
-    """Return the error of a worker, None if it is proven that there was none."""
+    """Return the error of a worker, None if it is certain that there was none."""
     if end.confirmed:
         return None
     assert end.error is not None

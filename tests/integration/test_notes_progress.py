@@ -1,6 +1,6 @@
-"""What a step tells of its own progress: only the session that launched its worker can read it.
+"""What a step reports of its own progress: only the session that launched its worker can read it.
 
-That is why `jobplan status` shows it for nobody, and a run's own terminal and heartbeat do.
+That is why `jobplan status` never shows it, and a run's own terminal and heartbeat do.
 """
 
 from __future__ import annotations

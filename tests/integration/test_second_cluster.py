@@ -1,4 +1,4 @@
-"""A second cluster behind the same connection string: a run never goes on there, whatever leads to it."""
+"""A second cluster behind the same connection string: a run never continues there, whatever leads to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a real server shows of a worker's label, whatever the step is called, and to whom."""
+"""What a real server shows of a worker's label, whatever the step is called, and to which roles."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class Inspector:
         assert all(state.records[key].final for key in record.instances or ())
         self.open_main -= event.step in self.main
         if isinstance(event, ev.StepSkipped) and event.reason is ev.SkipReason.DRAINED:
-            assert self.stopped[not record.in_finally], f"{event.step} drained in a run that goes on"
+            assert self.stopped[not record.in_finally], f"{event.step} drained in a run that continues"
 
     def launching(self, state: RunState, event: ev.AttemptPreparing | ev.AttemptLaunching) -> None:
         """A launch is within every budget, its needs are met, and the run is not stopping."""

@@ -1,4 +1,4 @@
-"""Where the server's files go: the limit on a socket's path, who may pass, and whom to trust with programs."""
+"""Where the server's files go: the limit on a socket's path, who can reach them, and whose programs are trusted."""
 
 from __future__ import annotations
 

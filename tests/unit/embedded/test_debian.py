@@ -1,4 +1,4 @@
-"""What apt says and is told: pure text in, pure text out."""
+"""The output and the input of apt: pure text in, pure text out."""
 
 from __future__ import annotations
 

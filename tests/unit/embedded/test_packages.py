@@ -1,4 +1,4 @@
-"""What is done to unpacked packages: wrappers, special bits, and what of the cache is believed."""
+"""What is done to unpacked packages: wrappers, special bits, and what of the cache is trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sweep takes and what it leaves, and how processes are told apart; no server is needed for either."""
+"""What the sweep takes and what it leaves, and how processes are distinguished; neither needs a server."""
 
 from __future__ import annotations
 

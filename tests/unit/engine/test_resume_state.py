@@ -1,4 +1,4 @@
-"""What a run keeps when another runner takes it up: what is proven, and nothing else."""
+"""What a run keeps when another runner resumes it: what has evidence, and nothing else."""
 
 from __future__ import annotations
 

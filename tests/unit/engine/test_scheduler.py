@@ -45,7 +45,7 @@ class Table:
                 return decision.commands
 
     def launch(self) -> list[str]:
-        """Perform the launches that are ordered and return whom they are for."""
+        """Perform the launches that are ordered and return the steps that they are for."""
         orders = [order for order in self.settle() if isinstance(order, Launch)]
         for order in orders:
             self.happen(

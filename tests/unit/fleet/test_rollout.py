@@ -1,4 +1,4 @@
-"""The decisions of a fleet run: waves are barriers, limits stop it, busy targets get a second try, a resume goes on."""
+"""The decisions of a fleet run: waves are barriers, limits stop it, busy targets get a second try, a resume ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loop that catches query_canceled can be stopped by nobody, and validate, status and cancel say so."""
+"""A loop that catches query_canceled cannot be stopped, and validate, status and cancel report it."""
 
 from __future__ import annotations
 

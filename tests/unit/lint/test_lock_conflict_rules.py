@@ -201,7 +201,7 @@ def test_pairs_are_those_of_a_comparison_one_by_one(made: Plan) -> None:
         assert pair not in found
         found[pair] = meeting.outcome
         if meeting.more:
-            return  # not all of them are told
+            return  # not all of them are reported
     locking = read_locking(subject)
     expected = {frozenset({one.id, other.id}): _worst(one, other) for one, other in _beside(made, locking)}
     assert found == {pair: outcome for pair, outcome in expected.items() if outcome is not None}

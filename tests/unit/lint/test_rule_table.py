@@ -115,5 +115,5 @@ def test_findings_from_sql_alone_are_reported_together_with_other_errors(tmp_pat
         "  - {id: tidy, sql: VACUUM a; VACUUM b, nonsense: 1}\n  - {id: begin, sql: BEGIN, needs: [tdy]}\n"
         "  - {id: odd, sql: VACUUM (nonsense) t}\n  - {id: body, sql: DO $$ BEGIN SELEC 1; END $$}\n"
     )
-    told = [problem.code for problem in check_plan(file).problems]
-    assert told == ["JP320", "JP101", "JP310", "JP202", "JP303", "JP306"]
+    found = [problem.code for problem in check_plan(file).problems]
+    assert found == ["JP320", "JP101", "JP310", "JP202", "JP303", "JP306"]

@@ -22,14 +22,14 @@ def found(folder: Path, text: str) -> list[str]:
     codes = {
         rule.code for rule in (*syntax_rules.GRAMMAR_RULES, *suppressions.RULES)
     }  # the other rules are not what this is about
-    told = []
+    reported = []
     for problem in check_plan(path).problems:
         if problem.code.startswith("JP3") and problem.code not in codes:
             continue
         place = problem.position
         here = place.file == str(path)
-        told.append(f"{place.line - head if here else f'{Path(place.file).name}:{place.line}'}:{problem.code}")
-    return told
+        reported.append(f"{place.line - head if here else f'{Path(place.file).name}:{place.line}'}:{problem.code}")
+    return reported
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_a_plan_with_other_errors_says_nothing_of_its_comments(tmp_path: Path) -
 
 def test_a_file_full_of_comments_ends(tmp_path: Path) -> None:
     text = "steps:\n  - id: a\n    sql: VACUUM\n" + "    # jobplan: ignore=whatever\n" * (MAX_COMMENTS + 5)
-    told = found(tmp_path, text)
-    assert len(told) == MAX_COMMENTS + 1
-    assert {line.split(":")[1] for line in told} == {"JP902"}
+    reported = found(tmp_path, text)
+    assert len(reported) == MAX_COMMENTS + 1
+    assert {line.split(":")[1] for line in reported} == {"JP902"}
 
 
 def test_no_step_has_a_line_before_the_first() -> None:

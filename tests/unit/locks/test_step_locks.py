@@ -1,4 +1,4 @@
-"""What a step locks: names resolved, items known, and what the rest of the plan tells."""
+"""What a step locks: names resolved, items known, and what the rest of the plan shows."""
 
 from __future__ import annotations
 

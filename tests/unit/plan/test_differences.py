@@ -1,4 +1,4 @@
-"""What differs between two plans is told key by key."""
+"""The difference between two plans is reported key by key."""
 
 from __future__ import annotations
 

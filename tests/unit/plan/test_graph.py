@@ -1,4 +1,4 @@
-"""Who waits for whom: order, cycles, paths. The answers are checked against what defines them."""
+"""Which step waits for which: order, cycles, paths. The answers are checked against what defines them."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ class SlowSync:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowSync]:
-    """Have a disk that waits until it is reported to go on."""
+    """Have a disk that waits until the test lets it continue."""
     disk = SlowSync()
     monkeypatch.setattr("runner.records.journal._sync", disk)
     yield disk

@@ -65,7 +65,7 @@ def from_file(text: str, **values: Value) -> Plan:
     return plan(a_step, values=values)
 
 
-def told(a_plan: Plan, position: int | None) -> tuple[str, str]:
+def reported(a_plan: Plan, position: int | None) -> tuple[str, str]:
     """Let the step fail at this place; return the annotation and the progress line."""
     state = initial_state(a_plan)
     error = ev.ErrorDetails(message="no", sqlstate="42703", position=position)
@@ -90,12 +90,12 @@ def test_an_error_leads_to_its_place_in_the_plan(
 ) -> None:
     a_plan = from_file(text, **values)
     launched = render(text, {**values, "run.id": RUN})
-    annotation, line = told(a_plan, launched.index(wrong) + 1)
+    annotation, line = reported(a_plan, launched.index(wrong) + 1)
     assert f"file=p.yaml,line={place[0]},col={place[1]}::" in annotation
     assert line.endswith(f"no (SQLSTATE 42703) at /w/p.yaml:{place[0]}:{place[1]}")
 
 
 def test_without_a_place_the_step_is_what_is_pointed_at() -> None:
-    annotation, line = told(from_file("SELECT 1"), None)
+    annotation, line = reported(from_file("SELECT 1"), None)
     assert "line=18,col=5::" in annotation
     assert line.endswith("no (SQLSTATE 42703)")

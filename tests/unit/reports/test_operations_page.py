@@ -61,7 +61,7 @@ CODE = re.compile(r"`([^`]+)`")
 
 
 def rows() -> list[tuple[str, str]]:
-    """Return the first and the last cell of each row of the tables of what somebody sees."""
+    """Return the first and the last cell of each row of the tables of what a user sees."""
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in PAGE.splitlines() if line[:1] == "|"]
     return [(row[0].lstrip("| "), row[-1].rstrip(" |")) for row in cells if len(row) == 3 and "`" in row[0]]
 

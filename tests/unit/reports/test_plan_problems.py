@@ -1,4 +1,4 @@
-"""How problems are told: to people, in a terminal, in JSON, to GitHub Actions, and as SARIF."""
+"""How problems are reported: to people, in a terminal, in JSON, to GitHub Actions, and as SARIF."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def problem(line: int = 1, column: int = 1, file: str = "a.yaml", **keys: Any) -
     return Problem(position=Position(file=file, line=line, column=column), **known)
 
 
-def shown(told: Problem, text: str, style: Style = TERMINAL) -> list[str]:
+def shown(found: Problem, text: str, style: Style = TERMINAL) -> list[str]:
     def lines(_: str) -> Sequence[str]:
         return text.split("\n")
 
-    return list(problem_lines(told, lines, style))
+    return list(problem_lines(found, lines, style))
 
 
 def test_a_problem_is_one_line_outside_a_terminal() -> None:
-    told = problem(3, 7, hint="do better", severity=Severity.WARNING)
-    assert shown(told, "", PLAIN) == ["a.yaml:3:7: warning JP300: no good (do better)"]
+    found = problem(3, 7, hint="do better", severity=Severity.WARNING)
+    assert shown(found, "", PLAIN) == ["a.yaml:3:7: warning JP300: no good (do better)"]
 
 
 def test_a_terminal_shows_the_line_with_a_caret_and_the_hint() -> None:
@@ -72,9 +72,9 @@ def test_a_long_line_is_cut_around_the_place() -> None:
 
 
 def test_nothing_in_a_file_commands_the_terminal() -> None:
-    told = problem(message="bad \x1b[31m id\u202e", file="x\x1b]0;y\x07.yaml", hint="\x9b1m")
+    found = problem(message="bad \x1b[31m id\u202e", file="x\x1b]0;y\x07.yaml", hint="\x9b1m")
     for style in (PLAIN, TERMINAL):
-        text = "\n".join(shown(told, "\x1b[2J hello \u202e", style))
+        text = "\n".join(shown(found, "\x1b[2J hello \u202e", style))
         assert "\x1b" not in text
         assert "\u202e" not in text
         assert "\x07" not in text
@@ -82,13 +82,13 @@ def test_nothing_in_a_file_commands_the_terminal() -> None:
 
 
 def test_colour_is_added_and_changes_nothing_else() -> None:
-    told = problem(1, 2, hint="do better")
-    colored = "\n".join(shown(told, "abc", Style(excerpt=True, color=True)))
+    found = problem(1, 2, hint="do better")
+    colored = "\n".join(shown(found, "abc", Style(excerpt=True, color=True)))
     assert "\x1b[1;31merror JP300 sql-syntax\x1b[0m" in colored
     plain = colored
     for code in ("1", "2", "36", "1;31", "0"):
         plain = plain.replace(f"\x1b[{code}m", "")
-    assert plain == "\n".join(shown(told, "abc"))
+    assert plain == "\n".join(shown(found, "abc"))
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_a_problem_in_a_shared_file_is_reported_once() -> None:
 
 
 def test_json_has_every_key_always() -> None:
-    told = json.loads(json_text([problem(2, 3, step="a"), problem(severity=Severity.WARNING, hint="ö")]))
-    assert told[0] == {
+    found = json.loads(json_text([problem(2, 3, step="a"), problem(severity=Severity.WARNING, hint="ö")]))
+    assert found[0] == {
         "file": "a.yaml",
         "line": 2,
         "column": 3,
@@ -123,14 +123,14 @@ def test_json_has_every_key_always() -> None:
         "step": "a",
         "also": [],
     }
-    assert told[1].keys() == told[0].keys()
-    assert (told[1]["severity"], told[1]["hint"]) == ("warning", "ö")
+    assert found[1].keys() == found[0].keys()
+    assert (found[1]["severity"], found[1]["hint"]) == ("warning", "ö")
     assert json.loads(json_text([])) == []
 
 
 def test_github_commands_are_escaped() -> None:
-    told = problem(2, 3, file="a,b:c%.yaml", message="50% of\nthis::that,\r\nyes", hint="do")
-    assert list(github_lines([told])) == [
+    found = problem(2, 3, file="a,b:c%.yaml", message="50% of\nthis::that,\r\nyes", hint="do")
+    assert list(github_lines([found])) == [
         "::error file=a%2Cb%3Ac%25.yaml,line=2,col=3,title=JP300::50%25 of%0Athis::that,%0Ayes%0Ado"
     ]
 

@@ -19,7 +19,7 @@ RUN = "260101-abcdef"
 
 
 class Story:
-    """A run that is told to a sink event by event."""
+    """A run whose events a sink receives one by one."""
 
     def __init__(self, state: RunState, verbosity: Verbosity = Verbosity.NORMAL) -> None:
         self.state = state

@@ -17,7 +17,7 @@ RUN = "260101-abcdef"
 COMMANDS = NextCommands(follow="F", cancel="C", resume="R")
 
 
-def told(*events: ev.Event, steps: str = "ab") -> RunState:
+def state_after(*events: ev.Event, steps: str = "ab") -> RunState:
     """Return the state of a plan after these events."""
     p = plan(*(step(key, "SELECT 1") for key in steps), slots=1)
     state = initial_state(p)
@@ -39,12 +39,12 @@ def lines(state: RunState, code: int = 0) -> list[str]:
 
 
 def test_a_success_has_its_record_and_reports_and_no_command() -> None:
-    state = told(*(ev.StepSkipped(at=AT, step=key, reason=ev.SkipReason.CONDITION) for key in "ab"))
+    state = state_after(*(ev.StepSkipped(at=AT, step=key, reason=ev.SkipReason.CONDITION) for key in "ab"))
     assert lines(state) == [f"run {RUN}: 2 skipped in 1m05s", "Record  rec", "Report  a.md", "Report  b.xml"]
 
 
 def test_failures_come_in_the_order_in_which_they_happened_with_message_and_place() -> None:
-    state = told(failed("b", AT + 1, "first"), failed("a", AT + 2, "second\nline"))
+    state = state_after(failed("b", AT + 1, "first"), failed("a", AT + 2, "second\nline"))
     state.records["b"].ended_at, state.records["a"].ended_at = AT + 1, AT + 2
     shown = lines(state, 1)
     assert shown[0] == f"run {RUN} failed: 2 failed in 1m05s"
@@ -58,7 +58,7 @@ def test_failures_come_in_the_order_in_which_they_happened_with_message_and_plac
 
 def test_many_failures_are_cut_with_their_number() -> None:
     names = "abcdefghijklm"
-    shown = lines(told(*(failed(key, AT + number) for number, key in enumerate(names)), steps=names), 1)
+    shown = lines(state_after(*(failed(key, AT + number) for number, key in enumerate(names)), steps=names), 1)
     assert len([line for line in shown if line.startswith("  step ")]) == SHOWN_FAILURES
     assert f"  and {len(names) - SHOWN_FAILURES} more" in shown
 
@@ -66,13 +66,13 @@ def test_many_failures_are_cut_with_their_number() -> None:
 def test_commands_for_workers_are_there_only_while_workers_run() -> None:
     name = f"jobplan:{RUN}:a"
     launching = ev.AttemptLaunching(at=AT, step="a", attempt=1, application_name=name, timeout=60.0)
-    state = told(ev.StepReady(at=AT, step="a"), launching)
+    state = state_after(ev.StepReady(at=AT, step="a"), launching)
     assert lines(state, 130)[-3:] == ["Follow  F", "Cancel  C", "Resume  R"]
     assert lines(state, 130)[0].startswith(f"run {RUN} interrupted: ")
 
 
 def test_the_fields_are_those_of_the_lines() -> None:
-    end = run_end(told(failed("a", AT)), run_id=RUN, exit_code=1, seconds=1.0, record="rec", commands=COMMANDS)
+    end = run_end(state_after(failed("a", AT)), run_id=RUN, exit_code=1, seconds=1.0, record="rec", commands=COMMANDS)
     fields = end.fields()
     assert fields["record"] == "rec"
     assert fields["resume"] == "R"

@@ -80,8 +80,8 @@ def test_progress_lines_and_the_json_log() -> None:
     assert first.endswith(f"a: failed: {SHOWN} (SQLSTATE P0001) \\x1b[31m \\x9bm")
     assert second.endswith(f"a: NOTICE: {SHOWN}")
     assert visible_lines(log.getvalue()) == log.getvalue()
-    told = [json.loads(line) for line in log.getvalue().splitlines()]
-    assert told[0]["error"]["message"] == told[1]["notice"]["message"] == EVIL
+    written = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert written[0]["error"]["message"] == written[1]["notice"]["message"] == EVIL
 
 
 def test_the_live_view() -> None:
@@ -112,6 +112,6 @@ def test_annotations_and_markdown() -> None:
 
 def test_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     report_bug(ValueError(EVIL))
-    told = capsys.readouterr().err
-    assert f"ValueError: {SHOWN}\n" in told
-    assert visible_lines(told) == told
+    written = capsys.readouterr().err
+    assert f"ValueError: {SHOWN}\n" in written
+    assert visible_lines(written) == written

@@ -1,4 +1,4 @@
-"""A run that somebody cancels through the server: nothing more is launched, and it says by whom."""
+"""A run that a user cancels through the server: nothing more is launched, and it reports the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run hands back must not weigh on whoever holds it."""
+"""The result of a run must not keep the run's memory alive."""
 
 from __future__ import annotations
 
