@@ -125,3 +125,11 @@ async def execute(
 def counted(prefix: str, number: int) -> Iterator[str]:
     """Yield `number` step ids."""
     return (f"{prefix}{index}" for index in range(number))
+
+
+def pauses() -> Iterator[float]:
+    """Yield the seconds between two looks at something that must happen: a look can cost more than the wait."""
+    pause = 0.01
+    while True:
+        yield pause
+        pause = min(0.1, pause * 1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -9,10 +10,10 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from runner.embedded import start_server
 from runner.plan.version_ranges import version_fits
+from tests.servers import start_test_server
 
 _NUMBERS = itertools.count(1)
 
@@ -35,8 +36,7 @@ def server_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
     if given:
         yield given
         return
-    # Each test that changes something has a database of its own, and autovacuum would visit all of them every minute.
-    server = start_server(progress=print, settings={"autovacuum_naptime": "1h"})
+    server = start_test_server()
     yield server.dsn
     server.stop("immediate")  # without a checkpoint of all databases, which are removed now
 
@@ -88,31 +88,58 @@ def _right_version(request: pytest.FixtureRequest) -> None:
             pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
-def new_database(server_dsn: str, request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
-    """Make an empty database with the extension and return its connection.
+class Databases:
+    """Makes empty databases with the extension, and drops them again."""
 
-    On a given server all are dropped at the end; a server that the tests have started is removed with them.
-    """
-    made: list[str] = []
+    def __init__(self, server_dsn: str, *, has_extension: bool) -> None:
+        self._dsn = server_dsn
+        self._has_extension = has_extension
+        self._server = psycopg.connect(server_dsn, autocommit=True)
+        #: Copying files is faster than WAL for each page; before version 15 there was no other way.
+        self._strategy = "STRATEGY file_copy" if self._server.info.server_version >= 150000 else ""
+        self._made: list[str] = []
 
-    def make() -> str:
+    def make(self) -> str:
+        """Return the connection of a new one."""
         name = f"jobplan_test_{os.getpid()}_{next(_NUMBERS)}"  # two test runs may share a given server
-        with psycopg.connect(server_dsn, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-            connection.execute(f"CREATE DATABASE {name}")
-        made.append(name)
-        dsn = make_conninfo(server_dsn, dbname=name)
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("CREATE EXTENSION IF NOT EXISTS pg_background")
+        self._drop(name)
+        self._server.execute(f"CREATE DATABASE {name} {self._strategy}".encode())
+        self._made.append(name)
+        dsn = make_conninfo(self._dsn, dbname=name)
+        if not self._has_extension:
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION IF NOT EXISTS pg_background")
         return dsn
 
-    yield make
-    if not request.config.getoption("--test-dsn"):
-        return
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        for name in made:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    def drop(self, dsn: str) -> None:
+        """Drop one that `make` has returned. One that is still in use is left to `close`."""
+        name = str(conninfo_to_dict(dsn)["dbname"])
+        with contextlib.suppress(psycopg.errors.ObjectInUse):
+            self._drop(name)
+            self._made.remove(name)
+
+    def close(self) -> None:
+        """Drop all that are left."""
+        for name in self._made:
+            self._drop(name)
+        self._server.close()
+
+    def _drop(self, name: str) -> None:
+        self._server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture(scope="session")
+def _databases(server_dsn: str, request: pytest.FixtureRequest) -> Iterator[Databases]:
+    given = bool(request.config.getoption("--test-dsn"))
+    databases = Databases(server_dsn, has_extension=not given)  # those of our own server have it from their template
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(scope="session")
+def new_database(_databases: Databases) -> Callable[[], str]:
+    """Make an empty database with the extension, for all tests that want it, and return its connection."""
+    return _databases.make
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +149,8 @@ def dsn(new_database: Callable[[], str]) -> str:
 
 
 @pytest.fixture
-def database(new_database: Callable[[], str]) -> str:
+def database(_databases: Databases) -> Iterator[str]:
     """A database of this test's own."""
-    return new_database()
+    dsn = _databases.make()
+    yield dsn
+    _databases.drop(dsn)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.embedded import start_server
 from tests.acceptance.console import Database, Jobplan
+from tests.servers import start_test_server
 
 
 @pytest.fixture
@@ -30,5 +30,5 @@ def db(database: str) -> Iterator[Database]:
 @pytest.fixture(scope="session")
 def small_server() -> Iterator[str]:
     """A superuser's connection, over TCP and with its password, to a server with room for three workers."""
-    with start_server(progress=print, settings={"max_worker_processes": "4"}) as server:
+    with start_test_server(max_worker_processes="4") as server:
         yield server.tcp_dsn

@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from tests.builders import pauses
 from tests.fork_server import ForkedProcess, ForkServer, needs_own_interpreter
 
 #: Seconds after which a command that should have ended is a failure, not a slow machine.
@@ -241,6 +242,8 @@ class Database:
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for what another process does."""
     end = time.monotonic() + seconds
-    while not condition():
+    for pause in pauses():
+        if condition():
+            return
         assert time.monotonic() < end, f"not so within {seconds} seconds"
-        time.sleep(0.02)
+        time.sleep(pause)

@@ -14,7 +14,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from runner.embedded import EmbeddedServer, start_server
+from runner.embedded import EmbeddedServer
+from tests.servers import start_test_server
 
 #: What each tenant has: a table to write what was executed, and one to work on.
 SCHEMA = """
@@ -96,7 +97,7 @@ class Fleet:
 def started_fleet(clusters: int, databases: int) -> Iterator[Fleet]:
     """Start the clusters, and stop them at the end."""
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(start_server(progress=print)) for _ in range(clusters)]
+        servers = [stack.enter_context(start_test_server()) for _ in range(clusters)]
         yield Fleet(servers, databases)
 
 

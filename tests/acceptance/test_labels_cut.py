@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from runner.embedded import start_server
 from tests.acceptance.console import Database, Jobplan, until
+from tests.servers import start_test_server
 
 MIXED = """
     - {id: waits, sql: "DO $$ BEGIN PERFORM pg_sleep(60); END $$"}
@@ -25,7 +25,7 @@ NAMES = ["a", "plan-of-a-middling-name-here-ab", "p" * 60]
 @pytest.fixture(scope="module")
 def narrow_server() -> Iterator[str]:
     """A server with the smallest track_activity_query_size that there is."""
-    with start_server(progress=print, settings={"track_activity_query_size": "100"}) as server:
+    with start_test_server(track_activity_query_size="100") as server:
         yield server.dsn
 
 

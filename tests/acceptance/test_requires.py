@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from runner.embedded import start_server
 from tests.acceptance.console import Database, Jobplan
 from tests.integration.standby import standby_of
+from tests.servers import start_test_server
 
 ONE = "- {id: one, sql: SELECT 1}"
 #: Each kind of requirement that no database of these tests meets, and what the message says.
@@ -131,7 +131,7 @@ def test_a_resume_whose_requirement_is_unmet_changes_nothing(jobplan: Jobplan, d
 @pytest.fixture(scope="module")
 def standby() -> Iterator[str]:
     """A superuser's connection to a standby."""
-    with start_server(progress=print) as primary, standby_of(primary) as dsn:
+    with start_test_server() as primary, standby_of(primary) as dsn:
         yield dsn
 
 

@@ -10,9 +10,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner import load_plan, run_plan
-from runner.embedded import EmbeddedServer, start_server
+from runner.embedded import EmbeddedServer
 from tests.integration.dry_runs import PLANS, ROLE
 from tests.integration.houses import ask
+from tests.servers import start_test_server
 
 _NUMBERS = itertools.count(1)
 
@@ -46,14 +47,14 @@ def new_role(database: str) -> Iterator[Callable[..., str]]:
 @pytest.fixture(scope="session")
 def small_server() -> Iterator[EmbeddedServer]:
     """A server of six workers, one of which is the logical replication launcher."""
-    with start_server(progress=print, settings={"max_worker_processes": "6", "max_parallel_workers": "0"}) as server:
+    with start_test_server(max_worker_processes="6", max_parallel_workers="0") as server:
         yield server
 
 
 @pytest.fixture
 def frail_server() -> Iterator[EmbeddedServer]:
     """A server that a test may restart and crash."""
-    with start_server(progress=print) as server:
+    with start_test_server() as server:
         yield server
 
 

@@ -17,7 +17,7 @@ from runner.identity import WorkerLabel, new_run_id, runner_name, worker_name
 from runner.plan.model import Plan
 from runner.records.ledger_sink import LedgerSink
 from runner.run.loop import Run, RunResult
-from tests.builders import Recorder, new_run
+from tests.builders import Recorder, new_run, pauses
 
 #: Seconds after which a test gives up on something that must happen.
 PATIENCE = 60.0
@@ -50,8 +50,10 @@ def strike(dsn: str, run_id: str, which: str, function: str = "pg_terminate_back
 async def until(true: Callable[[], object]) -> None:
     """Wait for something that must happen."""
     async with asyncio.timeout(PATIENCE):
-        while not true():  # noqa: ASYNC110 - it is the server that is watched, and it sets no event
-            await asyncio.sleep(0.02)
+        for pause in pauses():
+            if true():
+                return
+            await asyncio.sleep(pause)
 
 
 class House(Protocol):

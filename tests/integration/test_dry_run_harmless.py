@@ -13,10 +13,11 @@ import pytest
 
 from runner import load_plan
 from runner.cli.dry_run import look
-from runner.embedded import EmbeddedServer, start_server
+from runner.embedded import EmbeddedServer
 from runner.preflight.dry_run import Wishes
 from runner.preflight.dry_run_result import Coverage, DryRun
 from tests.integration.houses import ask, until, value
+from tests.servers import start_test_server
 
 SEED = """
     CREATE TABLE kept (id int PRIMARY KEY, word text);
@@ -93,7 +94,7 @@ HARM = """
 def idle_server() -> Iterator[EmbeddedServer]:
     """A server on which nothing writes: no other session, and no snapshot for standbys every 15 seconds."""
     settings = {"autovacuum": "off", "checkpoint_timeout": "1d", "wal_level": "minimal", "max_wal_senders": "0"}
-    with start_server(progress=print, settings={**settings, "track_functions": "all"}) as server:
+    with start_test_server(**settings, track_functions="all") as server:
         yield server
 
 

@@ -11,11 +11,12 @@ import psycopg
 import pytest
 
 from runner.cli.dry_run import look
-from runner.embedded import EmbeddedServer, start_server
+from runner.embedded import EmbeddedServer
 from runner.errors import ConnectionFailedError
 from runner.preflight.dry_run import Wishes
 from tests.integration.dry_runs import dry_run, errors, reported, written
 from tests.integration.houses import ask, until
+from tests.servers import start_test_server
 
 SCHEMA = """
     CREATE TABLE t (a int PRIMARY KEY, b text);
@@ -81,7 +82,7 @@ def test_what_concurrently_waits_for(
 @pytest.fixture(scope="module")
 def preparing() -> Iterator[EmbeddedServer]:
     """A server with prepared transactions."""
-    with start_server(progress=print, settings={"max_prepared_transactions": "4"}) as server:
+    with start_test_server(max_prepared_transactions="4") as server:
         yield server
 
 

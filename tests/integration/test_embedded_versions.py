@@ -56,8 +56,9 @@ def server() -> Iterator[EmbeddedServer]:
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cache() -> Iterator[Path]:
+    """A cache in which only the first server is prepared by initdb; each test stops its server and removes its data."""
     with tempfile.TemporaryDirectory(prefix="jp-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -12,7 +12,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from runner.embedded import start_server
 from runner.engine.holds import Measurement, read_measurement
 from runner.engine.ports import Query
 from runner.errors import Position
@@ -24,6 +23,7 @@ from tests.acceptance.console import Database, Jobplan
 from tests.acceptance.console import until as happens
 from tests.integration.houses import RealHouse, ask, until, value
 from tests.integration.standby import standby_of, until_replayed
+from tests.servers import start_test_server
 
 _NUMBERS = itertools.count(1)
 
@@ -147,7 +147,7 @@ async def test_autovacuum_on_a_table_or_a_partition_of_one(house: RealHouse) -> 
 def primary() -> Iterator[tuple[str, str]]:
     """A server that archives nothing although it should, and its standby."""
     settings = {"archive_mode": "on", "archive_command": "false"}
-    with start_server(progress=print, settings=settings) as server, standby_of(server) as standby:
+    with start_test_server(**settings) as server, standby_of(server) as standby:
         until_replayed(server.dsn, standby)
         yield server.dsn, standby
 

@@ -8,7 +8,7 @@ import gc
 import psycopg
 import pytest
 
-from runner.embedded import EmbeddedServer, start_server
+from runner.embedded import EmbeddedServer
 from runner.embedded.server import Mode
 from runner.engine import events as ev
 from runner.engine.state import StepState
@@ -29,6 +29,7 @@ from tests.integration.houses import (
     until,
     value,
 )
+from tests.servers import start_test_server
 
 LONG = "SELECT pg_sleep(120)"
 COMMITS = "SELECT step, committed FROM jobplan.commits WHERE run = %s ORDER BY step"
@@ -221,7 +222,7 @@ async def test_a_restart_of_the_server_leaves_nothing_unknown(frail_server: Embe
 
 async def test_a_crash_of_the_server_costs_nothing_that_was_written_before() -> None:
     """The runner lives on and does not write again what it takes for written: a hole would stay in the record."""
-    with start_server(progress=print, settings={"wal_writer_delay": "10s"}) as server:
+    with start_test_server(wal_writer_delay="10s") as server:
         LedgerAdmin(server.dsn, "jobplan").install("0")
         steps = (step("long", LONG), *(step(f"s{number}", "SELECT 1", if_=sql("SELECT false")) for number in range(5)))
         run, record = real_run(server.dsn, plan(*steps), run_id="ledger-crash", ledger="jobplan")

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from runner.embedded import EmbeddedServer, start_server
+from runner.embedded import EmbeddedServer
 from runner.engine import events as ev
 from runner.plan.model import Need
 from tests.acceptance.console import Jobplan
 from tests.acceptance.console import until as wait_until
 from tests.builders import plan, step
 from tests.integration.houses import ask, real_run, until, value
+from tests.servers import start_test_server
 from tests.tunnel import Tunnel
 
 WITNESS = "CREATE TABLE IF NOT EXISTS witness (n int)"
@@ -27,7 +28,7 @@ WITNESS = "CREATE TABLE IF NOT EXISTS witness (n int)"
 @pytest.fixture
 def second() -> Iterator[EmbeddedServer]:
     """A copy of the first cluster, which has the same system identifier: the hardest case of another cluster."""
-    with start_server(progress=print) as server:
+    with start_test_server() as server:
         yield server
 
 
@@ -35,7 +36,7 @@ def second() -> Iterator[EmbeddedServer]:
 def first(second: EmbeddedServer) -> Iterator[EmbeddedServer]:
     """The cluster on which runs begin; it was started after the other one."""
     assert second.pid
-    with start_server(progress=print) as server:
+    with start_test_server() as server:
         yield server
 
 

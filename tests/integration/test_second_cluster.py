@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from runner.embedded import EmbeddedServer, start_server
+from runner.embedded import EmbeddedServer
 from runner.engine import events as ev
 from runner.gateway.observer import Observer
 from runner.plan.model import Need
@@ -17,19 +17,20 @@ from tests.acceptance.console import Jobplan
 from tests.builders import plan, step
 from tests.integration.houses import ask, real_run, until, value
 from tests.integration.standby import standby_of, until_replayed
+from tests.servers import start_test_server
 
 
 @pytest.fixture
 def first() -> Iterator[EmbeddedServer]:
     """The cluster on which runs begin."""
-    with start_server(progress=print) as server:
+    with start_test_server() as server:
         yield server
 
 
 @pytest.fixture
 def second() -> Iterator[EmbeddedServer]:
     """A copy of it, which has the same system identifier: the hardest case of another cluster."""
-    with start_server(progress=print) as server:
+    with start_test_server() as server:
         yield server
 
 

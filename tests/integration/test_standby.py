@@ -8,7 +8,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from runner.embedded import start_server
 from runner.errors import PreflightError
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.observer import Observer
@@ -16,6 +15,7 @@ from tests.acceptance.console import Jobplan
 from tests.builders import plan, step
 from tests.integration.houses import run_plan
 from tests.integration.standby import standby_of, until_replayed
+from tests.servers import start_test_server
 
 pytestmark = pytest.mark.pg(">= 15", reason="the standby is made with pg_backup_start()")
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.pg(">= 15", reason="the standby is made with pg_backup_
 @pytest.fixture(scope="module")
 def standby() -> Iterator[str]:
     """A standby of a server."""
-    with start_server(progress=print) as primary:
+    with start_test_server() as primary:
         LedgerAdmin(primary.dsn, "jobplan").install("0")
         with standby_of(primary) as dsn:
             until_replayed(primary.dsn, dsn)

@@ -22,7 +22,7 @@ def placed() -> Plan:
     return plan(replace(step("a"), position=Position(file="/w/plans/a,b.yaml", line=7, column=3)))
 
 
-def annotations(a_plan: Plan, *events: ev.Event, summary: Path | None = None, workspace: str = "/w") -> str:
+def github_annotations(a_plan: Plan, *events: ev.Event, summary: Path | None = None, workspace: str = "/w") -> str:
     """Let the sink see events, and return what it wrote to its stream."""
     stream = io.StringIO()
     sink = GithubActions(stream, RUN, summary=summary, workspace=workspace)
@@ -42,26 +42,26 @@ def ended(state: StepState) -> ev.StepFinished:
 
 
 def test_a_failure_is_an_error_at_the_place_of_its_step() -> None:
-    assert annotations(placed(), ended(StepState.FAILED)) == (
+    assert github_annotations(placed(), ended(StepState.FAILED)) == (
         "::error title=a failed,file=plans/a%2Cb.yaml,line=7,col=3::100%25 wrong really (SQLSTATE 23505) Mend it.\n"
     )
 
 
 def test_a_failure_that_is_allowed_is_a_warning() -> None:
-    assert annotations(placed(), ended(StepState.FAILED_ALLOWED), workspace="").startswith(
+    assert github_annotations(placed(), ended(StepState.FAILED_ALLOWED), workspace="").startswith(
         "::warning title=a failed allowed,file=/w/plans/a%2Cb.yaml,"
     )
 
 
 def test_a_success_is_not_annotated() -> None:
-    assert annotations(placed(), ev.StepFinished(at=1.0, step="a", state=StepState.SUCCEEDED)) == ""
+    assert github_annotations(placed(), ev.StepFinished(at=1.0, step="a", state=StepState.SUCCEEDED)) == ""
 
 
 def test_the_summary_is_appended(tmp_path: Path) -> None:
     summary = tmp_path / "summary.md"
     summary.write_text("of the step before\n", encoding="utf-8")
     a_plan, events = everything()
-    out = annotations(a_plan, *events, summary=summary)
+    out = github_annotations(a_plan, *events, summary=summary)
     text = summary.read_text(encoding="utf-8")
     assert text.startswith("of the step before\n### ❌ `table` unknown")
     assert [line.split("::")[1] for line in out.splitlines()] == [
@@ -72,12 +72,12 @@ def test_the_summary_is_appended(tmp_path: Path) -> None:
 
 def test_a_summary_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     a_plan, events = everything()
-    out = annotations(a_plan, *events, summary=tmp_path / "nowhere" / "summary.md")
+    out = github_annotations(a_plan, *events, summary=tmp_path / "nowhere" / "summary.md")
     assert out.splitlines()[-1] == "::warning::The step summary cannot be written: No such file or directory"
 
 
 def test_a_run_that_never_began_has_no_summary(tmp_path: Path) -> None:
-    assert annotations(placed(), summary=tmp_path / "summary.md") == ""
+    assert github_annotations(placed(), summary=tmp_path / "summary.md") == ""
     assert list(tmp_path.iterdir()) == []
 
 
