@@ -154,7 +154,7 @@ _ROWS: Final = (
     ("JP343", "refresh-blocks-reads", _W, "REFRESH MATERIALIZED VIEW without CONCURRENTLY"),
     ("JP350", "table-rewrite", _W, "A table that is rewritten"),
     ("JP351", "vacuum-full", _W, "VACUUM FULL or CLUSTER"),
-    ("JP352", "no-where", _W, "UPDATE or DELETE without WHERE"),
+    ("JP352", "no-where", _W, "UPDATE, DELETE or MERGE of every row"),
     ("JP353", "destroys-data", _W, "A statement that destroys data"),
     ("JP354", "server-wide", _W, "A statement about the whole server"),
     ("JP355", "loop-without-commit", _W, "A loop in DO without COMMIT"),

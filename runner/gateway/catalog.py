@@ -136,6 +136,8 @@ class RelationFacts(Struct, frozen=True, kw_only=True):
     #: Triggers, rules and policies, by sort and name.
     attached: frozenset[tuple[str, str]] = frozenset()
     clustered: str | None = None
+    #: Sequences of its columns, which are moved and dropped with it.
+    sequences: tuple[Relation, ...] = ()
 
     @property
     def all_bytes(self) -> int:
@@ -236,6 +238,7 @@ def read_relation(text: str) -> RelationFacts:
         inherited=frozenset(found["inherited"]),
         row_security=bool(found["row_security"]),
         clustered=found["clustered"],
+        sequences=tuple(map(_relation, found["sequences"])),
     )
 
 

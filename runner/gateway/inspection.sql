@@ -213,6 +213,11 @@ SELECT w.n - 1, json_build_object(
     AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles AS r WHERE r.rolname = $3::name),
   'clustered', (SELECT x.relname FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
                 WHERE i.indrelid = c.oid AND i.indisclustered LIMIT 1),
+  'sequences', (SELECT coalesce(json_agg(json_build_object('schema', n2.nspname, 'name', s.relname)), '[]')
+                FROM pg_depend AS d JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
+                JOIN pg_namespace AS n2 ON n2.oid = s.relnamespace
+                WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+                  AND d.deptype IN ('a', 'i')),
   'oids', (SELECT coalesce(json_agg(a.atttypid::int8 ORDER BY a.attnum), '[]') FROM pg_attribute AS a
            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   'constraints', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k WHERE k.conrelid = c.oid),

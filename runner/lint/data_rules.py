@@ -130,7 +130,7 @@ def _full_vacuum(subject: Subject) -> Iterator[Finding]:
 
 
 #: First words of commands that destroy data or create tables.
-_OF_TABLES = frozenset({"CREATE", "DROP", "TRUNCATE", "ALTER", "DELETE", "UPDATE"})
+_OF_TABLES = frozenset({"CREATE", "DROP", "TRUNCATE", "ALTER", "DELETE", "UPDATE", "MERGE"})
 
 
 def _in_body(place: StatementPlace) -> Iterator[tuple[BodyCommand, frozenset[str]]]:
@@ -148,16 +148,16 @@ def _without_where(subject: Subject) -> Iterator[Finding]:
         for command, own in _in_body(place):
             for use in unfiltered_writes(command.statement):
                 if use.relation.name not in own and not created.is_new(use.relation, place):
-                    message = f"the DO block changes every row of `{use.relation}`: its statement has no WHERE"
-                    yield place.finding(message, hint="write WHERE true if that is intended", offset=command.offset)
+                    message = f"a statement of the DO block changes every row of `{use.relation}`: {use.why}"
+                    yield place.finding(message, hint=use.hint, offset=command.offset)
     for place in statements(subject):
         text = place.lower_text
-        if "update" not in text and "delete" not in text:
+        if not any(word in text for word in ("update", "delete", "merge")):
             continue
         for use in unfiltered_writes(place.statement):
             if not created.is_new(use.relation, place) or created.shows_others(use.relation, place):
-                message = f"the statement changes every row of `{use.relation}`: it has no WHERE"
-                yield place.finding(message, hint="write WHERE true if that is intended", offset=use.offset)
+                message = f"the statement changes every row of `{use.relation}`: {use.why}"
+                yield place.finding(message, hint=use.hint, offset=use.offset)
 
 
 def _destructive(subject: Subject) -> Iterator[Finding]:

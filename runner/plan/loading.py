@@ -26,7 +26,7 @@ from runner.plan.model import (
     Requires,
     Value,
 )
-from runner.plan.parameters import declare_params, raw_value, resolve_values
+from runner.plan.parameters import bounded_matching, declare_params, raw_value, resolve_values
 from runner.plan.plan_files import Includes, PlanFile, PlanFiles
 from runner.plan.problem_collector import Report
 from runner.plan.schema_check import check_shape
@@ -392,7 +392,7 @@ def load_plan(
     """
     report = Report()
     plan = None
-    with without_collection():
+    with without_collection(), bounded_matching():
         root = read(Path(path), str(path), report)
         file_values = {} if params_file is None else _read_values(Path(params_file), report)
         if root is not None:

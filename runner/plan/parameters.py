@@ -15,11 +15,11 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -39,9 +39,8 @@ MAX_MATCHED: Final = 1_000
 #: Seconds of processor time that one match may take, and of real time if the machine is busy.
 _MATCH_SECONDS: Final = 1
 _WALL_SECONDS: Final = 10.0
-#: Seconds that all matches in other processes may take within a minute.
+#: Seconds that all matches in other processes may take while one plan is read.
 _ALL_SECONDS: Final = 10.0
-_WINDOW: Final = 60.0
 
 _CHILD: Final = """\
 import json, re, sys, warnings
@@ -124,22 +123,31 @@ def _repeats(piece: str) -> int | None:
     return max(min(most, MAX_MATCHED) - least + 1, 1) if comma else 1
 
 
-_LOCK: Final = threading.Lock()
-_SPENT: Final[deque[tuple[float, float]]] = deque()
+#: What each match has taken since `bounded_matching` began.
+_SPENT: Final[ContextVar[list[float] | None]] = ContextVar("spent", default=None)
+
+
+@contextmanager
+def bounded_matching() -> Iterator[None]:
+    """Bound what all matches of one plan take together; another plan of the same process has a limit of its own."""
+    token = _SPENT.set([])
+    try:
+        yield
+    finally:
+        _SPENT.reset(token)
 
 
 @lru_cache(maxsize=1024)
 def _elsewhere(pattern: str, text: str) -> bool:
-    with _LOCK:
-        now = time.monotonic()
-        while _SPENT and _SPENT[0][0] < now - _WINDOW:
-            _SPENT.popleft()
-        if sum(seconds for _, seconds in _SPENT) > _ALL_SECONDS:
-            raise TooSlowError("cannot be matched: previous patterns took too long")
-        try:
-            return _in_process(pattern, text)
-        finally:
-            _SPENT.append((now, time.monotonic() - now))
+    spent = _SPENT.get()
+    if spent is not None and sum(spent) > _ALL_SECONDS:
+        raise TooSlowError("cannot be matched: previous patterns took too long")
+    now = time.monotonic()
+    try:
+        return _in_process(pattern, text)
+    finally:
+        if spent is not None:
+            spent.append(time.monotonic() - now)
 
 
 def _in_process(pattern: str, text: str) -> bool:

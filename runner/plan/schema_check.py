@@ -251,16 +251,19 @@ def _text(part: JsonSchema, about: schema_messages.About) -> Check:
     def check_text(node: Node, label: str, walk: Walk) -> None:
         if not isinstance(node, Scalar) or type(node.value) is not str:
             walk.add(node, "JP103", schema_messages.wrong_type(about, label, node, about.title or "text", ("string",)))
-        elif at_most is not None and len(node.value) > at_most:
+            return
+        too_long = at_most is not None and len(node.value) > at_most
+        if not too_long and len(node.value) >= at_least and (search is None or search(node.value)):
+            return
+        bound = schema_messages.exceeded(about, node.value)
+        if bound is not None:
+            walk.add(node, "JP105", schema_messages.out_of_range(about, label, node, bound))
+        elif at_most is not None and too_long:
             walk.add(node, "JP107", schema_messages.too_long(about, label, at_most))
         elif len(node.value) < at_least:
             walk.add(node, "JP107", schema_messages.empty(about, label))
-        elif search and not search(node.value):
-            bound = schema_messages.exceeded(about, node.value)
-            if bound is None:
-                walk.add(node, "JP106", schema_messages.wrong_form(about, label, node))
-            else:
-                walk.add(node, "JP105", schema_messages.out_of_range(about, label, node, bound))
+        else:
+            walk.add(node, "JP106", schema_messages.wrong_form(about, label, node))
 
     return check_text
 

@@ -116,8 +116,8 @@ def wrong_form(about: About, label: str, node: Scalar) -> Wording:
 
 #: Title → the form with a number of any length, and the bound. The schema's pattern limits the digits.
 _BOUNDED = {
-    "a duration": (re.compile(r"(?:[0-9]+(?:[.][0-9]{1,3})?(?:ms|s|m|h|d))+"), "at most 24d20h"),
-    "a size": (re.compile(r"[0-9]+ ?(?:B|kB|MB|GB)"), "at most 256MB"),
+    "a duration": (re.compile(r"(?:[0-9]+(?:[.][0-9]{1,3})?(?:ms|s|m|h|d))+|[0-9]{19,}"), "at most 24d20h"),
+    "a size": (re.compile(r"[0-9]+ ?(?:B|kB|MB|GB)|[0-9]{19,}"), "at most 256MB"),
 }
 
 

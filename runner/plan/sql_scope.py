@@ -53,7 +53,7 @@ _NO_NAMES: Mapping[str, Name] = MappingProxyType({})
 class Scope(Struct, frozen=True, kw_only=True):
     """The known names; those of a step's items are kept separately.
 
-    `open_prefix` allows any name that begins with it: the columns of a query's rows.
+    `open_prefix` allows any name that begins with it: the columns of a query's rows, or of items that cannot be read.
     """
 
     names: Mapping[str, Name]
@@ -80,7 +80,8 @@ class Scope(Struct, frozen=True, kw_only=True):
         """Return the scope within a step's instances."""
         if for_each is None:
             return self
-        prefix = f"{for_each.as_}." if for_each.sql else None
+        unread = for_each.sql is None and not for_each.items  # the items are reported, and so are not their names
+        prefix = f"{for_each.as_}." if for_each.sql or unread else None
         items = _item_names(for_each)
         if for_each.chunk is not None:
             items = {name: replace(known, several=True) for name, known in items.items()}
@@ -96,6 +97,7 @@ class Scope(Struct, frozen=True, kw_only=True):
 
 _RUN_NAME = Name(what="a text")
 _RELATION = Name(what="a relation", relation=True)
+_UNREAD = Name(what="an item that cannot be read", bare=True)
 _UNKNOWN_COLUMN = Name(what="a column of a query, whose type is not known yet")
 
 
@@ -190,6 +192,8 @@ def _wrong_form(reference: Reference, name: Name) -> tuple[str, str] | None:
 
 def _item_names(for_each: ForEach) -> dict[str, Name]:
     is_relation = for_each.type is ParamType.RELATION
+    if for_each.sql is None and not for_each.items:
+        return {for_each.as_: _UNREAD}
     if for_each.sql is not None:
         return {for_each.as_: _RELATION if is_relation else _UNKNOWN_COLUMN}
     mappings = [item for item in for_each.items if isinstance(item, Mapping)]

@@ -60,11 +60,21 @@ class _ScalarEvent(_Event, Protocol):
 #: Words of the parser's message, and the probable mistake.
 _SYNTAX_HINTS: Final = (
     ("mapping values", "a value with a colon and a space in it needs quotes, or the indentation is wrong"),
+    ("Unicode character escape", "half of a surrogate pair is no character; write both halves, such as \\ud83d\\ude00"),
+    ("unknown escape character", "in double quotes a backslash begins an escape: double it, or use single quotes"),
+    (
+        "hexdecimal number",
+        "\\x, \\u and \\U begin an escape, with 2, 4 and 8 digits; double the backslash if it is meant",
+    ),
     ("quoted scalar", "a quote is opened here and never closed"),
     ("flow", "a bracket or a comma is missing"),
     ("block", "check the indentation of this line and of the one before it"),
     ("expected", "check the indentation of this line and of the one before it"),
 )
+
+
+#: Words of the parser's messages about a wrong escape in double quotes.
+_ESCAPES: Final = ("escape character", "character escape", "hexdecimal")
 
 
 class _StopReading(Exception):  # noqa: N818 - carries no error of its own: the problem is in the report already
@@ -254,7 +264,8 @@ def _report_syntax(error: yaml.MarkedYAMLError, source: Source, report: Report) 
     message = " ".join(part for part in (error.context, error.problem) if part)
     begins, stops = error.context_mark, error.problem_mark
     # An unclosed quote is reported at the end of the file; the useful place is where the quote begins.
-    mark = begins if begins and (stops is None or "quoted scalar" in message) else stops
+    unclosed = "quoted scalar" in message and not any(word in message for word in _ESCAPES)
+    mark = begins if begins and (stops is None or unclosed) else stops
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     if begins and begins.line + 1 < line:
         message += f"; it begins at line {begins.line + 1}"

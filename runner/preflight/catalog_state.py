@@ -124,6 +124,12 @@ class Changes:
                     yield one
         yield from (one for one in self._altered_others if self._comes_before(one, step, number))
 
+    def altered_columns(self, step: str, number: int) -> Iterator[Altered]:
+        """Yield alterations of columns of any relation that come, or may come, before a statement."""
+        for found in self._altered_relations.values():
+            columns = (one for one in found if one.alteration.aspect is Aspect.COLUMN)
+            yield from (one for one in columns if self._comes_before(one, step, number))
+
     def surely(self, one: Altered, step: str, number: int) -> bool:
         """Return whether an alteration certainly comes before a statement."""
         return self._is_before(one, step, number) and (one.step == step or one.step not in self._uncertain)
@@ -330,6 +336,11 @@ class CatalogView:
         if self._step:
             placed = {self._around.placed(relation) for relation in relations}
             yield from self._changes.altered(self._step, self._number, placed)
+
+    def altered_columns(self) -> Iterator[Altered]:
+        """Yield what previous steps alter of the columns of any relation."""
+        if self._step:
+            yield from self._changes.altered_columns(self._step, self._number)
 
     def surely(self, one: Altered) -> bool:
         """Return whether an alteration certainly comes before the statement."""

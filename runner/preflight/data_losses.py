@@ -52,9 +52,8 @@ def _of_unit(unit: Unit, sight: CatalogView, created: Collection[str]) -> Iterat
         for use in unfiltered_writes(unit.statement):
             table = _there(use.relation, sight) if use.relation.name in created else None
             if table is not None:
-                message = f"the statement changes every row of {table}, which exists: it has no WHERE"
-                hint = "write WHERE true if that is intended"
-                yield new_problem(_EVERY_ROW, message, unit.within(use.offset), hint=hint, step=unit.step.id)
+                message = f"the statement changes every row of {table}, which exists: {use.why}"
+                yield new_problem(_EVERY_ROW, message, unit.within(use.offset), hint=use.hint, step=unit.step.id)
         return
     for loss in losses(unit.statement):
         own = loss.relation is not None and loss.relation.name in created

@@ -28,6 +28,7 @@ from runner.sql.relations import (
     inserts_by_position,
     query_relations,
     regclass_constants,
+    selects_fields,
     words,
 )
 from runner.sql.statements import StatementKind
@@ -103,6 +104,11 @@ def breakable(unit: Unit, sight: CatalogView) -> Iterator[str]:
         alteration = one.alteration
         if (alteration.removes or alteration.aspect is _A.COLUMN) and _may_break(alteration, one, unit, sight):
             yield f"{one.words}: only running it shows the result"
+    if selects_fields(unit.statement):  # of rows whose type the text does not show
+        named = words(unit.sql)
+        for one in sight.altered_columns():
+            if one.alteration.removes and (one.alteration.old or one.alteration.name) in named:
+                yield f"{one.words}: only running it shows the result"
     for relation in relations:
         made = sight.dropped_perhaps(relation)
         if made is not None and sight.relation(relation).state is State.THERE:

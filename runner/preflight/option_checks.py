@@ -18,6 +18,7 @@ from runner.sql.facts import (
     strangers,
     system_columns,
     unknown_key_columns,
+    wrong_identities,
 )
 from runner.sql.relations import Relation
 from runner.sql.statements import StatementKind
@@ -142,6 +143,9 @@ def check_repeated(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
     for name in system_columns(unit.statement):
         message = f"the name {name} is one of the system's columns, which every table has"
         yield StatementFinding(code="JP608", message=message, offset=unit.statement.start)
+    for name, offset in wrong_identities(unit.statement):
+        message = f"the type of the identity column {Relation(None, name)} must be smallint, integer or bigint"
+        yield StatementFinding(code="JP606", message=message, offset=offset)
     for relation in strangers(unit.statement):
         message = f"CREATE SCHEMA cannot create {relation}, which is in another schema"
         yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)

@@ -244,8 +244,10 @@ def _made_name(unit: Unit, reply: Reply, error: ErrorDetails, sight: CatalogView
     """Return the remark for a name that a previous step creates, None if none does."""
     sort = _NAMES[error.sqlstate or ""][1]
     name = _name_at(unit, offset - unit.statement.start, string=sort is Sort.RELATION) if reply.position else None
-    name = name or _in_quotes(error.message)
-    made = _made(unit, sort, name, sight)
+    quoted = _in_quotes(error.message)
+    made = _made(unit, sort, name or quoted, sight)
+    if made is None and sort is Sort.COLUMN:  # the server may point at the row that has no such column
+        name, made = quoted, _made(unit, sort, quoted, sight)
     return Judged(why=(f"{name} is {made.words}",), blind=True) if made is not None else None
 
 

@@ -98,8 +98,9 @@ class Consequences:
         return replace(one, relation=self._around.placed(one.relation))
 
     def _along(self, found: tuple[Change, ...]) -> Iterator[Change]:
-        """Yield the indexes that are dropped with a column, and the views and foreign keys that CASCADE drops."""
+        """Yield what is dropped or moved with a column or table, and the views and foreign keys that CASCADE drops."""
         yield from self._indexes_gone(found)
+        yield from self._parts_of_tables(found)
         yield from self._indexes_of_constraints(found)
         yield from self._of_children(found)
         if not is_cascading(self._unit.statement):
@@ -125,6 +126,21 @@ class Consequences:
                     name=key.constraint,
                     offset=dropped[0].offset,
                 )
+
+    def _parts_of_tables(self, found: tuple[Change, ...]) -> Iterator[Change]:
+        """Yield the indexes and sequences that are dropped with their table, or moved with it (SET SCHEMA)."""
+        for one in found:
+            gone = one.action is Action.DROP and one.sort is Sort.RELATION and one.kind != "renamed"
+            facts = self._around.relations.get(one.relation) if gone and one.relation is not None else None
+            if facts is None:
+                continue
+            moved = [other.relation for other in found if other.action is Action.CREATE and other.sort is one.sort]
+            own = [(index.relation, "i") for index in facts.indexes] + [(each, "S") for each in facts.sequences]
+            for relation, kind in own:
+                yield replace(one, relation=relation)
+                for new in filter(None, moved):
+                    there = Relation(new.schema, relation.name)
+                    yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=there, kind=kind, offset=one.offset)
 
     def _indexes_of_constraints(self, found: tuple[Change, ...]) -> Iterator[Change]:
         """Yield the index that is dropped or renamed with its constraint, and the constraint that is with its index."""

@@ -30,7 +30,7 @@ from runner.preflight.planned_queries import (
 )
 from runner.preflight.sql_units import Rooms, StatementContext, StatementFinding, Unit
 from runner.sql.catalog_needs import needed
-from runner.sql.facts import view_aliases
+from runner.sql.facts import cursor_of_row, view_aliases
 from runner.sql.relations import Relation, inner_query, query_relations
 from runner.sql.session_settings import assigned
 from runner.sql.statements import StatementKind
@@ -179,6 +179,9 @@ class Examiner:
         foreign = foreign_options(unit.statement)
         if foreign:
             verdict.why.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")
+        cursor = cursor_of_row(unit.statement)
+        if cursor is not None:
+            verdict.why.append(f"only running it shows whether the cursor {cursor} is open, and on this table")
         if unit.statement.kind is _K.CALL:
             verdict.why.append(NOT_CHECKABLE[_K.CALL])
         elif unsafe is not None:

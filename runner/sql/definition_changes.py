@@ -145,6 +145,7 @@ def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
         yield Alteration(aspect=_A.COLUMN, relation=relation, name=command.name, removes=True, old=command.name)
         yield Alteration(aspect=_A.KEY, relation=relation, removes=True)
         yield Alteration(aspect=_A.SEQUENCES, removes=True)
+        yield from _cascaded(command, relation)
     elif subtype in _OF_COLUMN:
         yield Alteration(aspect=_A.COLUMN, relation=relation, name=command.name, removes=True)
     elif subtype == "AT_AddConstraint":
@@ -154,6 +155,7 @@ def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
         name = command.name or getattr(definition, "conname", "")
         yield Alteration(aspect=_A.CONSTRAINT, relation=relation, name=name, removes=removes)
         yield Alteration(aspect=_A.KEY, relation=relation, name=name, removes=removes)
+        yield from _cascaded(command, relation)
     elif subtype in _PLAIN:
         yield Alteration(aspect=_PLAIN[subtype], relation=relation, removes=True)
     elif subtype.startswith(("AT_AttachPartition", "AT_DetachPartition")):
@@ -166,6 +168,12 @@ def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
         yield Alteration(aspect=_A.CLUSTERING, relation=relation, removes=subtype == "AT_DropCluster")
     elif subtype not in _HARMLESS:
         yield Alteration(aspect=_A.RELATION, relation=relation)
+
+
+def _cascaded(node: Tree, relation: Relation | None = None) -> Iterator[Alteration]:
+    """What CASCADE drops besides: views, foreign keys, defaults, triggers, policies, whatever depends on the object."""
+    if label(node, "behavior") == "DROP_CASCADE":
+        yield Alteration(aspect=_A.RELATION, relation=relation, removes=True)
 
 
 _ROW_SECURITY = ("AT_EnableRowSecurity", "AT_DisableRowSecurity", "AT_ForceRowSecurity", "AT_NoForceRowSecurity")
@@ -348,6 +356,8 @@ def _dropped(node: Tree) -> Iterator[Alteration]:
         yield Alteration(aspect=_A.CONSTRAINT, removes=True)
         yield Alteration(aspect=_A.FUNCTION, removes=True)
         yield Alteration(aspect=_A.ATTACHED, removes=True)
+        if kind not in _RELATIONS - {"OBJECT_SCHEMA", "OBJECT_SEQUENCE"}:  # of relations the catalog has the views
+            yield from _cascaded(node)
         if kind in {"OBJECT_TYPE", "OBJECT_DOMAIN", "OBJECT_EXTENSION"}:
             yield Alteration(aspect=_A.COLUMN, removes=True)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 
 from runner.sql.builtin_functions import SERVER_WIDE
-from runner.sql.relations import Relation, RelationUse, Use, relation_named, relation_of
+from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap, walk
 from runner.structs import Struct
@@ -112,6 +112,21 @@ def computes(statement: Statement) -> bool:
     )
     given = (unwrap(getattr(command, "def")) for command in defaults if command.HasField("def"))
     return not all(map(_is_constant, given))
+
+
+#: The types that an identity column can have.
+_IDENTITY_TYPES = frozenset({"int2", "int4", "int8"})
+
+
+def wrong_identities(statement: Statement) -> Iterator[tuple[str, int]]:
+    """Yield new identity columns of a type other than smallint, integer and bigint, each with its offset."""
+    if statement.kind not in {_K.CREATE_TABLE, _K.ALTER_TABLE}:
+        return
+    for column in find(statement.node, "ColumnDef"):
+        kinds = {label(constraint, "contype") for constraint in map(unwrap, column.constraints)}
+        types = strings(column.type_name.names)
+        if "CONSTR_IDENTITY" in kinds and types and types[-1] not in _IDENTITY_TYPES:
+            yield column.colname, statement.offset(column)
 
 
 def _is_constant(node: Tree) -> bool:
@@ -442,23 +457,72 @@ class ReindexTarget(enum.Enum):
     DATABASE = "REINDEX_OBJECT_DATABASE"
 
 
-_QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE})
-_CHANGES_ROWS = frozenset({"UpdateStmt", "DeleteStmt"})
+_QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
+_CHANGE_ROWS = frozenset({_K.UPDATE, _K.DELETE, _K.MERGE})
+_CHANGES_ROWS = frozenset({"UpdateStmt", "DeleteStmt", "MergeStmt"})
+_NO_WHERE = "it has no WHERE"
+_NO_JOIN = "its ON names no column, and its WHEN has no condition"
 
 
-def unfiltered_writes(statement: Statement) -> tuple[RelationUse, ...]:
-    """Return the tables that an UPDATE or DELETE without WHERE changes, those in CTEs and under EXPLAIN included."""
+class UnfilteredWrite(Struct):
+    """A table of which a statement changes every row; `why` says what is missing, as a clause about the statement."""
+
+    relation: Relation
+    offset: int
+    why: str
+
+    @property
+    def hint(self) -> str:
+        """Return what to write if every row is meant."""
+        return f"write {'WHERE true' if self.why == _NO_WHERE else 'WHEN … AND true'} if that is intended"
+
+
+def unfiltered_writes(statement: Statement) -> tuple[UnfilteredWrite, ...]:
+    """Return the tables of which UPDATE, DELETE or MERGE changes every row, those in CTEs and under EXPLAIN included.
+
+    What CREATE puts into a function or a rule changes nothing yet.
+    """
     own = statement.node
-    if statement.kind in _QUERIES and not _has_cte(statement):
+    if statement.kind in {_K.CREATE_FUNCTION, _K.CREATE_RULE}:
+        found: Iterable[Tree] = ()
+    elif statement.kind in _QUERIES and not _has_cte(statement):
         # PostgreSQL takes no other one, but in a CTE at the top.
-        found: Iterable[Tree] = (own,) if statement.kind in {_K.UPDATE, _K.DELETE} else ()
+        found = (own,) if statement.kind in _CHANGE_ROWS else ()
     else:
         found = (node for node in walk(own) if node.DESCRIPTOR.name in _CHANGES_ROWS)
     return tuple(
-        RelationUse(relation=relation_of(node.relation), use=Use.WRITE, offset=statement.offset(node.relation))
+        UnfilteredWrite(
+            relation=relation_of(node.relation),
+            offset=statement.offset(node.relation),
+            why=_NO_JOIN if node.DESCRIPTOR.name == "MergeStmt" else _NO_WHERE,
+        )
         for node in found
-        if not node.HasField("where_clause")
+        if _is_unfiltered(node)
     )
+
+
+def _is_unfiltered(node: Tree) -> bool:
+    if node.DESCRIPTOR.name != "MergeStmt":
+        return not node.HasField("where_clause")
+    joins = _constant(node.join_condition)
+    if joins is None:
+        return False
+    wanted = "MERGE_WHEN_MATCHED" if joins else "MERGE_WHEN_NOT_MATCHED_BY_SOURCE"
+    for item in node.merge_when_clauses:
+        clause = unwrap(item)
+        if label(clause, "match_kind") == wanted and not clause.HasField("condition"):
+            return label(clause, "command_type") in {"CMD_UPDATE", "CMD_DELETE"}
+    return False
+
+
+def _constant(condition: Tree) -> bool | None:
+    """Return what a condition without columns says, as far as its text shows; None if it depends on rows."""
+    node = unwrap(condition)
+    if any(one.DESCRIPTOR.name in {"ColumnRef", "SubLink", "FuncCall"} for one in walk(node)):
+        return None
+    if node.DESCRIPTOR.name == "A_Const":
+        return bool(node.boolval.boolval)
+    return True  # such as 1 = 1
 
 
 def _has_cte(statement: Statement) -> bool:
@@ -467,6 +531,15 @@ def _has_cte(statement: Statement) -> bool:
         return True
     rows = unwrap(node.select_stmt) if statement.kind is _K.INSERT and node.HasField("select_stmt") else None
     return rows is not None and bool(rows.HasField("with_clause"))
+
+
+def cursor_of_row(statement: Statement) -> str | None:
+    """Return the cursor whose row an UPDATE or DELETE changes (WHERE CURRENT OF), None if there is none."""
+    node = statement.node
+    if statement.kind not in {_K.UPDATE, _K.DELETE} or not node.HasField("where_clause"):
+        return None
+    condition = unwrap(node.where_clause)
+    return str(condition.cursor_name) if condition.DESCRIPTOR.name == "CurrentOfExpr" else None
 
 
 def is_guarded(statement: Statement) -> bool:

@@ -268,6 +268,15 @@ def has_star(statement: Statement) -> bool:
     return next(find(statement.node, "A_Star"), None) is not None
 
 
+def selects_fields(statement: Statement) -> bool:
+    """Return whether it names fields of rows that are values: `(c).x`, `SET c.x = 1`, columns of a function in FROM."""
+    node = statement.node
+    if next(find(node, "RangeFunction"), None) is not None:
+        return True
+    indirect = (one.indirection for name in ("A_Indirection", "ResTarget") for one in find(node, name))
+    return any(unwrap(item).DESCRIPTOR.name == "String" for each in indirect for item in each)
+
+
 def inserts_by_position(statement: Statement) -> bool:
     """Return whether it is an INSERT without a list of columns."""
     return statement.kind is _K.INSERT and not statement.node.cols

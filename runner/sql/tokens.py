@@ -342,7 +342,8 @@ class ScanError(Exception):
 
 #: White space to a reader, and a letter of a name to PostgreSQL: spaces that are not ASCII, and characters of no width.
 INVISIBLE = re.compile(
-    "[\\x85\\xa0\\xad\\u034f\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff]"
+    "[\\x85\\xa0\\xad\\u034f\\u115f\\u1160\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f"
+    "\\u2800\\u3000\\u3164\\ufeff\\uffa0]"
 )
 
 

@@ -101,6 +101,18 @@ INSERT INTO pubt VALUES (1, 1);
 CREATE UNIQUE INDEX pubt_id ON pubt (id);
 CREATE PUBLICATION pub1 FOR TABLE pubt;
 CREATE UNLOGGED TABLE ul (id int PRIMARY KEY);
+CREATE TABLE rowy (id int PRIMARY KEY, name text);
+CREATE TABLE rowheld (r rowy);
+CREATE FUNCTION rowy_all() RETURNS SETOF rowy LANGUAGE sql AS 'SELECT * FROM rowy';
+CREATE TYPE addr AS (street text, zip text);
+CREATE TABLE homes (id int, a addr);
+CREATE FUNCTION casc_f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+CREATE TYPE casc_t AS ENUM ('a', 'b');
+CREATE TABLE casc (id int PRIMARY KEY, name text, f int, m casc_t);
+CREATE INDEX casc_i ON casc (casc_f(f));
+CREATE VIEW casc_v AS SELECT id, name FROM casc;
+CREATE MATERIALIZED VIEW casc_m AS SELECT id, name FROM casc;
+CREATE TABLE casc_r (id int PRIMARY KEY, casc_id int CONSTRAINT casc_fk REFERENCES casc);
 """
 
 

@@ -330,4 +330,75 @@ FOREIGN = Group(
     """,
 )
 
-CATALOGS = (SEARCH, EVENTS, DEFAULTS, PUBLISHED, SEQUENCES, FOREIGN)
+ROWS = Group(
+    name="rows as values",
+    changes="""
+        ALTER TABLE rowy ADD COLUMN z text
+        ALTER TABLE rowy RENAME COLUMN name TO z
+        ALTER TYPE addr ADD ATTRIBUTE z text
+        ALTER TYPE addr DROP ATTRIBUTE zip
+        ALTER TYPE addr RENAME ATTRIBUTE zip TO z
+        DROP FUNCTION rowy_all; DROP TABLE rowheld
+    """,
+    uses="""
+        SELECT (rowy_all()).z
+        SELECT (rowy_all()).name
+        SELECT q.z FROM rowy_all() q
+        SELECT name FROM rowy_all()
+        SELECT q.z FROM (SELECT (rowy_all()).*) q
+        SELECT (r).z FROM rowheld
+        SELECT (r).name FROM rowheld
+        UPDATE rowheld SET r.z = 'a'
+        UPDATE rowheld SET r.name = 'a'
+        INSERT INTO rowheld (r.z) VALUES ('a')
+        SELECT z FROM json_populate_record(NULL::rowy, '{}')
+        SELECT (NULL::rowy).name
+        SELECT (a).z FROM homes
+        SELECT (a).zip FROM homes
+        UPDATE homes SET a.z = '1'
+        UPDATE homes SET a.zip = '1'
+        DROP TYPE addr
+        DROP TABLE rowy
+    """,
+)
+
+CASCADES = Group(
+    name="cascades",
+    changes="""
+        ALTER TABLE casc DROP COLUMN name CASCADE
+        ALTER TABLE casc DROP CONSTRAINT casc_pkey CASCADE
+        DROP TABLE casc CASCADE
+        DROP VIEW casc_v CASCADE
+        DROP FUNCTION casc_f(int) CASCADE
+        DROP TYPE casc_t CASCADE
+        DROP TABLE casc_r; DROP VIEW casc_v; DROP MATERIALIZED VIEW casc_m; DROP TABLE casc
+        ALTER TABLE gen SET SCHEMA s1
+        DROP TABLE gen
+        ALTER TABLE t SET SCHEMA s1
+    """,
+    uses="""
+        DROP VIEW casc_v
+        SELECT id FROM casc_v
+        CREATE VIEW casc_v AS SELECT 1 AS a
+        COMMENT ON VIEW casc_v IS 'x'
+        REFRESH MATERIALIZED VIEW casc_m
+        DROP MATERIALIZED VIEW casc_m
+        DROP INDEX casc_i
+        REINDEX INDEX casc_i
+        CREATE INDEX casc_i ON base (id)
+        ALTER TABLE casc_r DROP CONSTRAINT casc_fk
+        ALTER TABLE casc_r ADD CONSTRAINT casc_fk FOREIGN KEY (casc_id) REFERENCES casc
+        UPDATE casc SET m = 'a'
+        INSERT INTO casc (id) VALUES (1) ON CONFLICT (id) DO NOTHING
+        DROP TABLE casc
+        SELECT nextval('gen_id_seq')
+        SELECT nextval('s1.gen_id_seq')
+        ALTER SEQUENCE gen_id_seq RESTART
+        ALTER SEQUENCE s1.gen_id_seq RESTART
+        DROP INDEX t_b
+        DROP INDEX s1.t_b
+        CREATE INDEX t_b ON base (id)
+    """,
+)
+
+CATALOGS = (SEARCH, EVENTS, DEFAULTS, PUBLISHED, SEQUENCES, FOREIGN, ROWS, CASCADES)

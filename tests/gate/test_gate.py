@@ -70,6 +70,15 @@ NAMED = (
     "moves: CREATE TYPE fresh AS (id int) -> CREATE TABLE fresh (z int)",
     "moves: CREATE TYPE fresh AS (id int) -> COMMENT ON COLUMN fresh.id IS 'x'",
     "routines: ALTER FUNCTION s4.h(int) SET SCHEMA public -> SELECT h(1)",
+    "rows as values: ALTER TABLE rowy ADD COLUMN z text -> SELECT (rowy_all()).z",
+    "rows as values: ALTER TYPE addr DROP ATTRIBUTE zip -> SELECT (a).zip FROM homes",
+    "cascades: ALTER TABLE casc DROP COLUMN name CASCADE -> DROP VIEW casc_v",
+    "cascades: DROP TABLE casc CASCADE -> DROP INDEX casc_i",
+    "cascades: DROP FUNCTION casc_f(int) CASCADE -> DROP INDEX casc_i",
+    "cascades: ALTER TABLE gen SET SCHEMA s1 -> SELECT nextval('s1.gen_id_seq')",
+    "cascades: ALTER TABLE gen SET SCHEMA s1 -> SELECT nextval('gen_id_seq')",
+    "parts: - -> ALTER TABLE t ADD COLUMN z text GENERATED ALWAYS AS IDENTITY",
+    "parts: - -> UPDATE t SET b = 1 WHERE CURRENT OF nowhere",
     "routines: DROP FUNCTION stamp() CASCADE -> ALTER TABLE trg DISABLE TRIGGER trg_stamp",
 )
 CASES = {case.name: case for case in every_case()}

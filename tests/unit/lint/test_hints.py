@@ -257,6 +257,11 @@ ROWS: list[tuple[str, str, str]] = [
     ("JP351", _step("VACUUM FULL t", _LOCK), _step("VACUUM t")),
     ("JP352", _step("DELETE FROM t"), _step("DELETE FROM t WHERE true")),
     (
+        "JP352",
+        _step("MERGE INTO t USING u ON true WHEN MATCHED THEN DELETE"),
+        _step("MERGE INTO t USING u ON true WHEN MATCHED AND true THEN DELETE"),
+    ),
+    (
         "JP353",
         _step("DROP TABLE t", _LOCK),
         _step("DROP TABLE t", _LOCK, comment="  # jobplan: ignore=JP353"),

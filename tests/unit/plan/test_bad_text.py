@@ -52,6 +52,10 @@ def test_a_character_that_turns_writing_around_is_refused(tmp_path: Path, charac
         ("\u3000", "U+3000 (IDEOGRAPHIC SPACE)"),
         ("\u202f", "U+202F (NARROW NO-BREAK SPACE)"),
         ("\u00ad", "U+00AD (SOFT HYPHEN)"),
+        ("\u3164", "U+3164 (HANGUL FILLER)"),
+        ("\uffa0", "U+FFA0 (HALFWIDTH HANGUL FILLER)"),
+        ("\u115f", "U+115F (HANGUL CHOSEONG FILLER)"),
+        ("\u2800", "U+2800 (BRAILLE PATTERN BLANK)"),
     ],
 )
 def test_an_invisible_character_in_sql_is_named_once(tmp_path: Path, character: str, name: str) -> None:
@@ -108,6 +112,14 @@ def test_a_plan_that_json_dumps_has_written_keeps_its_characters(tmp_path: Path)
 def test_half_of_a_pair_is_a_problem(tmp_path: Path, escape: str) -> None:
     found = load(tmp_path, f'{_HEAD}description: "{escape}"\nsteps: [{{id: a, sql: VACUUM t}}]\n')
     assert [problem.code for problem in found] in (["JP004"], ["JP005"])
+    assert "surrogate pair" in f"{found[0].message} {found[0].hint}"
+
+
+@pytest.mark.parametrize("text", ["a\\d", "C:\\dir", "\\xZZ", "\\u12"])
+def test_a_wrong_escape_is_said_to_be_one(tmp_path: Path, text: str) -> None:
+    (problem,) = load(tmp_path, f'{_HEAD}description: "{text}"\nsteps: [{{id: a, sql: VACUUM t}}]\n')
+    assert problem.code == "JP005"
+    assert "escape" in (problem.hint or "")
 
 
 @pytest.mark.parametrize("key", ["description: ", "steps: [{id: a, sql: "])
@@ -151,6 +163,11 @@ def test_a_huge_integer_is_out_of_range(tmp_path: Path, piece: str, number: str)
         "queue_timeout: 9999999999999999999d",
         "retry: {max_attempts: 2, delay: 10000000000.5s}",
         "output_buffer: 99999999999kB",
+        f"timeout: {_HUGE}",
+        f"lock_timeout: {_HUGE}s",
+        f"queue_timeout: {_HUGE}h{_HUGE}m",
+        f"output_buffer: {_HUGE}",
+        f"output_buffer: {_HUGE}MB",
     ],
 )
 def test_a_duration_or_size_with_too_many_digits_is_out_of_range(tmp_path: Path, piece: str) -> None:
@@ -207,6 +224,22 @@ def test_a_parameter_in_the_wrong_form_is_no_syntax_error_besides(tmp_path: Path
     head = _HEAD + "params: {t: {type: identifier, default: orders}}\n"
     found = load(tmp_path, head + "steps: [{id: a, sql: 'VACUUM :t'}]\n")
     assert [problem.code for problem in found] == ["JP221"]
+
+
+@pytest.mark.parametrize(
+    ("items", "sql"),
+    [
+        (f"[{_HUGE}]", "DELETE FROM t WHERE v = :q"),
+        ("[[1]]", "DELETE FROM t WHERE v = :'q'"),
+        ("[{a: [1]}]", "DELETE FROM t WHERE v = :'q.a'"),
+        ("[null]", 'VACUUM :"q"'),
+    ],
+)
+def test_an_item_that_cannot_be_read_is_no_unknown_parameter_besides(tmp_path: Path, items: str, sql: str) -> None:
+    step = f"steps:\n  - id: a\n    for_each: {{items: {items}, as: q, max_parallel: 1}}\n    sql: |\n      {sql}\n"
+    found = [problem for problem in load(tmp_path, _HEAD + step) if problem.severity is Severity.ERROR]
+    assert len(found) == 1
+    assert found[0].code.startswith("JP1")
 
 
 # --- psql -------------------------------------------------------------------------------------------------------------

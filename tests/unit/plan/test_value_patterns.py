@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,14 +31,6 @@ HOSTILE = (
     ("\\S*\\s*\\S*\\s*\\S*x", "y" * 900),
 )
 _HEAD = "version: 1\nname: example\nbudget: {slots: 1}\ndefaults: {timeout: 10m, on_finish: wait}\n"
-
-
-@pytest.fixture(autouse=True)
-def a_fresh_budget() -> Iterator[None]:
-    """What other tests have spent counts for nothing."""
-    parameters._SPENT.clear()
-    yield
-    parameters._SPENT.clear()
 
 
 @pytest.mark.parametrize(
@@ -125,3 +116,17 @@ def test_many_hostile_patterns_share_one_limit(tmp_path: Path, monkeypatch: pyte
     problems = [problem for problem in check_plan(path).problems if problem.code == "JP225"]
     assert len(problems) == 200
     assert sum("previous patterns took too long" in problem.message for problem in problems) > 150
+
+
+def test_hostile_patterns_of_one_plan_do_not_fail_the_next_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(parameters, "_ALL_SECONDS", 0.0)
+        test_hostile_defaults_enums_and_values_are_problems_of_the_plan(tmp_path)
+    path = tmp_path / "next.yaml"
+    path.write_text(
+        f"{_HEAD}params:\n  a: {{type: string, pattern: '[a-z]+(-[a-z]+)*', default: x-y}}\n"
+        "  b: {type: string, pattern: '([a-z]|-)+', default: x-z}\nsteps: [{id: s, sql: VACUUM t}]\n"
+    )
+    assert [problem for problem in check_plan(path).problems if problem.code == "JP225"] == []

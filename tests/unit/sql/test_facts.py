@@ -46,6 +46,12 @@ def _parse(sql: str) -> Statement:
         ("EXPLAIN ANALYZE UPDATE t SET a = 1", ["t"]),
         ("TRUNCATE t", []),
         ("INSERT INTO t SELECT 1", []),
+        ("MERGE INTO é.t USING u ON true WHEN MATCHED THEN DELETE", ["é.t"]),
+        ("MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE", []),
+        ("MERGE INTO t USING u ON (SELECT false) WHEN MATCHED THEN DELETE", []),
+        ("MERGE INTO t USING u ON 1 = 1 WHEN NOT MATCHED THEN DO NOTHING WHEN MATCHED THEN DELETE", ["t"]),
+        ("MERGE INTO t USING u ON false WHEN MATCHED THEN DELETE", []),
+        ("MERGE INTO t USING u ON false WHEN NOT MATCHED BY SOURCE THEN DELETE", ["t"]),
     ],
 )
 def test_writes_without_where(sql: str, expected: list[str]) -> None:
