@@ -18,7 +18,7 @@ from runner.sql.alter_table import alter_actions
 from runner.sql.catalog_changes import Action, Sort, changes
 from runner.sql.catalog_needs import defines, needed, type_names
 from runner.sql.definition_changes import Alteration, Aspect, fires_event_triggers
-from runner.sql.facts import functions_called
+from runner.sql.facts import created_relations, functions_called
 from runner.sql.relations import (
     Relation,
     column_uses,
@@ -49,8 +49,10 @@ _DEPENDS: dict[str, frozenset[Aspect]] = {
     "3F000": frozenset({_A.EXTENSION}),
     "JP604": frozenset(),
     "JP605": frozenset({_A.COLUMN, _A.FUNCTION, _A.TYPE}),
-    "JP608": frozenset({_A.CONSTRAINT, _A.KEY, _A.COLUMN, _A.ATTACHED, _A.OBJECT}),
-    "JP609": frozenset({_A.CONSTRAINT, _A.KEY, _A.RELATION, _A.COLUMN, _A.PARTITION, _A.ATTACHED, _A.INHERITANCE}),
+    "JP608": frozenset({_A.CONSTRAINT, _A.KEY, _A.COLUMN, _A.ATTACHED, _A.OBJECT, _A.DEPENDENTS}),
+    "JP609": frozenset(
+        {_A.DEPENDENTS, _A.CONSTRAINT, _A.KEY, _A.RELATION, _A.COLUMN, _A.PARTITION, _A.ATTACHED, _A.INHERITANCE}
+    ),
     "JP522": frozenset({_A.PRIVILEGE, _A.ROLE}),
     "JP523": frozenset({_A.EXTENSION}),
     "JP614": frozenset({_A.VALIDITY, _A.KEY}),
@@ -184,7 +186,7 @@ def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: CatalogV
         _A.SETTING: one.step != sight.step,
         _A.EVENTS: fires_event_triggers(unit.statement),
         _A.PUBLISHED: unit.statement.kind in _NEED_IDENTITY,
-        **dict.fromkeys((_A.FILLING, _A.CLUSTERING, _A.RELATION, _A.OPERATOR), True),
+        **dict.fromkeys((_A.FILLING, _A.CLUSTERING, _A.RELATION, _A.OPERATOR, _A.DEPENDENTS), True),
     }
     return always.get(aspect, named)
 
@@ -232,6 +234,7 @@ def relations_of(unit: Unit, sight: CatalogView) -> frozenset[Relation]:
     named = {use.relation for use in query_relations(statement)}
     named |= {one.relation for one in needed(statement)}
     named |= {action.other for action in alter_actions(statement) if action.other is not None}
+    named |= {sight.new_place(relation) for relation in created_relations(statement)}
     found = set(named)
     for relation in named:
         facts = sight.around.relations.get(relation)

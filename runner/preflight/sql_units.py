@@ -297,7 +297,11 @@ class Rooms:
 
     def _with(self, unit: Unit, assigned: Settings) -> Settings:
         settings = dict(self._settings(unit.step, condition=unit.is_condition))
-        settings.update((name, value) for name, value in assigned if not name.startswith(_OF_TRANSACTION))
+        for name, value in assigned:
+            if name == "session_authorization":  # then the role of the step does not apply any more
+                settings.pop("role", None)
+            if not name.startswith(_OF_TRANSACTION):
+                settings[name] = value
         return tuple(settings.items())
 
     def _settings(self, step: Step | None, *, condition: bool) -> Settings:

@@ -58,6 +58,7 @@ class Aspect(enum.Enum):
     SEQUENCES = "sequences"
     #: Event triggers, which almost every command that changes a definition fires.
     EVENTS = "event triggers"
+    DEPENDENTS = "dependents"
 
 
 class Alteration(Struct, frozen=True, kw_only=True):
@@ -173,7 +174,7 @@ def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
 def _cascaded(node: Tree, relation: Relation | None = None) -> Iterator[Alteration]:
     """What CASCADE drops besides: views, foreign keys, defaults, triggers, policies, whatever depends on the object."""
     if label(node, "behavior") == "DROP_CASCADE":
-        yield Alteration(aspect=_A.RELATION, relation=relation, removes=True)
+        yield Alteration(aspect=_A.DEPENDENTS, relation=relation, removes=True)
 
 
 _ROW_SECURITY = ("AT_EnableRowSecurity", "AT_DisableRowSecurity", "AT_ForceRowSecurity", "AT_NoForceRowSecurity")

@@ -203,10 +203,13 @@ def settings_after(
     found: dict[str, str] = dict(before)
     for name, value in assignments:
         if name == ALL:
-            found = {kept: found[kept] for kept in found if kept == "role"}
+            found = {kept: found[kept] for kept in found if kept in ("role", "session_authorization")}
         elif value is None:
             found.pop(name, None)
         else:
+            if name == "session_authorization":  # a new session user has no role until the next SET ROLE
+                found.pop("role", None)
+            found.pop(name, None)  # the order counts
             found[name] = value
     return tuple(found.items())
 

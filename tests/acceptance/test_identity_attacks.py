@@ -206,7 +206,7 @@ def test_a_step_called_runner_is_no_runner_also_for_a_role_that_sees_only_names(
 ) -> None:
     plan = jobplan.plan('- {id: runner, sql: "SELECT pg_sleep(60)"}')
     run = kill_when_seen(jobplan, done, plan)
-    reported = jobplan("status", "--dsn", mallory, "--format", "json")
+    reported = jobplan("status", run, "--dsn", mallory, "--format", "json")
     (seen,) = json.loads(reported.out)["runs"]
     assert (seen["run"], seen["runner"]["alive"], len(seen["workers"])) == (run, False, 1)
     cancelled = jobplan("cancel", run, "--dsn", done.dsn)

@@ -92,7 +92,7 @@ def test_cancel_without_any_record_leaves_workers_alone_whose_labels_are_cut_and
     assert narrow.workers() == ["away", "waits"]
     assert cancelled.out.count("track_activities and track_activity_query_size") == 2
     reported = json.loads(
-        jobplan("status", "--dsn", narrow.dsn, "--format", "json", "--journal", tmp_path / "none").out
+        jobplan("status", run, "--dsn", narrow.dsn, "--format", "json", "--journal", tmp_path / "none").out
     )
     assert [len(seen["workers"]) for seen in reported["runs"]] == [2]
     assert jobplan("cancel", run, "--detached", "--dsn", narrow.dsn, "--journal", tmp_path / "none").code == 0

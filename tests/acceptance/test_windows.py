@@ -131,7 +131,7 @@ def test_status_and_show_have_the_window_while_a_run_waits(jobplan: Jobplan, don
     until(lambda: jobplan.happened("step_queued"))
     status = jobplan("status", "--dsn", done.dsn)
     assert "the window opens at" in status.out, status.out
-    (run,) = json.loads(jobplan("status", "--dsn", done.dsn, "--format", "json").out)["runs"]
+    (run,) = json.loads(jobplan("status", only_run(jobplan), "--dsn", done.dsn, "--format", "json").out)["runs"]
     assert run["record"]["window"].startswith("the window opens at")
     shown = jobplan("show", only_run(jobplan))
     assert re.search(r"^window: .* \(UTC\); the window opens at ", shown.out, re.MULTILINE), shown.out
