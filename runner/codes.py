@@ -124,6 +124,10 @@ _ROWS: Final = (
     ("JP272", "secret-in-targets", _E, "A secret in a targets file"),
     ("JP273", "two-rest-waves", _E, "Two waves without a condition"),
     ("JP274", "bad-selector", _E, "A selector or a label that is not valid"),
+    # the settings of a project
+    ("JP275", "toml-syntax", _E, "This is not TOML"),
+    ("JP276", "secret-in-settings", _E, "A secret in the settings of a project"),
+    ("JP277", "bad-setting", _E, "A setting that is not valid"),
     # SQL and how it runs
     ("JP300", "sql-syntax", _E, "A syntax error in SQL"),
     ("JP301", "psql-command", _E, "A command of psql in SQL"),

@@ -97,6 +97,10 @@ class ParameterError(PlanError):
     """The plan is valid, but a value for a parameter is not valid or is missing."""
 
 
+class SettingsError(PlanError):
+    """The settings file of the project is not valid; `problems` as for a plan."""
+
+
 class PreflightError(JobplanError):
     """Nothing was started: the server, the extension or a privilege does not meet the plan's needs."""
 

@@ -21,6 +21,7 @@ from runner.errors import (
     RequirementsUnmetError,
     RunSkippedError,
     ServerLostError,
+    SettingsError,
     UnstoppableError,
     UsageError,
 )
@@ -93,6 +94,7 @@ def for_error(error: JobplanError) -> ExitCode:
 _ERRORS: Final[tuple[tuple[type[JobplanError], ExitCode], ...]] = (
     (UsageError, ExitCode.USAGE),
     (ParameterError, ExitCode.USAGE),
+    (SettingsError, ExitCode.USAGE),
     (PlanError, ExitCode.INVALID_PLAN),
     (RunSkippedError, ExitCode.SUCCESS),
     (OutsideWindowError, ExitCode.WINDOW_CLOSED),

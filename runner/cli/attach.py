@@ -11,6 +11,7 @@ import click
 from runner.cli.completion import complete_run
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
+from runner.cli.project_options import environment_options
 from runner.clock import rfc3339
 from runner.structs import replace
 
@@ -27,6 +28,7 @@ _EVERY = 1.0
 @click.command()
 @click.argument("run", shell_complete=complete_run)
 @dsn_option
+@environment_options
 @journal_option
 @trust_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)

@@ -16,6 +16,7 @@ import click
 from runner.cli.completion import complete_run, complete_step
 from runner.cli.console import print_json, print_lines
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema
+from runner.cli.project_options import confirm, confirm_option, environment_options
 from runner.durations import parse_duration
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
@@ -45,6 +46,8 @@ _LEAST_OF_AN_ID = len("260131-k")
     "--timeout", default="1m", show_default=True, metavar="DURATION", help="How long to wait until the workers end."
 )
 @dsn_option
+@environment_options
+@confirm_option
 @journal_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def cancel(
@@ -72,6 +75,7 @@ def cancel(
         return found
 
     server = dsn_of_run(dsn, journal, run)
+    confirm(lambda: server)
     done = asyncio.run(_cancel(run, find, step, server, journal=journal, detached=detached, patience=seconds))
     done = replace(done, where=where)
     if form == "json":

@@ -60,6 +60,6 @@ def complete_code(_ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 def _journal(ctx: click.Context) -> Path:
-    from runner.project.places import default_journal
+    from runner.cli.project_options import chosen_journal
 
-    return Path(ctx.params.get("journal") or default_journal())
+    return Path(ctx.params.get("journal") or chosen_journal())

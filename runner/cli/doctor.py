@@ -10,6 +10,7 @@ import click
 
 from runner.cli.console import color_option, print_json_text, wants_color
 from runner.cli.options import chosen_dsn, dsn_option, ledger_schema, trust_option
+from runner.cli.project_options import environment_options
 from runner.errors import ConnectionFailedError, ServerLostError
 from runner.exit_codes import ExitCode
 from runner.gateway.inspection import Inspector
@@ -21,6 +22,7 @@ from runner.structs import replace
 
 
 @click.command()
+@environment_options
 @dsn_option
 @trust_option
 @click.option(

@@ -29,6 +29,7 @@ from runner.cli.options import (
     trust_option,
     wanted_check_reports,
 )
+from runner.cli.project_options import PlanPath, environment_options
 from runner.durations import parse_duration
 from runner.errors import ConnectionFailedError, ParameterError, Problem, ServerLostError, UsageError
 from runner.exit_codes import ExitCode
@@ -58,7 +59,7 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
 
 
 @click.command("dry-run")
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plan", type=PlanPath())
 @dsn_option
 @parameter_options
 @selection_options
@@ -69,6 +70,7 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
     metavar="STEP=DURATION",
     help="Assume how long a step takes, such as vacuum=10m; repeatable.",
 )
+@environment_options
 @journal_option
 @trust_option
 @click.option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli.options import parameter_values
+from runner.cli.project_options import PlanPath, chosen_severities
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
@@ -37,7 +38,7 @@ def export() -> None:
 def _options(command: _Command) -> _Command:
     for option in reversed(
         (
-            click.argument("plan", type=click.Path(path_type=Path)),
+            click.argument("plan", type=PlanPath()),
             click.option(
                 "--targets",
                 "targets_file",
@@ -154,7 +155,7 @@ def _export(
     from runner.lint import read_plan
 
     values = parameter_values(params, None)["given"]
-    loaded = read_plan(plan, given=values, require_values=False)
+    loaded = read_plan(plan, given=values, severities=chosen_severities(), require_values=False)
     targets = None if targets_file is None else read_targets(targets_file)
     if targets_path is not None and targets_file is None:
         raise UsageError("--targets-path needs --targets: the file says which clusters there are.")

@@ -25,6 +25,14 @@ from runner.cli.options import (
     trust_option,
     wanted_reports,
 )
+from runner.cli.project_options import (
+    PlanPath,
+    chosen_reports,
+    confirm,
+    confirm_option,
+    environment_argument,
+    environment_options,
+)
 from runner.clock import MonotonicClock
 from runner.errors import RecordError, UsageError
 from runner.exit_codes import ExitCode, help_text
@@ -107,12 +115,13 @@ def targets_command(targets_file: Path, where: tuple[str, ...], form: str) -> in
 
 
 @fleet.command("dry-run")
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plan", type=PlanPath())
 @_targets_option
 @_where_option
 @parameter_options
 @selection_options
 @trust_option
+@environment_options
 @click.option("--no-explain", is_flag=True, help="Do not ask the planner: faster, with less detail.")
 @click.option("--strict", is_flag=True, help="Exit with 3 for warnings, too.")
 @_format_option
@@ -150,7 +159,7 @@ def dry_run_command(
 
 
 @fleet.command("run", epilog=help_text())
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plan", type=PlanPath())
 @_targets_option
 @_where_option
 @click.option(
@@ -168,6 +177,8 @@ def dry_run_command(
 )
 @parameter_options
 @selection_options
+@environment_options
+@confirm_option
 @journal_option
 @no_ledger_option
 @click.option("--require-ledger", is_flag=True, help="Fail on targets without a ledger: only with one is a retry safe.")
@@ -203,6 +214,7 @@ def run_command(
     from runner.fleet.rollout import assign_runs
     from runner.fleet.targets import read_targets
 
+    confirm()
     if require_ledger and no_ledger:
         raise UsageError("--require-ledger and --no-ledger exclude each other.")
     if or_resume and fleet_id is None:
@@ -210,7 +222,7 @@ def run_command(
     fleet_id = _checked_id(fleet_id) if fleet_id is not None else new_run_id(MonotonicClock().now())
     targets = read_targets(targets_file)
     _check_waves(waves, targets)
-    wanted = _wanted_reports(reports, plan, targets_file, params_file)
+    wanted = _wanted_reports(_chosen_reports(reports), plan, targets_file, params_file)
     if or_resume and (fleets_folder(journal) / fleet_id).exists():
         return _resume_recorded(
             fleet_id, where, marks=(), allow_changed=False, trusted_roles=trusted_roles, wanted=wanted, journal=journal
@@ -324,7 +336,7 @@ def _begin(
 
 @fleet.command("resume", epilog=help_text())
 @click.argument("fleet_id", metavar="ID")
-@click.argument("plan", type=click.Path(path_type=Path), required=False)
+@click.argument("plan", type=PlanPath(), required=False)
 @click.option(
     "--targets",
     "targets_file",
@@ -342,6 +354,8 @@ def _begin(
 )
 @click.option("--allow-changed", is_flag=True, help="Continue although the plan has changed since.")
 @parameter_options
+@environment_options
+@confirm_option
 @journal_option
 @trust_option
 @_report_option
@@ -364,10 +378,11 @@ def resume_command(
     ID is the id of a fleet run, or `last`. On a machine without its record, name the plan and the targets file: the
     ledgers of the targets have the runs.
     """
+    confirm()
     if (plan is None) != (targets_file is None):
         raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
     values = parameter_values(params, params_file)
-    wanted = _wanted_reports(reports, plan, targets_file, params_file)
+    wanted = _wanted_reports(_chosen_reports(reports), plan, targets_file, params_file)
     if plan is not None and targets_file is not None:
         options = _Options(
             ledger=ledger_schema(), trusted_roles=trusted_roles, allow_changed=allow_changed, reports=wanted
@@ -476,6 +491,7 @@ def _resume_elsewhere(
 
 @fleet.command("show")
 @click.argument("fleet_id", metavar="ID", default="last")
+@environment_options
 @journal_option
 @_report_option
 @_format_option
@@ -517,6 +533,7 @@ _servers_option = click.option(
 @fleet.command("status")
 @click.argument("fleet_id", metavar="ID", default="last")
 @_servers_option
+@environment_options
 @journal_option
 def status_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -> int:
     """Show what a fleet run does now: how far it is, and its members on each cluster.
@@ -540,6 +557,8 @@ def status_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -
 @fleet.command("cancel")
 @click.argument("fleet_id", metavar="ID", default="last")
 @_servers_option
+@environment_options
+@confirm_option
 @journal_option
 def cancel_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -> int:
     """Cancel a fleet run: nothing more is started, and the steps that run are cancelled.
@@ -550,6 +569,7 @@ def cancel_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -
     from runner.fleet.live_members import cancel_on_servers, member_lines
     from runner.fleet.records import is_running, request_cancel
 
+    confirm()
     fleet_id, targets, recorded = _meant(fleet_id, targets_file, journal)
     if recorded is not None and is_running(recorded):
         request_cancel(recorded, myself())
@@ -631,7 +651,7 @@ def _execute(
 
     with RunSignals() as signals, progress() as shown:
         code = signals.in_loop(execute(signals, shown))
-    print_lines(summary_lines(state, journal=journal_argument(journal)), err=True)
+    print_lines(summary_lines(state, journal=journal_argument(journal) + environment_argument()), err=True)
     written = _write_reports(options.reports, state)
     print_text(f"record: {', '.join([str(record.folder), *written])}", err=True)
     return code if code or len(written) == sum(path != STDOUT for _, path in options.reports) else ExitCode.FAILED
@@ -654,6 +674,13 @@ def _wanted_reports(texts: tuple[str, ...], *inputs: Path | None) -> Reports:
     from runner.fleet.reports import KINDS
 
     return wanted_reports(texts, *inputs, kinds=KINDS)
+
+
+def _chosen_reports(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the values of --report, or those of the project's settings that a fleet run can have."""
+    from runner.fleet.reports import KINDS
+
+    return given or tuple(text for text in chosen_reports(()) if text.partition("=")[0] in KINDS)
 
 
 def _resolved(targets: Targets, where: Sequence[str]) -> Resolved:

@@ -17,6 +17,7 @@ from runner.cli.options import (
     trust_option,
     written_out,
 )
+from runner.cli.project_options import environment_options
 from runner.durations import parse_duration
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
@@ -37,6 +38,7 @@ def ledger() -> None:
 
 
 @ledger.command()
+@environment_options
 @dsn_option
 @schema_option
 @trust_option
@@ -59,6 +61,7 @@ def install(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...],
 
 
 @ledger.command()
+@environment_options
 @dsn_option
 @schema_option
 @trust_option
@@ -73,6 +76,7 @@ def upgrade(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...])
 
 
 @ledger.command()
+@environment_options
 @dsn_option
 @schema_option
 @trust_option
@@ -100,6 +104,7 @@ def status(
 
 @ledger.command()
 @click.argument("run", metavar="RUN")
+@environment_options
 @dsn_option
 @schema_option
 @trust_option
@@ -117,6 +122,7 @@ def restore(run: str, dsn: str | None, schema: str | None, trusted_roles: tuple[
 
 
 @ledger.command()
+@environment_options
 @dsn_option
 @schema_option
 @trust_option
@@ -132,6 +138,7 @@ def purge(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], o
 
 
 @ledger.command()
+@environment_options
 @dsn_option
 @schema_option
 @trust_option

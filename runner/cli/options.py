@@ -10,13 +10,20 @@ import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
 import click
 
+from runner.cli.project_options import (
+    chosen_journal,
+    chosen_params,
+    chosen_server,
+    chosen_severities,
+    environment_argument,
+    note_override,
+)
 from runner.errors import JobplanError, RecordError, UsageError
 from runner.identity import run_id_problem
-from runner.project.places import default_journal
 from runner.records.run_folders import PLAN, has_journal
 from runner.reports.destinations import STDOUT, identity_of, is_device
 from runner.structs import Struct
@@ -34,41 +41,54 @@ def dsn_option(function: _F) -> _F:
     return click.option(
         "--dsn",
         metavar="CONNINFO",
-        help="libpq connection string. Default: JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.",
+        help="libpq connection string. Default: JOBPLAN_DSN, else jobplan.toml, else PGHOST, PGSERVICE and so on.",
     )(function)
 
 
-def chosen_dsn(given: str | None) -> str:
-    """Return the connection string: the option's, else JOBPLAN_DSN; if empty, libpq uses its environment.
+def chosen_dsn(given: str | None, *, general: bool = True) -> str:
+    """Return the connection string: the option's, else JOBPLAN_DSN, else that of the project's settings.
 
+    If it is empty, libpq uses its environment. Without `general` the settings count only if --env names a section.
     UsageError if it is not UTF-8.
     """
+    return _given_dsn(given) or ("" if given is not None else chosen_server(general=general))
+
+
+def _given_dsn(given: str | None) -> str:
+    """Return the option's connection string, else JOBPLAN_DSN. UsageError if it is not UTF-8."""
     dsn = given if given is not None else os.environ.get("JOBPLAN_DSN", "")
     try:
         dsn.encode()
     except UnicodeEncodeError as error:
         source = "--dsn" if given is not None else "JOBPLAN_DSN"
         raise UsageError(f"{source} is not UTF-8: libpq takes no other connection string.") from error
+    if dsn and given is None:
+        note_override("JOBPLAN_DSN", dsn)
     return dsn
 
 
 def dsn_argument(given: str | None) -> str:
-    """Return the --dsn option, with a space before it, for a suggested command that must reach the same server.
+    """Return --env and --dsn, with a space before them, for a suggested command that must reach the same server.
 
-    Empty without --dsn on the command line, and if JOBPLAN_DSN has the same: the environment still applies. The
+    No --dsn without --dsn on the command line, and if JOBPLAN_DSN has the same: the environment still applies. The
     password is left out: libpq asks for it or finds it where it found it before.
     """
+    environment = environment_argument()
     if not given or given == os.environ.get("JOBPLAN_DSN"):
-        return ""
+        return environment
     from runner.gateway.connecting import without_password
 
     target = without_password(given)
-    return f" --dsn {shlex.quote(target)}" if target else ""
+    return environment + (f" --dsn {shlex.quote(target)}" if target else "")
 
 
 def dsn_of_run(given: str | None, journal: Path, run: str | None) -> str:
-    """Return the connection string for a run: as `chosen_dsn`, else the one that its record names, if there is one."""
-    dsn = chosen_dsn(given)
+    """Return the connection string for a run.
+
+    It is the option's, else JOBPLAN_DSN, else that of --env, else the one that the run's record names, if there is one,
+    else that of the project's settings.
+    """
+    dsn = chosen_dsn(given, general=run is None)
     if dsn or given is not None or run is None:
         return dsn
     from runner.records.record import find_run, read_record
@@ -76,8 +96,8 @@ def dsn_of_run(given: str | None, journal: Path, run: str | None) -> str:
     try:
         started = read_record(journal, find_run(journal, run), own=True).started
     except RecordError:
-        return dsn
-    return started.connection if started is not None else dsn
+        started = None
+    return (started.connection if started is not None else "") or chosen_dsn(given)
 
 
 def written_out(
@@ -93,7 +113,7 @@ def written_out(
 
 def journal_argument(journal: Path) -> str:
     """Return the --journal option, with a space before it, for a suggested command; empty if it is the default."""
-    default = os.environ.get("JOBPLAN_JOURNAL") or default_journal()
+    default = os.environ.get("JOBPLAN_JOURNAL") or chosen_journal()
     return "" if journal == Path(default) else f" --journal {shlex.quote(str(journal))}"
 
 
@@ -123,7 +143,7 @@ def journal_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--journal",
         type=click.Path(path_type=Path, readable=False),
         envvar="JOBPLAN_JOURNAL",
-        default=default_journal,
+        default=chosen_journal,
         show_default=False,
         metavar="DIR",
         help="Folder with the journals of runs. Also JOBPLAN_JOURNAL. Default: .jobplan/runs of the project.",
@@ -179,11 +199,14 @@ def ledger_schema(given: str | None = None) -> str:
 
 
 class ParameterValues(TypedDict):
-    """The sources of parameter values, in order of precedence; the keyword arguments of `read_plan`."""
+    """What plans are read with: the keyword arguments of `read_plan`. Values are in the order of precedence."""
 
     given: Mapping[str, str]
     params_file: Path | None
     environment: Mapping[str, str]
+    #: Values and severities of the project's settings.
+    defaults: NotRequired[Mapping[str, str]]
+    severities: NotRequired[Mapping[str, str]]
 
 
 def parameter_options(function: _F) -> _F:
@@ -213,7 +236,13 @@ def parameter_values(params: tuple[str, ...], params_file: Path | None) -> Param
         if name in given:
             raise UsageError(f"--param {name} is given twice.")
         given[name] = value
-    return ParameterValues(given=given, params_file=params_file, environment=dict(os.environ))
+    return ParameterValues(
+        given=given,
+        params_file=params_file,
+        environment=dict(os.environ),
+        defaults=chosen_params(),
+        severities=chosen_severities(),
+    )
 
 
 class Selection(Struct, frozen=True, kw_only=True):
@@ -383,7 +412,7 @@ def files_of_recorded(plan: Plan) -> frozenset[Path]:
 
     given = {name: plain_text(value) for name, value in plan.values.items()}
     try:
-        return files_of(read_plan(Path(plan.file), given=given)) | {Path(plan.file)}
+        return files_of(read_plan(Path(plan.file), given=given, severities=chosen_severities())) | {Path(plan.file)}
     except JobplanError:
         return frozenset({Path(plan.file)})
 

@@ -10,6 +10,7 @@ import click
 from runner.cli.completion import complete_run
 from runner.cli.options import (
     chosen_dsn,
+    dsn_of_run,
     dsn_option,
     files_of_recorded,
     journal_option,
@@ -22,6 +23,7 @@ from runner.cli.options import (
     wanted_reports,
     written_out,
 )
+from runner.cli.project_options import chosen_reports, chosen_severities, confirm, confirm_option, environment_options
 from runner.cli.run_control import ProgressOptions, RunSetup, execute_run, finished_line, progress_options
 from runner.cli.run_signals import RunInterruptedError, RunSignals
 from runner.cli.unblocked_output import unblocked_output
@@ -59,6 +61,8 @@ class ResumeOptions(Struct, frozen=True, kw_only=True):
 @click.command(epilog=help_text())
 @click.argument("run", shell_complete=complete_run)
 @dsn_option
+@environment_options
+@confirm_option
 @journal_option
 @click.option(
     "--orphans",
@@ -108,13 +112,18 @@ def resume(
     your --mark decides it.
     """
     progress = ProgressOptions.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
+    try:
+        confirm(lambda: dsn_of_run(dsn, journal, run))
+    except JobplanError as error:
+        progress.report_error(error)
+        return for_error(error)
     with unblocked_output():
         try:
             with RunSignals() as signals:
                 try:
                     options = ResumeOptions(
                         run=run,
-                        dsn=chosen_dsn(dsn),
+                        dsn=chosen_dsn(dsn, general=False),
                         given_dsn=dsn,
                         journal=journal,
                         orphans=Orphans(orphans),
@@ -139,14 +148,14 @@ def _resume(options: ResumeOptions, signals: RunSignals) -> int:
     run = _restored(options) if options.from_ledger else options.run
     record = read_record(options.journal, run, notices=False, own=True)
     plan = _plan(record, options)
-    destinations = wanted_reports(options.reports)
+    destinations = wanted_reports(chosen_reports(options.reports))
     if destinations:
         protect(destinations, files_of_recorded(plan))
     with signals.postponed():  # until the journal, once it is open, is closed in any case
         found = resume_record(record, plan, root=options.journal, orphans=options.orphans, marks=options.marks)
         if isinstance(found, Done):
             return _done(record.run_id, options)
-        dsn = options.dsn or begun(record).connection
+        dsn = options.dsn or begun(record).connection or chosen_dsn(None)
         setup = RunSetup.of(
             found,
             conninfo=dsn,
@@ -186,7 +195,7 @@ def _restored(options: ResumeOptions) -> str:
 
     if options.ledger is None:
         raise UsageError("--from-ledger and --no-ledger exclude each other.")
-    found = LedgerAdmin(options.dsn, options.ledger, options.trusted_roles).read(options.run)
+    found = LedgerAdmin(options.dsn or chosen_dsn(None), options.ledger, options.trusted_roles).read(options.run)
     instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.given_dsn)
     restore_journal(options.journal, found.run_id, found.plans, found.events, instead=instead)
     return found.run_id
@@ -218,7 +227,11 @@ def _plan(record: Record, options: ResumeOptions) -> Plan:
             raise UsageError(f"--allow-changed: the plan file {recorded.file or '(the run had none)'} does not exist.")
         return recorded
     try:
-        present = read_plan(path, given={name: _text(value) for name, value in recorded.values.items()})
+        present = read_plan(
+            path,
+            given={name: _text(value) for name, value in recorded.values.items()},
+            severities=chosen_severities(),
+        )
     except PlanError as error:
         if options.allow_changed:
             raise

@@ -32,6 +32,7 @@ from runner.cli.options import (
     wanted_reports,
     wanted_trace,
 )
+from runner.cli.project_options import PlanPath, chosen_reports, confirm, confirm_option, environment_options
 from runner.cli.run_control import (
     ProgressOptions,
     RunSetup,
@@ -80,7 +81,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
 
 
 @click.command(epilog=help_text())
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plan", type=PlanPath())
 @dsn_option
 @click.option("--embedded", is_flag=True, help="Run on a temporary PostgreSQL server that is removed afterwards.")
 @click.option(
@@ -95,6 +96,8 @@ class RunOptions(Struct, frozen=True, kw_only=True):
 @continuing_options
 @report_option
 @notify_options
+@environment_options
+@confirm_option
 @journal_option
 @no_ledger_option
 @trust_option
@@ -138,12 +141,12 @@ def run(
     progress = ProgressOptions.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     if embedded and dsn is not None:
         raise UsageError("--embedded and --dsn exclude each other.")
-    traced, collector, reports = wanted_trace(reports)
+    traced, collector, reports = wanted_trace(chosen_reports(reports))
     options = RunOptions(
         plan=plan,
         parameters=parameter_values(params, params_file),
         given_dsn=dsn,
-        dsn=chosen_dsn(dsn),
+        dsn="" if embedded else chosen_dsn(dsn),
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
         reports=wanted_reports(reports, plan, params_file),
@@ -165,6 +168,8 @@ def run(
     try:
         if dry_run:  # its output is the result: a pager may read it slowly
             return _dry_run(options, embedded=embedded)
+        if not embedded:
+            confirm(lambda: options.dsn)
         with unblocked_output():
             return _begin(options, embedded=embedded)
     except JobplanError as error:

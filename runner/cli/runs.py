@@ -9,11 +9,13 @@ import click
 
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import journal_option
+from runner.cli.project_options import environment_options
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
 
 @click.command()
+@environment_options
 @journal_option
 @click.option("--prune", is_flag=True, help="Remove old records: select them with --older-than, --keep, or both.")
 @click.option(

@@ -10,12 +10,14 @@ import click
 from runner.cli.completion import complete_run, complete_step
 from runner.cli.console import print_json, print_lines
 from runner.cli.options import journal_option, protect, report_option, wanted_reports, written_out
+from runner.cli.project_options import environment_options
 from runner.errors import UsageError
 from runner.reports.destinations import STDOUT
 
 
 @click.command()
 @click.argument("run", shell_complete=complete_run)
+@environment_options
 @journal_option
 @report_option
 @click.option(

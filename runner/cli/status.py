@@ -14,6 +14,7 @@ import click
 from runner.cli.completion import complete_run
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
+from runner.cli.project_options import environment_options
 from runner.structs import Struct, replace
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 @click.command()
 @click.argument("run", required=False, shell_complete=complete_run)
 @dsn_option
+@environment_options
 @journal_option
 @trust_option
 @click.option("--watch", is_flag=True, help="Repeat until Ctrl-C.")

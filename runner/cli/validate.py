@@ -14,6 +14,7 @@ import click
 from runner.cli.completion import complete_code
 from runner.cli.console import color_option, echo_line, print_json_text, print_text, wants_color
 from runner.cli.options import check_report_option, to_stdout, wanted_check_reports
+from runner.cli.project_options import PlanPath, chosen_severities, plans_folder
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
 from runner.plan.plan_files import find_plans
@@ -27,7 +28,7 @@ _FORMATS = ("text", "json", "github", "sarif")
 
 
 @click.command()
-@click.argument("plans", nargs=-1, metavar="PLAN...", type=click.Path(path_type=Path))
+@click.argument("plans", nargs=-1, metavar="[PLAN...]", type=PlanPath())
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="text", show_default=True)
 @click.option(
@@ -48,11 +49,11 @@ def validate(
 ) -> int:
     """Check plans without a server: schema, names, budget, SQL, and what the SQL would do to the database.
 
-    PLAN is a file or a folder. A folder means all plans in it and in its subfolders: files *.yaml and *.yml that have
-    the keys of a plan. Hidden files, included files and other YAML files are left out. The command reports every
-    problem of every plan, with file, line and column. The exit code is 3 if a plan has an error, with --strict also for
-    warnings. A comment `# jobplan: ignore=CODE` beside a step silences a rule. In GitHub Actions the command also
-    writes annotations and a step summary.
+    PLAN is a file or a folder; without one, the folder `plans` of jobplan.toml. A folder means all plans in it and in
+    its subfolders: files *.yaml and *.yml that have the keys of a plan. Hidden files, included files and other YAML
+    files are left out. The command reports every problem of every plan, with file, line and column. The exit code is 3
+    if a plan has an error, with --strict also for warnings. A comment `# jobplan: ignore=CODE` beside a step silences a
+    rule. In GitHub Actions the command also writes annotations and a step summary.
     """
     style = _style(color)
     if explain is not None:
@@ -60,6 +61,7 @@ def validate(
             raise UsageError("--explain takes a code and no plans.")
         _explain(explain, style)
         return 0
+    plans = plans or tuple(filter(None, (plans_folder(),)))
     if not plans:
         raise UsageError(
             "No plan was given. Name at least one file or folder.", hint="Try: jobplan validate plans/*.yaml"
@@ -119,11 +121,12 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     codes: set[str] = set()
     drafts: list[Plan | None] = []
     sources = Sources()
+    severities = chosen_severities()
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
     gc.freeze()  # nor, when it ends, through all that was imported
     paths = list(dict.fromkeys(plans))
     for path in paths:
-        loaded = check_plan(path, sources=sources)
+        loaded = check_plan(path, severities=severities, sources=sources)
         steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
         verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems, plan=loaded.plan or loaded.draft)
         verdicts.append(verdict)

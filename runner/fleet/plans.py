@@ -27,6 +27,8 @@ class FleetPlans:
         given: Mapping[str, str],
         params_file: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        defaults: Mapping[str, str] | None = None,
+        severities: Mapping[str, str] | None = None,
         select: Sequence[str] = (),
         exclude: Sequence[str] = (),
         assume_done: bool = False,
@@ -35,6 +37,8 @@ class FleetPlans:
         self._given = dict(given)
         self._params_file = params_file
         self._environment = environment or {}
+        self._defaults = defaults or {}
+        self._severities = severities or {}
         self._select = tuple(select)
         self._exclude = tuple(exclude)
         self._assume_done = assume_done
@@ -45,7 +49,14 @@ class FleetPlans:
         key = tuple(sorted(target.params.items()))
         if key not in self._read:
             given = {**self._given, **target.params}
-            plan = read_plan(self.path, given=given, params_file=self._params_file, environment=self._environment)
+            plan = read_plan(
+                self.path,
+                given=given,
+                params_file=self._params_file,
+                environment=self._environment,
+                defaults=self._defaults,
+                severities=self._severities,
+            )
             left_out = not_selected(plan, self._select, self._exclude, assume_done=self._assume_done)
             self._read[key] = plan, left_out
         return self._read[key]

@@ -334,6 +334,12 @@ def _open_parts(conninfo: str) -> dict[str, str]:
     }
 
 
+def is_within(general: str, conninfo: str) -> bool:
+    """Return whether a connection string has everything that a more general one says, apart from passwords."""
+    wanted, parts = _open_parts(general), _open_parts(conninfo)
+    return bool(wanted) and all(parts.get(key) == value for key, value in wanted.items())
+
+
 def conninfo_of(keywords: Mapping[str, str]) -> str:
     """Return the connection string with these keywords, each value quoted as libpq needs it."""
     return make_conninfo("", **keywords)

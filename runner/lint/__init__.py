@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from runner.errors import ParameterError, PlanError, Position, Problem, Severity
 from runner.lint.parameter_rules import BODY_RULES
@@ -37,17 +38,35 @@ _OF_PARAMETERS = frozenset({"JP220", "JP221"})
 __all__ = ["RULES", "Sources", "check_plan", "invalid_plan", "lint", "read_plan"]
 
 
-def lint(plan: Plan, sources: Sources | None = None) -> tuple[Problem, ...]:
+#: The severity that switches a rule off.
+OFF = "off"
+
+
+def lint(
+    plan: Plan, sources: Sources | None = None, *, severities: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Problem, ...]:
     """Return the findings of the rules in a plan, by file and line, without those that comments ignore.
 
-    `sources` are the files' lines, where they have been read already.
+    `sources` are the files' lines, where they have been read already. `severities` are those that the project sets, by
+    code: `error` or `warning`, which also switches an optional rule on, or `off`.
     """
     codes = [rule.code for rule in RULES]
     sources = sources or Sources()
     wanted = enabled(plan, sources, {rule.code for rule in RULES if rule.optional})
+    wanted |= severities.keys()
     rules = [rule for rule in RULES if not rule.optional or rule.code in wanted]
     kept = without_ignored(_problems(plan, rules), plan, sources, codes)
-    return grouped(sorted(dict.fromkeys(kept), key=_order(plan)))
+    return grouped(_as_wanted(sorted(dict.fromkeys(kept), key=_order(plan)), severities))
+
+
+def _as_wanted(problems: Iterable[Problem], severities: Mapping[str, str]) -> Iterable[Problem]:
+    """Yield the findings of rules with the severities that the project sets, without those that are off."""
+    for problem in problems:
+        wanted = severities.get(problem.code)
+        if wanted is None:
+            yield problem
+        elif wanted != OFF:
+            yield replace(problem, severity=Severity(wanted))
 
 
 def check_plan(
@@ -56,23 +75,31 @@ def check_plan(
     given: Mapping[str, str] | None = None,
     params_file: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    severities: Mapping[str, str] | None = None,
     require_values: bool = False,
     sources: Sources | None = None,
 ) -> Loaded:
     """Read and check a plan, and return every problem; no content of the file raises an error.
 
-    The values of parameters are as in `runner.plan.load_plan`, so that rules see the tables that they name. The result
-    has the plan if there is no error; warnings are among the problems.
+    The values of parameters are as in `runner.plan.load_plan`, so that rules see the tables that they name;
+    `severities` are as in `lint`. The result has the plan if there is no error; warnings are among the problems.
     """
+    severities = severities or {}
     with without_collection():
         loaded = load_plan(
-            path, given=given, params_file=params_file, environment=environment, require_values=require_values
+            path,
+            given=given,
+            params_file=params_file,
+            environment=environment,
+            defaults=defaults,
+            require_values=require_values,
         )
         problems = loaded.problems
         if loaded.plan is not None:
-            problems += lint(loaded.plan, sources)
+            problems += lint(loaded.plan, sources, severities=severities)
         elif loaded.draft is not None:
-            problems = _with_sql_alone(loaded.draft, problems, sources or Sources())
+            problems = tuple(_as_wanted(_with_sql_alone(loaded.draft, problems, sources or Sources()), severities))
     invalid = any(problem.severity is Severity.ERROR for problem in problems)
     plan = None if invalid else loaded.plan
     shown = tuple(map(_shortened, problems))
@@ -85,6 +112,8 @@ def read_plan(
     given: Mapping[str, str] | None = None,
     params_file: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    severities: Mapping[str, str] | None = None,
     require_values: bool = True,
 ) -> Plan:
     """Return a plan that is ready to run; PlanError, with every error but no warning, if it is invalid.
@@ -94,7 +123,13 @@ def read_plan(
     Without `require_values` parameters need no values: the plan is not run.
     """
     loaded = check_plan(
-        path, given=given, params_file=params_file, environment=environment, require_values=require_values
+        path,
+        given=given,
+        params_file=params_file,
+        environment=environment,
+        defaults=defaults,
+        severities=severities,
+        require_values=require_values,
     )
     if loaded.plan is None:
         raise invalid_plan(path, loaded)

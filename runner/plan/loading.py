@@ -217,6 +217,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     given: Mapping[str, str] = field(default_factory=dict)
     file_values: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
     require_values: bool = False
 
 
@@ -266,6 +267,7 @@ def _values(params: Mapping[str, Param], fields: Fields, report: Report, inputs:
         given=inputs.given,
         file_values=inputs.file_values,
         environment=inputs.environment,
+        defaults=inputs.defaults,
         start=fields.position,
     )
     wrong = {problem.position for problem in problems}
@@ -383,12 +385,14 @@ def load_plan(
     given: Mapping[str, str] | None = None,
     params_file: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
     require_values: bool = False,
 ) -> Loaded:
     """Read a plan, with every problem that it has; nothing in the file can make this raise.
 
-    `given` are `--param` texts, `params_file` a YAML or JSON mapping, `environment` the process's environment, in that
-    order of precedence. `require_values` makes a parameter without any value an error.
+    `given` are `--param` texts, `params_file` a YAML or JSON mapping, `environment` the process's environment,
+    `defaults` those of the project's settings, in that order of precedence. `require_values` makes a parameter without
+    any value an error.
     """
     report = Report()
     plan = None
@@ -400,6 +404,7 @@ def load_plan(
                 given=given or {},
                 file_values=file_values,
                 environment=environment or {},
+                defaults=defaults or {},
                 require_values=require_values,
             )
             plan = build_plan(root, Path(path), report, inputs)

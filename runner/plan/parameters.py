@@ -239,12 +239,13 @@ def resolve_values(
     given: Mapping[str, str],
     file_values: Mapping[str, object],
     environment: Mapping[str, str],
+    defaults: Mapping[str, str] | None = None,
     start: Position,
 ) -> tuple[dict[str, Value], tuple[Problem, ...]]:
     """Return the value of every parameter that has one, and a problem for each that is wrong.
 
     A problem has the position of the parameter's declaration, or `start` if the name is not declared. Environment
-    variables without a declaration are ignored: they may be for another plan.
+    variables without a declaration are ignored, and so are `defaults`: they may be for another plan.
     """
     values: dict[str, Value] = {}
     problems = []
@@ -258,7 +259,12 @@ def resolve_values(
                 )
     for name, param in params.items():
         variable = ENVIRONMENT_PREFIX + name.upper()
-        sources = ((given, name, "--param"), (file_values, name, "the params file"), (environment, variable, variable))
+        sources = (
+            (given, name, "--param"),
+            (file_values, name, "the params file"),
+            (environment, variable, variable),
+            (defaults or {}, name, "the project's settings"),
+        )
         found = next(((source[key], origin) for source, key, origin in sources if key in source), None)
         if found is None:
             if param.default is not None:

@@ -14,6 +14,7 @@ file system. It never leaves the home directory upwards.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,14 +27,35 @@ CONFIG = "jobplan.toml"
 PYPROJECT = "pyproject.toml"
 _REPOSITORY = ".git"
 _LARGEST_PYPROJECT = 1_000_000
+#: A table of pyproject.toml that belongs to jobplan.
+_TABLE = re.compile(rb"^[ \t]*\[[ \t]*tool[ \t]*\.[ \t]*jobplan[ \t]*[.\]]", re.MULTILINE)
+#: Names the settings file, for commands outside of the project, such as those of cron.
+VARIABLE = "JOBPLAN_CONFIG"
 
 
 def default_journal() -> Path:
     """Return the folder of journals for the working directory, relative to it; it need not exist."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named).parent / JOURNALS
     for up, folder in enumerate(searched()):
         if ((folder / RECORDS).is_dir() and (up == 0 or _is_trusted(folder / RECORDS))) or is_root(folder):
             return Path(*[os.pardir] * up, JOURNALS)
     return JOURNALS
+
+
+def find_config() -> Path | None:
+    """Return the settings file for the working directory, relative to it: that of the nearest root which has one.
+
+    The search ends with the repository. JOBPLAN_CONFIG names another file, which need not exist.
+    """
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    for up, folder in enumerate(searched()):
+        if (found := config_in(folder)) is not None:
+            return Path(*[os.pardir] * up, found.name)
+        if (folder / _REPOSITORY).exists():
+            return None
+    return None
 
 
 def is_root(folder: Path) -> bool:
@@ -49,7 +71,7 @@ def config_in(folder: Path) -> Path | None:
     try:
         if stat.S_ISREG(path.stat().st_mode):  # not a pipe, whose reading need not end
             with path.open("rb") as file:
-                return path if b"tool.jobplan" in file.read(_LARGEST_PYPROJECT) else None
+                return path if _TABLE.search(file.read(_LARGEST_PYPROJECT)) else None
     except OSError:
         return None
     return None

@@ -65,7 +65,7 @@ def test_a_pyproject_that_is_a_pipe_does_not_stop_the_command(at: Callable[..., 
     assert default_journal() == Path(".jobplan/runs")
 
 
-def test_nothing_is_found_above_a_folder_that_everybody_can_write(at: Callable[..., Path], tmp_path: Path) -> None:
+def test_nothing_is_found_above_a_folder_that_every_user_can_write(at: Callable[..., Path], tmp_path: Path) -> None:
     at("project/.jobplan/", ".git/")
     (tmp_path / "project").chmod(0o1777)
     assert default_journal() == Path(".jobplan/runs")

@@ -25,10 +25,11 @@ HEADER = {
     "defaults": "{timeout: 10m, on_finish: wait}",
 }
 #: Codes below JP500 whose examples are no plans: too large for a page, not text, about the command line, or about
-#: targets files (tests/unit/fleet/test_targets.py).
+#: targets files (tests/unit/fleet/test_targets.py) and settings (tests/unit/project/test_settings.py).
 IN_WORDS = {
     *("JP001", "JP002", "JP003", "JP012", "JP013", "JP016", "JP226", "JP227", "JP228"),
     *("JP270", "JP271", "JP272", "JP273", "JP274"),
+    *("JP275", "JP276", "JP277"),
 }
 OFFLINE = [code for code in CODES if code not in IN_WORDS and (code < "JP500" or code >= "JP900")]
 SUPPRESSIBLE = [rule.code for rule in RULES if rule.code < "JP900"]
