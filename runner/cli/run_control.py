@@ -283,7 +283,7 @@ def execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
 
 def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     history = _history(setup, clock.now())
-    reports = [open_report(kind, path, setup.run_id, history) for kind, path in setup.reports]
+    reports = [open_report(kind, path, setup.run_id, history, resume=commands.resume) for kind, path in setup.reports]
     if setup.previous_state is not None:
         for event, report in itertools.product(setup.history, reports):
             report.handle(event, setup.previous_state)

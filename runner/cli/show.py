@@ -53,8 +53,9 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], step: str | None,
     past = kept_previous_runs(record.folder) if wanted else ()
     if past is None:
         past = previous_runs(journal, record.plan.name, started.at) if started is not None else ()
+    again = written_out("resume", record.run_id, journal=journal)
     for kind, path in wanted:
-        write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past))
+        write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past, resume=again))
     if any(path == STDOUT for _, path in wanted):
         return 0  # standard output has only the report
     chosen = None if step is None else chosen_steps(record, step)
@@ -67,5 +68,5 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], step: str | None,
     elif chosen is not None:
         print_lines(step_lines(record, chosen))
     else:
-        print_lines(record_lines(record, locked=locked, resume=written_out("resume", record.run_id, journal=journal)))
+        print_lines(record_lines(record, locked=locked, resume=again))
     return 0

@@ -10,21 +10,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import ErrorDetails
-from runner.engine.state import FINAL, StepState
+from runner.engine.state import StepState
 from runner.plan.graph import topological_order
 from runner.reports.messages import (
     COMMITTED,
     blocked_sessions,
+    counted,
     failure_words,
     leftover_words,
     lock_wait_words,
@@ -32,10 +31,22 @@ from runner.reports.messages import (
     result_words,
     skip_words,
     step_result_words,
-    xml_text,
+)
+from runner.reports.page_summary import (
+    MOST_HIGHLIGHTED,
+    SPLIT,
+    html_text,
+    moment,
+    split_bar,
+    state_class,
+    status_line,
+    tiles,
+    time_split,
+    went_wrong,
 )
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, RunReport, StepReport, run_end
+from runner.sql.tokens import highlights
 from runner.structs import Struct, asdict
 
 #: A column with more steps than this is broken into several, side by side.
@@ -103,17 +114,43 @@ def page_json(report: RunReport) -> str:
 def _run(report: RunReport) -> dict[str, Any]:
     used = 1 + max((lane for step in report.steps for one in step.attempts for lane in one.lanes), default=-1)
     texts: dict[str, int] = {}
+    numbers = {step.key: number for number, step in enumerate(report.steps)}
     return {
         "run": report.run,
         "started_at": report.started_at,
         "finished_at": report.finished_at,
         "lanes": max(used, min(report.slots, _LANES)),
         "critical": report.critical,
-        "steps": [_step(step, texts) for step in report.steps],
+        "failed": report.exit_code != 0,
+        "gaps": report.gaps,
+        "steps": [_step(step, texts) | {"above": numbers.get(step.parent or "")} for step in report.steps],
         "texts": list(texts),
+        "marks": list(_marks(texts)),
         "graph": _graph(report),
         "history": [{"run": past.run, "at": past.started_at, "steps": past.steps} for past in report.history],
     }
+
+
+#: Most characters of SQL that are highlighted in one page.
+_MOST_HIGHLIGHTED = 400_000
+
+
+def _marks(texts: Iterable[str]) -> Iterator[list[int]]:
+    """Yield what to highlight in each SQL text: for each mark its distance from the last one, its length and kind."""
+    room = _MOST_HIGHLIGHTED
+    for text in texts:
+        found: list[int] = []
+        if len(text) <= min(room, MOST_HIGHLIGHTED):
+            room -= len(text)
+            done = 0
+            for mark in highlights(text):
+                found += (mark.start - done, mark.end - mark.start, _KINDS.index(mark.kind))
+                done = mark.end
+        yield found
+
+
+#: The kinds of marks, by their number in the page's data; `base.js` has the same.
+_KINDS = ("keyword", "string", "number", "comment", "name")
 
 
 def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
@@ -133,6 +170,9 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
         "started_at": step.started_at,
         "seconds": step.seconds,
         "waited": step.waited,
+        "retries": step.retries,
+        "place": f"{step.file}:{step.line}" if step.file and step.line is not None else step.file,
+        "split": [[words, getattr(step.time_split, name)] for name, words in SPLIT],
         "skipped": skip_words(step),
         "error": _error(step.error, step.sql),
         "result_words": step_result_words(step),
@@ -181,10 +221,18 @@ def _error(error: ErrorDetails | None, sql: str) -> dict[str, Any] | None:
 def _graph(report: RunReport) -> dict[str, Any]:
     steps = {step.key: step for step in report.steps if step.parent is None}
     needs = {key: [need.step for need in step.needs] for key, step in steps.items()}
-    layout = lay_out(needs, last=[key for key, step in steps.items() if step.in_finally])
+    last = [key for key, step in steps.items() if step.in_finally]
+    layout = lay_out(needs, last=last)
     return {
+        "finally": min((layout.places[key][0] for key in last), default=None),
         "nodes": [
-            {"key": key, "column": column, "row": row, "seconds": report.spans[key]}
+            {
+                "key": key,
+                "column": column,
+                "row": row,
+                "seconds": report.spans[key],
+                "words": report.fan_outs[key].words() if key in report.fan_outs else "",
+            }
             for key, (column, row) in layout.places.items()
         ],
         "edges": [(need.step, key, str(need.on)) for key, step in steps.items() for need in step.needs],
@@ -201,6 +249,7 @@ _COLUMNS = (
     ("Start", "start", "number wide"),
     ("Time", "time", "number"),
     ("Waited", "waited", "number wide"),
+    ("Split", "split", "wide"),
     ("Attempts", "attempts", "number wide"),
     ("Result", "result", "result"),
 )
@@ -210,24 +259,29 @@ def html_page(report: RunReport) -> str:
     """Write the report as a page."""
     style, script = _asset("report.css"), "".join(_asset(name) for name in _SCRIPTS)
     counts = report.counts()
+    most = max((step.time_split.total for step in report.leaves), default=0.0)
+    rows = [_row(report, index, step, most) for index, step in enumerate(report.steps)]
     return Template(_asset("page.html")).substitute(
         style=style,
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
-        jobplan=_text(report.jobplan),
-        title=_text(f"{report.plan} {run_end(report)}, run {report.run}"),
-        plan=_text(report.plan),
-        end=_text(run_end(report)),
-        end_class=_state_class(StepState.SUCCEEDED if report.exit_code == 0 else StepState.FAILED),
-        meta="".join(_meta(report)),
-        tiles="".join(_tiles(report)),
+        jobplan=html_text(report.jobplan),
+        title=html_text(f"{report.plan} {run_end(report)}, run {report.run}"),
+        plan=html_text(report.plan),
+        end=html_text(run_end(report)),
+        end_class="good" if report.exit_code == 0 else "bad",
+        description=f'<p class="soft">{html_text(report.description)}</p>' if report.description else "",
+        status=status_line(report),
+        tiles=tiles(report),
+        split=time_split(report),
+        wrong=went_wrong(report),
         messages=_messages(report),
         legend=_legend(report),
         critical=_critical(report),
         chips="".join(_chip(state, counts[state]) for state in StepState if counts[state]),
         headers="".join(_header(*column) for column in _COLUMNS),
-        rows="\n".join(_row(report, index, step) for index, step in enumerate(report.steps) if not step.instances),
+        rows="\n".join(rows),
         about="".join(_about(report)),
         data=page_json(report),
     )
@@ -242,59 +296,11 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _text(text: str) -> str:
-    return escape(xml_text(text))
-
-
-def _state_class(state: StepState) -> str:
-    return f"s-{state if state in FINAL else StepState.RUNNING}"
-
-
-def _meta(report: RunReport) -> Iterator[str]:
-    if report.description:
-        yield f"<p>{_text(report.description)}</p>"
-    server = report.server.partition(" ")[0]
-    yield (
-        f"<p>run <code>{_text(report.run)}</code> on <code>{_text(report.database)}</code> "
-        f"(PostgreSQL {_text(server)}), {_moment(report.started_at)}</p>"
-    )
-
-
-def _moment(seconds: float) -> str:
-    return f"{rfc3339(seconds)[:19].replace('T', ' ')} UTC"
-
-
-def _tiles(report: RunReport) -> Iterator[str]:
-    yield _tile(format_duration(report.seconds), "duration")
-    counts = report.counts()
-    yield from (
-        _tile(str(counts[state]), state.replace("_", " "), _state_class(state)) for state in StepState if counts[state]
-    )
-    yield _tile(f"{report.slots_used} of {report.slots}", "slots used")
-    retries = sum(step.retries for step in report.leaves)
-    if retries:
-        yield _tile(str(retries), "retries" if retries > 1 else "retry")
-    if report.warnings:
-        yield _tile(f"{report.warnings:,}", "warnings" if report.warnings > 1 else "warning")
-    waited = sum(step.waited for step in report.leaves)
-    if waited >= 0.1:
-        yield _tile(format_duration(waited), "waiting for slots")
-    if report.held >= 0.1:
-        yield _tile(format_duration(report.held), "held")
-    blocked = sum(step.blocked for step in report.leaves)
-    if blocked:
-        yield _tile(format_duration(blocked), "waiting for locks")
-
-
-def _tile(number: str, words: str, style: str = "") -> str:
-    return f'<div class="tile"><b class="{style}">{_text(number)}</b><span>{_text(words)}</span></div>'
-
-
 def _messages(report: RunReport) -> str:
     if not report.messages:
         return ""
     lines = (
-        f"<li>+{format_duration(max(0.0, message.at - report.started_at))} {_text(message.text)}</li>"
+        f"<li>+{format_duration(max(0.0, message.at - report.started_at))} {html_text(message.text)}</li>"
         for message in report.messages
     )
     return f'<section class="card body" aria-label="Messages"><ul class="messages">{"".join(lines)}</ul></section>'
@@ -303,7 +309,7 @@ def _messages(report: RunReport) -> str:
 def _legend(report: RunReport) -> str:
     seen = {one.outcome or StepState.RUNNING for step in report.steps for one in step.attempts}
     states = [state for state in StepState if state in seen]
-    words = (f'<span class="{_state_class(state)}"><i></i>{state.replace("_", " ")}</span>' for state in states)
+    words = (f'<span class="{state_class(state)}"><i></i>{state.replace("_", " ")}</span>' for state in states)
     locked = any(one.lock_waits for step in report.steps for one in step.attempts)
     locks = '<span class="blocked"><i></i>waiting for a lock</span>' if locked else ""
     hint = '<span class="hint">ctrl + wheel zooms, drag moves</span>'
@@ -311,11 +317,13 @@ def _legend(report: RunReport) -> str:
 
 
 def _critical(report: RunReport) -> str:
+    """Return a button that shows the critical path; it is off if the run failed: then the failures are what counts."""
     seconds = sum(report.spans[key] for key in report.critical)
     if not seconds:
         return ""
-    count = f"{len(report.critical)} step{'s' if len(report.critical) > 1 else ''}"
-    return f'<span class="s-critical">critical path</span> {count}, {format_duration(seconds)}'
+    on = "true" if report.exit_code == 0 else "false"
+    words = f"critical path: {counted(len(report.critical), 'step')}, {format_duration(seconds)}"
+    return f'<button class="tool" id="dag-path" type="button" aria-pressed="{on}">{words}</button>'
 
 
 def _chip(state: StepState, count: int) -> str:
@@ -329,19 +337,38 @@ def _header(words: str, key: str, style: str) -> str:
     return f'<th class="{style}" data-key="{key}" scope="col"><button type="button">{words}</button></th>'
 
 
-def _row(report: RunReport, index: int, step: StepReport) -> str:
+#: A longer name may be broken.
+_LONG_NAME = 48
+
+
+def _row(report: RunReport, index: int, step: StepReport, most: float) -> str:
+    """Return the row of a step; `most` is the longest time of a step, to which the bars of the splits are scaled."""
     ran = bool(step.attempts)
     start = f"+{format_duration(step.started_at - report.started_at)}" if ran and step.started_at is not None else ""
+    split = split_bar(step.time_split, most) if ran and step.time_split.total else ""
+    time = format_duration(step.seconds) if ran else ""
+    if step.instances:
+        span = report.spans.get(step.key, 0.0)
+        time = format_duration(span) if span else ""
+    style = "name long" if len(step.key) > _LONG_NAME else "name"
     cells = (
-        f'<td class="name"><button type="button" aria-expanded="false">{_text(step.key)}</button></td>',
-        f'<td class="state {_state_class(step.state)}"><span>{step.state.replace("_", " ")}</span></td>',
+        f'<td class="{style}"><button type="button" aria-expanded="false">{html_text(step.key)}</button></td>',
+        f'<td class="state {state_class(step.state)}"><span>{step.state.replace("_", " ")}</span></td>',
         f'<td class="number wide">{start}</td>',
-        f'<td class="number">{format_duration(step.seconds) if ran else ""}</td>',
+        f'<td class="number">{time}</td>',
         f'<td class="number wide">{format_duration(step.waited) if step.waited >= 0.001 else ""}</td>',
+        f'<td class="wide split">{split}</td>',
         f'<td class="number wide">{len(step.attempts) or ""}</td>',
-        f'<td class="result"><div>{_text(_result(step))}</div></td>',
+        f'<td class="result"><div>{html_text(_folded(report, step) if step.instances else _result(step))}</div></td>',
     )
-    return f'<tr class="step" data-index="{index}">{"".join(cells)}</tr>'
+    kind = f"step{' bad' if step.bad and not step.instances else ''}{' fold' if step.instances else ''}"
+    return f'<tr class="{kind}" data-index="{index}">{"".join(cells)}</tr>'
+
+
+def _folded(report: RunReport, step: StepReport) -> str:
+    """Return the counts of a step with instances; of an item of a group, the number of its steps."""
+    fan_out = report.fan_outs.get(step.key)
+    return fan_out.words() if fan_out is not None else counted(step.instances, "step")
 
 
 #: Characters of a message in the table; the step's details have the whole message.
@@ -371,9 +398,8 @@ def _about(report: RunReport) -> Iterator[str]:
         ("Server", f"PostgreSQL {report.server}, pg_background {report.extension}"),
         ("Runner", f"jobplan {report.jobplan} on {report.host}"),
         ("Window", report.window),
-        ("Began", _moment(report.started_at)),
-        ("Ended", _moment(report.finished_at)),
         ("Exit code", "none: the run did not end" if report.exit_code is None else str(report.exit_code)),
         *((f"Parameter {name}", value) for name, value in report.parameters.items()),
     )
-    yield from (f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts if value)
+    yield from (f"<dt>{html_text(name)}</dt><dd>{html_text(value)}</dd>" for name, value in facts if value)
+    yield f"<dt>Began</dt><dd>{moment(report.started_at)}</dd><dt>Ended</dt><dd>{moment(report.finished_at)}</dd>"

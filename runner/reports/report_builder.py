@@ -22,6 +22,7 @@ from runner.plan.model import OnFinish, Plan, Value
 from runner.plan.window import window_words
 from runner.reports.fan_outs import fan_outs, run_counts
 from runner.reports.messages import Verbosity, error_text, event_lines
+from runner.reports.run_end import failures_of, is_resumable
 from runner.reports.run_report import (
     AttemptReport,
     HoldReport,
@@ -107,11 +108,14 @@ class _Builder(Struct):
     slots_used: int = 0
     steps: dict[str, _Step] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
+    gaps: list[tuple[float, float]] = field(default_factory=list)
     #: Spans of holds, and those of them that have not ended, by name.
     holds: list[HoldReport] = field(default_factory=list)
     open_holds: dict[str, int] = field(default_factory=dict)
 
     def take(self, event: ev.Event) -> None:
+        if isinstance(event, ev.RunResumed) and event.at > self.last_at:
+            self.gaps.append((_ms(self.last_at), _ms(event.at)))
         self.last_at = max(self.last_at, event.at)
         self.slots_used = max(self.slots_used, self.state.used[SLOTS])
         if isinstance(event, ev.StepEvent):
@@ -212,6 +216,9 @@ class _Builder(Struct):
             critical=_critical(plan, spans),
             messages=tuple(self.messages),
             holds=tuple(self.holds),
+            failures={one.step: one.message for one in failures_of(self.state, self.run_id)},
+            gaps=tuple(self.gaps),
+            resumable=is_resumable(self.state),
             fan_outs=fan_outs(self.state),
             tally=run_counts(self.state),
         )

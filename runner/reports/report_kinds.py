@@ -22,8 +22,8 @@ from runner.structs import replace
 #: `jsonl` is the events, written as they happen; the others are rendered from the finished report.
 KINDS = ("jsonl", "junit", "markdown", "html", "prometheus")
 
-#: Takes the plan, the run's id, its events, and previous runs of the plan, the oldest first.
-_Renderer = Callable[[Plan, str, Sequence[Event], Sequence[PreviousRun]], str]
+#: Takes the plan, the run's id, its events, previous runs of the plan (the oldest first), and the command to resume.
+_Renderer = Callable[[Plan, str, Sequence[Event], Sequence[PreviousRun], str], str]
 
 
 def _renderer(kind: str) -> _Renderer:
@@ -45,21 +45,27 @@ def _renderer(kind: str) -> _Renderer:
             from runner.reports.prometheus import prometheus_text as render
         case _:
             raise ValueError(f"{kind} is no kind of report")
-    return lambda plan, run_id, events, history: render(
-        replace(run_report(plan, run_id, events), history=tuple(history))
+    return lambda plan, run_id, events, history, resume: render(
+        replace(run_report(plan, run_id, events), history=tuple(history), resume=resume)
     )
 
 
 def report_text(
-    kind: str, plan: Plan, run_id: str, events: Sequence[Event], history: Sequence[PreviousRun] = ()
+    kind: str,
+    plan: Plan,
+    run_id: str,
+    events: Sequence[Event],
+    history: Sequence[PreviousRun] = (),
+    *,
+    resume: str = "",
 ) -> str:
     """Return a report of what was recorded. ValueError if the events do not begin with the run's start.
 
-    `history` are previous runs of the plan, the oldest first.
+    `history` are previous runs of the plan, the oldest first; `resume` is the command that resumes the run.
     """
     if kind == "jsonl":
         return b"".join(to_line(event, run_id) for event in events).decode()
-    return _renderer(kind)(plan, run_id, events, history)
+    return _renderer(kind)(plan, run_id, events, history, resume)
 
 
 def write_report(kind: str, path: Path, text: str) -> None:
@@ -84,8 +90,11 @@ class ReportFile:
     to. A run that never started has no report.
     """
 
-    def __init__(self, kind: str, path: Path, run_id: str, history: PreviousRuns | None = None) -> None:
+    def __init__(
+        self, kind: str, path: Path, run_id: str, history: PreviousRuns | None = None, *, resume: str = ""
+    ) -> None:
         self.path = path
+        self._resume = resume
         self.broken = False
         self._kind = kind
         self._render = _renderer(kind)
@@ -116,7 +125,7 @@ class ReportFile:
             self._place.close()
             return
         history = self._history.runs if self._history is not None else ()
-        text = self._render(self._plan, self._run_id, self._events, history)
+        text = self._render(self._plan, self._run_id, self._events, history, self._resume)
         try:
             self._place.write(text)
         except OSError as error:
@@ -124,6 +133,11 @@ class ReportFile:
             raise _refused(self._kind, self.path, error) from error
 
 
-def open_report(kind: str, path: Path, run_id: str, history: PreviousRuns | None = None) -> JsonLines | ReportFile:
-    """Return the sink for a report of this kind. RecordError if its place cannot be written to."""
-    return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id, history)
+def open_report(
+    kind: str, path: Path, run_id: str, history: PreviousRuns | None = None, *, resume: str = ""
+) -> JsonLines | ReportFile:
+    """Return the sink for a report of this kind. RecordError if its place cannot be written to.
+
+    `resume` is the command that resumes the run, without a connection: reports are passed on.
+    """
+    return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id, history, resume=resume)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Final
 
 from runner.engine.events import (
@@ -170,6 +171,20 @@ class StepReport(Struct, frozen=True, kw_only=True):
         return len(self.attempts) - len({attempt.iteration for attempt in self.attempts})
 
     @property
+    def time_split(self) -> TimeSplit:
+        """What its time was spent on."""
+        repeated = {id(one) for one, after in pairwise(self.attempts) if one.iteration == after.iteration}
+        counted = [one for one in self.attempts if id(one) not in repeated]
+        lock_wait = sum(min(one.seconds, sum(wait.seconds for wait in one.lock_waits)) for one in counted)
+        pauses = sum(wait.until - wait.since for wait in self.waits if wait.kind is Waiting.RETRYING)
+        return TimeSplit(
+            queue=round(self.waited + self.held, 3),
+            run=round(sum(one.seconds for one in counted) - lock_wait, 3),
+            lock_wait=round(lock_wait, 3),
+            retry=round(pauses + sum(one.seconds for one in self.attempts if id(one) in repeated), 3),
+        )
+
+    @property
     def warnings(self) -> int:
         """How many WARNINGs the server sent, in all attempts."""
         return sum(attempt.warnings for attempt in self.attempts)
@@ -203,6 +218,37 @@ class Message(Struct, frozen=True, kw_only=True):
 
     at: float
     text: str
+
+
+class TimeSplit(Struct, frozen=True, kw_only=True):
+    """What the time of a step, or of several steps, was spent on, in seconds; no second is counted twice.
+
+    `retry` is what attempts cost that were followed by another attempt: their own time and the pause after them.
+    """
+
+    #: Waited for slots, pools or a hold.
+    queue: float = 0.0
+    #: A worker ran, and did not wait for a lock.
+    run: float = 0.0
+    #: A worker waited for a lock.
+    lock_wait: float = 0.0
+    retry: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The sum of the four."""
+        return round(self.queue + self.run + self.lock_wait + self.retry, 3)
+
+    @classmethod
+    def of(cls, steps: Iterable[StepReport]) -> TimeSplit:
+        """Add up the time of steps."""
+        parts = [step.time_split for step in steps]
+        return cls(
+            queue=round(sum(part.queue for part in parts), 3),
+            run=round(sum(part.run for part in parts), 3),
+            lock_wait=round(sum(part.lock_wait for part in parts), 3),
+            retry=round(sum(part.retry for part in parts), 3),
+        )
 
 
 class HoldReport(Struct, frozen=True, kw_only=True):
@@ -253,6 +299,13 @@ class RunReport(Struct, frozen=True, kw_only=True):
     took: float | None = None
     #: When the plan's window is open, in words; empty without one.
     window: str = ""
+    #: The steps that went wrong with their messages, the first failure first, as the end of a run lists them.
+    failures: Mapping[str, str] = field(default_factory=dict)
+    #: The times between the end of one runner and the start of the next one.
+    gaps: tuple[tuple[float, float], ...] = ()
+    #: Whether a resume would run something, and the command for it; empty if the command is not known.
+    resumable: bool = False
+    resume: str = ""
     #: The steps with instances, folded, by id; and the steps of the plan and their items, counted by state.
     fan_outs: Mapping[str, FanOut] = field(default_factory=dict)
     tally: RunCounts = RunCounts()

@@ -295,6 +295,7 @@ def _data(text: str, position: int) -> tuple[int, int] | None:
 _STRINGS = frozenset({"SCONST", "USCONST", "BCONST", "XCONST"})
 _NO_KEYWORD = pg_query_pb2.NO_KEYWORD
 _COLON = pg_query_pb2.ASCII_58
+_SEMICOLON = pg_query_pb2.ASCII_59
 _LINE_COMMENT = pg_query_pb2.SQL_COMMENT
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _COLONS = re.compile(b":")
@@ -314,6 +315,14 @@ class TokenKind(enum.Enum):
 
 
 _WORD = TokenKind.WORD
+_BODY = re.compile(r"(?P<quote>\$\w*\$)(?P<text>.*\n.*)(?P=quote)", re.DOTALL)
+_COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
+_MARKS: Final[Mapping[TokenKind, str]] = {
+    TokenKind.STRING: "string",
+    TokenKind.NUMBER: "number",
+    TokenKind.LINE_COMMENT: "comment",
+    TokenKind.BLOCK_COMMENT: "comment",
+}
 
 
 class Token(NamedTuple):
@@ -416,6 +425,52 @@ def tokenize(text: str) -> tuple[Token, ...]:
     text = readable(text)
     at = character_offsets(text)
     return tuple(_token(token, text, at) for token in _scan(text))
+
+
+class Mark(NamedTuple):
+    """A part of a SQL text to write in a colour; `kind` is `keyword`, `string`, `number`, `comment` or `name`."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def highlights(text: str, *, bodies: bool = True) -> tuple[Mark, ...]:
+    """Return what to highlight in a text, in order; nothing if it cannot be scanned.
+
+    A word that can also be a name, such as `data`, counts as a keyword in capitals and at the start of a statement.
+    With `bodies`, dollar-quoted text of several lines, such as the body of a DO block, is highlighted as SQL.
+    """
+    try:
+        text = readable(text)
+        scanned = _scan(text)
+    except ScanError:
+        return ()
+    at = character_offsets(text)
+    found: list[Mark] = []
+    first = True
+    for token in scanned:
+        start, end = at(token.start), at(token.end)
+        kind = _kind(token.token, token.keyword_kind)
+        mark = _MARKS.get(kind)
+        if kind is _WORD:
+            mark = _mark_of_word(text[start:end], token.keyword_kind, first=first)
+        body = _BODY.fullmatch(text, start, end) if bodies and mark == "string" else None
+        if body is not None:
+            inner = highlights(body["text"], bodies=False)
+            found += (Mark(body.start("text") + one.start, body.start("text") + one.end, one.kind) for one in inner)
+        elif mark is not None:
+            found.append(Mark(start, end, mark))
+        if kind not in _COMMENTS:
+            first = token.token == _SEMICOLON
+    return tuple(found)
+
+
+def _mark_of_word(word: str, keyword: int, *, first: bool) -> str | None:
+    if word.startswith('"'):
+        return "name"
+    free = keyword == pg_query_pb2.UNRESERVED_KEYWORD and not first and not word.isupper()
+    return None if keyword == _NO_KEYWORD or free else "keyword"
 
 
 def readable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +12,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from runner.engine import events as ev
 from runner.engine.ports import PreviousRun
+from runner.plan.model import ForEach
 from runner.reports.html import html_page
 from runner.reports.report_builder import run_report
 from runner.structs import replace
 from tests.chromium import chromium
 from tests.unit.plays import plan, play, script, step
-from tests.unit.report_samples import AT, HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
+from tests.unit.report_samples import AT, HOSTILE, HOSTILE_ITEM, LONG, RUN, everything, reported, sql
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     past = tuple(
         PreviousRun(run=f"past-{n}", started_at=AT - n, steps={"late": (n, "succeeded")}) for n in (1.0, 4.0, 2.0)
     )
-    return _written(tmp_path_factory, html_page(replace(run_report(a_plan, RUN, events), history=past)))
+    made = replace(run_report(a_plan, RUN, events), history=past, resume=f"jobplan resume {RUN}")
+    return _written(tmp_path_factory, html_page(made))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def test_every_attempt_has_a_bar_and_every_step_a_row_and_a_node(opened: Opened)
         "all => all.map(bar => [bar.dataset.step, +bar.dataset.attempt])"
     )
     assert sorted(map(tuple, bars)) == sorted((one.key, it.number) for one in report.leaves for it in one.attempts)
-    assert opened.names() == [one.key for one in report.leaves]
+    assert opened.names() == [one.key for one in report.steps if one.parent is None]  # instances are folded
     nodes = opened.page.locator("#dag [data-node]").evaluate_all("all => all.map(node => node.dataset.node)")
     assert sorted(nodes) == sorted(one.key for one in report.steps if one.parent is None)
     assert opened.page.locator("#dag .node.critical").count() == 3
@@ -97,7 +100,7 @@ def test_every_attempt_has_a_bar_and_every_step_a_row_and_a_node(opened: Opened)
 def test_the_table_is_sorted_by_its_headings(opened: Opened) -> None:
     heading = opened.page.get_by_role("button", name="Time", exact=True)
     heading.click()
-    assert opened.names()[0] in {"wide", "left"}
+    assert opened.names()[0] in {"wide", "left", "vacuum"}
     heading.click()
     assert opened.names()[0] == "after_late"
     opened.page.get_by_role("button", name="Step", exact=True).click()
@@ -143,7 +146,7 @@ def test_a_step_shows_its_durations_over_past_runs(opened: Opened) -> None:
 def test_hostile_and_long_text_is_only_text(opened: Opened) -> None:
     for button in opened.page.locator("td.name button").all():
         button.click()
-    assert opened.page.locator("tr.more").count() == 13
+    assert opened.page.locator("tr.more").count() == 14  # 13 steps, and the step that three of them are instances of
     assert opened.page.locator("img, script[src], iframe, tr.more script, td.name b").count() == 0
     assert opened.page.locator("pre.sql", has_text=LONG).count() == 1
     assert opened.page.get_by_role("button", name=f"vacuum[{HOSTILE_ITEM}]", exact=True).count() == 1
@@ -213,14 +216,38 @@ def _contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_on_paper_the_steps_that_went_wrong_are_open(opened: Opened) -> None:
+def test_on_paper_the_failures_come_first_and_nothing_is_wider_than_the_page(opened: Opened) -> None:
     opened.page.emulate_media(media="print")
     opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert opened.page.locator("tr.more").count() == 2
-    assert not opened.page.locator("#search").is_visible()
     opened.page.set_viewport_size({"width": 718, "height": 1000})  # A4 without its margins
+    tops = [opened.page.locator(one).bounding_box() for one in (".wrong", "#dag svg", "#gantt svg", "#steps")]
+    places = [box["y"] for box in tops if box is not None]
+    assert places == sorted(places)
+    assert len(places) == 4
+    assert not opened.page.locator("#search").is_visible()
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 718
     assert opened.page.pdf().startswith(b"%PDF")
+
+
+def test_a_hundred_steps_take_three_pages_of_paper_and_no_name_is_broken(browser: Browser, tmp_path: Path) -> None:
+    names = [
+        f"{verb}_customer_addresses_of_{at:02}" for at in range(25) for verb in ("vacuum", "reindex", "purge", "x")
+    ]
+    steps = [step(name, *([names[at - 10]] if at >= 10 else [])) for at, name in enumerate(names)]
+    scripts = {names[at]: [script(ev.Outcome.FAILED, "23505", duration=9.0)] for at in (5, 33, 47, 58)}
+    run = play(plan(*steps, slots=6), scripts)
+    page = tmp_path / "report.html"
+    page.write_text(html_page(run_report(run.state.plan, RUN, run.events)), encoding="utf-8")
+    one = Opened(browser, page, viewport={"width": 1280, "height": 900})
+    pdf = one.page.pdf(prefer_css_page_size=True, format="A4")
+    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 3
+    one.page.emulate_media(media="print")
+    one.page.set_viewport_size({"width": 718, "height": 1000})
+    heights = one.page.locator("td.name button").evaluate_all("all => all.map(one => one.getClientRects()[0].height)")
+    assert len(heights) == 100
+    assert max(heights) < 1.5 * min(heights)  # each on one line
+    assert one.trouble == []
+    one.page.close()
 
 
 def test_a_thousand_steps_open_in_less_than_two_seconds(browser: Browser, big_report: Path) -> None:
@@ -234,3 +261,121 @@ def test_a_thousand_steps_open_in_less_than_two_seconds(browser: Browser, big_re
     assert page.locator("#gantt g[data-attempt]").count() > 950  # the others were skipped
     assert 0.0 < measured["TaskDuration"] < 2.0
     page.close()
+
+
+def test_what_went_wrong_is_on_top_with_the_command_that_resumes(opened: Opened) -> None:
+    card = opened.page.get_by_role("region", name="What went wrong")
+    assert card.locator("article h3 a").all_inner_texts() == ["lost", "late"]
+    assert card.locator("article", has_text="Skipped because of it: after_late").count() == 1
+    opened.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    card.get_by_role("button", name="Copy the command").click()
+    card.get_by_text("Copied").wait_for()
+    assert opened.page.evaluate("navigator.clipboard.readText()") == f"jobplan resume {RUN}"
+    card.get_by_role("link", name="after_late").click()
+    assert "upstream: late timed_out" in opened.page.locator("tr.more").inner_text()
+
+
+def test_a_step_is_addressed_by_the_end_of_the_url(browser: Browser, report: Path, opened: Opened) -> None:
+    opened.page.get_by_role("button", name="wide", exact=True).click()
+    assert opened.page.evaluate("location.hash") == "#step=wide"
+    page = browser.new_page()
+    for fragment in ("#step=vacuum%5Bb%5D", "#vacuum%5Bb%5D"):
+        page.goto(f"{report.as_uri()}{fragment}")
+        page.reload()
+        assert page.locator("tr.more").count() == 1
+        assert page.locator("tr.step:has(+ tr.more) td.name").inner_text() == "vacuum[b]"
+    page.goto(f"{report.as_uri()}#step=no%such")
+    page.reload()
+    assert page.locator("tr.step:not([hidden])").count() == 11
+    page.close()
+
+
+def test_the_four_tiles_filter_the_table(opened: Opened) -> None:
+    tiles = opened.page.locator("button.tile")
+    assert tiles.locator("b").all_inner_texts() == ["17.5s", "2", "1", "3 of 3"]
+    shown = []
+    for tile in tiles.all():
+        tile.click()
+        shown.append(opened.names())
+    assert shown[0][0] in {"wide", "left"}
+    assert shown[1:] == [
+        ["late", "allowed", "lost"],
+        ["deadlocked"],
+        ["vacuum[</b>'\"&`|\\@all]", "vacuum[b]", *shown[3][2:]],
+    ]
+    assert sorted(shown[3][2:]) == ["lost", "vacuum[a]"]
+    opened.page.get_by_role("button", name="Show all").click()
+    assert len(opened.names()) == 11
+
+
+def test_instances_are_folded_and_those_that_failed_are_shown(browser: Browser, tmp_path: Path) -> None:
+    each = step("vacuum", for_each=ForEach(as_="t", sql=sql("SELECT t")))
+    items = [f"p{at:02}" for at in range(60)]
+    scripts = {f"vacuum[{name}]": [script(ev.Outcome.FAILED, "55P03")] for name in ("p07", "p31")}
+    run = reported(plan(each, slots=6), scripts, items=items)
+    page = tmp_path / "report.html"
+    page.write_text(html_page(run_report(run.state.plan, RUN, run.events)), encoding="utf-8")
+    one = Opened(browser, page, viewport={"width": 1280, "height": 900})
+    assert one.names() == ["vacuum", "vacuum[p07]", "vacuum[p31]"]
+    assert "58/60 done, 2 failed" in one.page.locator("tr.fold").inner_text()
+    assert "58/60 done, 2 failed" in one.page.locator("#dag").inner_text()
+    one.page.get_by_role("button", name="vacuum", exact=True).click()
+    assert len(one.names()) == 61
+    one.page.get_by_role("button", name="vacuum", exact=True).click()
+    assert len(one.names()) == 3
+    one.page.get_by_role("button", name="Steps", exact=True).click()
+    assert one.page.locator("#gantt text.soft", has_text="vacuum").all_text_contents() == one.names()
+    assert one.trouble == []
+    one.page.close()
+
+
+def test_the_critical_path_is_off_while_a_failure_is_what_counts(opened: Opened) -> None:
+    toggle = opened.page.get_by_role("button", name=re.compile("critical path: 3 steps"))
+    assert toggle.get_attribute("aria-pressed") == "false"
+    box = opened.page.locator('#dag [data-node="purge"] rect.box')
+    plain = box.evaluate("one => getComputedStyle(one).stroke")
+    toggle.click()
+    ink = opened.page.evaluate("getComputedStyle(document.body).color")
+    assert plain != ink
+    assert box.evaluate("one => getComputedStyle(one).stroke") == ink
+
+
+def test_sql_is_highlighted_as_postgresql_reads_it(opened: Opened) -> None:
+    opened.page.get_by_role("button", name="purge", exact=True).click()
+    marks = opened.page.locator("tr.more pre.sql b")
+    assert marks.all_inner_texts() == ["DELETE", "FROM", "WHERE", "9"]
+    assert marks.first.evaluate("one => getComputedStyle(one).color") != opened.page.evaluate(
+        "getComputedStyle(document.body).color"
+    )
+
+
+def test_the_readers_local_time_stands_beside_utc(browser: Browser, report: Path) -> None:
+    one = Opened(browser, report, timezone_id="Africa/Nairobi")
+    began = one.page.locator("header time").inner_text()
+    assert began == "2026-01-01 00:00:00 UTC (2026-01-01 03:00:00 Africa/Nairobi)"
+    one.page.locator('#gantt g[data-step="wide"] rect').first.hover()
+    assert "03:00:10 Africa/Nairobi" in one.page.locator(".tip").inner_text()
+    assert one.trouble == []
+    one.page.close()
+
+
+def test_the_time_between_two_runners_is_cut_out_of_the_axis(browser: Browser, tmp_path: Path) -> None:
+    a_plan = plan(step("first"), step("second", "first"), step("third", "second"))
+    run = play(a_plan, {"second": [script(ev.Outcome.FAILED, "57014")]}, start=AT)
+    ended = run.events[-1].at
+    resumed = ev.RunResumed(at=ended + 28_800, jobplan="1", file="", sha256="", host="h", os_pid=1, slots=4, steps=3)
+    again = play(a_plan, start=resumed.at)
+    later = [event for event in again.events if isinstance(event, ev.StepEvent) and event.step != "first"]
+    made = run_report(a_plan, RUN, [*run.events, resumed, *later, again.events[-1]])
+    assert made.gaps == ((ended, ended + 28_800),)
+    page = tmp_path / "report.html"
+    page.write_text(html_page(made), encoding="utf-8")
+    one = Opened(browser, page, viewport={"width": 1280, "height": 900})
+    assert (
+        one.page.locator("#gantt g.cut").text_content()
+        == "8h00m between two runners8h00m between two runners are left out"
+    )
+    widths = [_width(one.page.locator(f'#gantt g[data-step="{key}"] rect').last) for key in ("first", "third")]
+    assert min(widths) > 100  # a second of each, although the run spans eight hours
+    assert one.trouble == []
+    one.page.close()

@@ -1,12 +1,19 @@
-// The plan's graph, as it was laid out; steps on the critical path are outlined, and so are the needs between them.
+// The plan's graph, as it was laid out. Steps that went wrong are filled; the critical path is drawn if it is wanted.
 // It is drawn when it scrolls into view, so that a thousand steps do not delay the page.
 const dag = (() => {
   const host = document.getElementById("dag");
   const {nodes, edges, columns, rows} = run.graph;
-  const WIDE = 168, TALL = 36, GAP_X = 56, GAP_Y = 14, PAD = 12;
+  const WIDE = 168, TALL = 36, GAP_X = 56, GAP_Y = 14, PAD = 14;
   const byKey = new Map(run.steps.map((step) => [step.key, step]));
   const critical = new Set(run.critical);
   const place = new Map(nodes.map((node) => [node.key, [PAD + node.column * (WIDE + GAP_X), PAD + node.row * (TALL + GAP_Y)]]));
+  const path = document.getElementById("dag-path");
+  const badBelow = new Set();
+  for (const step of run.steps) {
+    if (!BAD.has(step.state)) continue;
+    for (let one = step; one; one = run.steps[one.above]) badBelow.add(one.key);
+  }
+  const wrong = (step) => badBelow.has(step.key);
   let svg = null, scale = 1;
   const width = 2 * PAD + columns * (WIDE + GAP_X) - GAP_X, height = 2 * PAD + rows * (TALL + GAP_Y) - GAP_Y;
   const next = new Map(run.critical.slice(0, -1).map((key, index) => [key, run.critical[index + 1]]));
@@ -19,6 +26,11 @@ const dag = (() => {
     arrow.append(drawn("path", {d: "M0 0L8 4L0 8z", fill: "context-stroke"}));
     defs.append(arrow);
     svg.append(defs);
+    if (run.graph.finally !== null) {
+      const x = place.get(nodes.find((node) => node.column === run.graph.finally).key)[0] - GAP_X / 2;
+      svg.append(drawn("line", {class: "finally", x1: x, x2: x, y1: 4, y2: height - 4}));
+      svg.append(drawn("text", {class: "soft", x: x + 6, y: 10}, "finally"));
+    }
     const drawEdge = ([from, to, on]) => {
       const [x1, y1] = place.get(from), [x2, y2] = place.get(to);
       const a = x1 + WIDE, b = x2 - 2, bend = Math.max(24, (b - a) / 2);
@@ -34,23 +46,24 @@ const dag = (() => {
     for (const node of nodes) {
       const step = byKey.get(node.key), [x, y] = place.get(node.key);
       const group = drawn("g", {
-        class: `node${critical.has(node.key) ? " critical" : ""}`, "data-node": node.key, tabindex: 0, role: "button",
+        class: `node${critical.has(node.key) ? " critical" : ""}${wrong(step) ? " bad" : ""}`, "data-node": node.key, tabindex: 0, role: "button",
         transform: `translate(${x} ${y})`, "aria-label": `${node.key}: ${words(step.state)}`,
       });
       group.append(drawn("rect", {class: "box", width: WIDE, height: TALL, rx: 7}));
       group.append(drawn("path", {class: stateClass(step.state), d: `M0 7a7 7 0 0 1 7 -7v${TALL}a7 7 0 0 1 -7 -7z`}));
       group.append(drawn("text", {x: 14, y: 15}, cut(node.key, 24)));
       const times = step.instances ? ` ×${step.instances}` : "";
-      group.append(drawn("text", {x: 14, y: 29, class: "soft"}, `${words(step.state)}${times}${node.seconds ? `, ${duration(node.seconds)}` : ""}`));
+      group.append(drawn("text", {x: 14, y: 29, class: "soft"}, cut(node.words, 28) || `${words(step.state)}${times}${node.seconds ? `, ${duration(node.seconds)}` : ""}`));
       svg.append(group);
     }
     host.append(svg);
+    if (path) svg.classList.toggle("paths", path.getAttribute("aria-pressed") === "true");
     if (width * 0.6 < host.clientWidth) zoom(0);
   }
 
   const tipLines = (node) => {
     const step = byKey.get(node.key);
-    return [node.key, cut(step.description, 200), `${words(step.state)}${step.instances ? ` ×${step.instances}` : ""}`, node.seconds ? duration(node.seconds) : "",
+    return [node.key, cut(step.description, 200), node.words || words(step.state), node.seconds ? duration(node.seconds) : "",
       critical.has(node.key) ? "on the critical path" : "", step.error ? cut(step.error.message, 200) : ""];
   };
   const nodeOf = (event) => byName.get((event.target.closest("[data-node]") || {dataset: {}}).dataset.node);
@@ -68,6 +81,10 @@ const dag = (() => {
   for (const [id, factor] of [["dag-in", 1.25], ["dag-out", 0.8], ["dag-fit", 0]]) {
     document.getElementById(id).addEventListener("click", () => zoom(factor));
   }
+  if (path) path.addEventListener("click", () => {
+    draw();
+    path.setAttribute("aria-pressed", String(svg.classList.toggle("paths")));
+  });
   host.style.minHeight = `${Math.min(height, 360)}px`;
   new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) draw(); }, {rootMargin: "300px"}).observe(host);
   addEventListener("beforeprint", draw);

@@ -1,9 +1,32 @@
-// The chart over time: slots as lanes with the number of queued steps, or a row for each step with its waits.
+// The chart over time: slots as lanes with the number of queued steps, or a row for each step with its waits. The time
+// between two runners of a resumed run is cut out of the axis.
 const gantt = (() => {
   const host = document.getElementById("gantt");
   const LANE = 26, ROW = 22, AXIS = 24, STRIP = 44, LABEL_SLOTS = 64;
   const PAPER = 720;  // width of A4 without margins, so that letters keep their size
-  const begin = run.started_at, end = Math.max(run.finished_at, begin + 0.001);
+  const first = run.started_at, last = Math.max(run.finished_at, first + 0.001);
+  const BROKEN = 0.03;  // the share of the axis that a cut takes
+  const long = run.gaps.filter(([from, to]) => to - from > 0.05 * (last - first));
+  const left = last - first - long.reduce((sum, [from, to]) => sum + to - from, 0);
+  const cuts = long.map(([from, to]) => ({from, to, length: Math.min(to - from, BROKEN * Math.max(left, 0.001))}));
+  // From a time to its place on the axis, in seconds of the axis, and back.
+  function shrunk(at) {
+    let place = at;
+    for (const {from, to, length} of cuts) {
+      if (at >= to) place -= to - from - length;
+      else if (at > from) place -= (at - from) * (1 - length / (to - from));
+    }
+    return place;
+  }
+  function grown(place) {
+    let at = place;
+    for (const {from, to, length} of cuts) {
+      if (at <= from) break;
+      at = at >= from + length ? at + to - from - length : from + ((at - from) * (to - from)) / length;
+    }
+    return at;
+  }
+  const begin = first, end = shrunk(last);
   const attempts = [], queued = [];
   let waits = [];
   run.steps.forEach((step, index) => {
@@ -18,7 +41,11 @@ const gantt = (() => {
       3600, 7200, 14400, 28800, 86400, 172800, 604800, 2592000];
     const step = steps.find((one) => one >= least) || steps.at(-1);
     const found = [];
-    for (let n = Math.ceil((view[0] - begin) / step - 1e-9); begin + n * step <= view[1] + 1e-9; n++) found.push(n * step);
+    const edges = [begin, ...cuts.flatMap(({from, to}) => [from, to]), last];
+    for (let part = 0; part < edges.length; part += 2) {
+      const from = Math.max(edges[part], grown(view[0])), to = Math.min(edges[part + 1], grown(view[1]));
+      for (let n = Math.ceil((from - begin) / step - 1e-9); begin + n * step <= to + 1e-9; n++) found.push(n * step);
+    }
     return found;
   }
 
@@ -31,6 +58,7 @@ const gantt = (() => {
       `${step.key}${step.attempts.length > 1 ? `, attempt ${attempt.number}` : ""}${attempt.iteration > 1 ? `, iteration ${attempt.iteration}` : ""}`,
       `${attempt.outcome ? words(attempt.outcome) : "not ended"} in ${duration(attempt.ended_at - attempt.launched_at)}${server ? ` (${server})` : ""}`,
       `${clock(attempt.launched_at)} UTC, +${duration(attempt.launched_at - begin)}`,
+      local(attempt.launched_at),
       wait >= 0.001 ? `waited ${duration(wait)} for its slot` : "",
       held >= 0.001 ? `held for ${duration(held)}` : "",
       attempt.pid ? `pid ${attempt.pid}` : "",
@@ -43,13 +71,13 @@ const gantt = (() => {
   function draw(width = Math.max(280, host.clientWidth)) {
     const bySlot = mode === "slots";
     waits = [];
-    const rows = bySlot ? null : run.steps.filter((step) => !step.instances);
+    const rows = bySlot ? null : run.steps.filter((step) => step.above === null || BAD.has(step.state) && !step.instances);
     const label = bySlot ? (width < 500 ? 48 : LABEL_SLOTS) : Math.min(220, Math.round(width * 0.32));
     const lanes = bySlot ? Math.max(1, run.lanes) : rows.length;
     const tall = bySlot ? LANE : ROW;
     const strip = bySlot && queued.length ? STRIP : 0;
     const height = AXIS + lanes * tall + strip + 6;
-    const x = (at) => label + ((at - view[0]) / (view[1] - view[0])) * (width - label - 8);
+    const x = (at) => label + ((shrunk(at) - view[0]) / (view[1] - view[0])) * (width - label - 8);
     const svg = drawn("svg", {width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Timeline of the run"});
     const defs = drawn("defs", {});
     const hatch = drawn("pattern", {id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)"});
@@ -67,9 +95,12 @@ const gantt = (() => {
       const name = bySlot ? (width < 500 ? String(lane + 1) : `slot ${lane + 1}`) : cut(rows[lane].key, letters);
       svg.append(drawn("text", {x: label - 8, y: y + tall / 2 + 4, "text-anchor": "end", class: "soft"}, name));
     }
+    let labelled = -Infinity;
     for (const offset of ticks(width - label)) {
       const at = x(begin + offset);
       svg.append(drawn("line", {class: "grid", x1: at, x2: at, y1: AXIS - 4, y2: height}));
+      if (at - labelled < 56) continue;
+      labelled = at;
       svg.append(drawn("text", {x: at, y: 14, class: "soft", "text-anchor": offset === 0 && view[0] === begin ? "start" : "middle"},
         offset === 0 ? "0" : `+${tickText(offset)}`));
     }
@@ -79,8 +110,12 @@ const gantt = (() => {
       attempts.forEach(({attempt}, at) => bar(plot, at, attempt.lanes.map((lane) => AXIS + lane * tall), tall, x, width));
       if (strip) drawQueue(svg, plot, AXIS + lanes * tall + 6, strip - 6, x, label);
     } else {
+      // An instance that succeeded is drawn in the row of its step.
       const rowOf = new Map(rows.map((step, index) => [step.key, index]));
-      for (const step of rows) {
+      for (const step of run.steps) {
+        let shown = step;
+        while (!rowOf.has(shown.key)) shown = run.steps[shown.above];
+        rowOf.set(step.key, rowOf.get(shown.key));
         const y = AXIS + rowOf.get(step.key) * tall;
         for (const wait of step.waits) {
           const index = waits.push([step, wait]) - 1;
@@ -89,9 +124,23 @@ const gantt = (() => {
       }
       attempts.forEach(({step}, at) => bar(plot, at, [AXIS + rowOf.get(step.key) * tall], tall, x, width));
     }
+    for (const cut of cuts) drawCut(svg, cut, x, label, height);
     for (const {attempt} of attempts.filter((one) => BAD.has(one.attempt.outcome))) flag(plot, attempt, x);
     host.replaceChildren(svg);
     host.dataset.label = label;
+  }
+
+  // A band across the chart, with two slanted lines on the axis and the time that is left out.
+  function drawCut(svg, {from, to}, x, label, height) {
+    const a = Math.max(label, x(from)), b = x(to);
+    if (b <= label || a > 20000) return;
+    const group = drawn("g", {class: "cut"});
+    group.append(drawn("rect", {x: a, y: AXIS - 4, width: Math.max(4, b - a), height: height - AXIS + 4}));
+    const middle = (a + b) / 2;
+    group.append(drawn("path", {d: `M${middle - 6} ${AXIS}l4 -9M${middle + 1} ${AXIS}l4 -9`}));
+    group.append(drawn("text", {x: middle + 4, y: AXIS + 10, class: "soft", transform: `rotate(90 ${middle - 4} ${AXIS + 10})`}, `${duration(to - from)} between two runners`));
+    group.append(drawn("title", {}, `${duration(to - from)} between two runners are left out`));
+    svg.append(group);
   }
 
   function tickText(offset) { return offset < 60 ? `${+offset.toFixed(3)}s` : duration(offset); }
@@ -110,7 +159,7 @@ const gantt = (() => {
     const group = drawn("g", {"data-step": step.key, "data-attempt": attempt.number, "data-at": at});
     const state = attempt.outcome || "running";
     tops.forEach((y, index) => {
-      const rect = drawn("rect", {class: `attempt ${stateClass(state)}`, x: left, y: y + 3, width: wide, height: tall - 6, rx: Math.min(4, wide / 2)});
+      const rect = drawn("rect", {class: `attempt ${stateClass(state)}${BAD.has(state) ? " bad" : ""}`, x: left, y: y + 3, width: wide, height: tall - 6, rx: Math.min(4, wide / 2)});
       if (index === 0) {
         rect.setAttribute("tabindex", "0");
         rect.setAttribute("role", "button");
@@ -130,7 +179,7 @@ const gantt = (() => {
       const from = Math.max(left, x(view[0])), room = Math.min(right, width) - from;
       const indent = BAD.has(state) ? 18 : 6;
       if (mode === "slots" && index === 0 && room > 44 + indent) {
-        group.append(drawn("text", {class: "in", x: from + indent, y: y + tall / 2 + 4}, cut(step.key, Math.floor((room - indent - 4) / 6.6))));
+        group.append(drawn("text", {class: BAD.has(state) || state === "failed_allowed" ? "in loud" : "in", x: from + indent, y: y + tall / 2 + 4}, cut(step.key, Math.floor((room - indent - 4) / 6.6))));
       }
     });
     plot.append(group);
@@ -146,7 +195,7 @@ const gantt = (() => {
     count = 0;
     let path = `M${x(begin)} ${y(0)}`;
     for (const [at, by] of changes) { path += `H${x(at).toFixed(1)}`; count += by; path += `V${y(count).toFixed(1)}`; }
-    const area = drawn("path", {class: "queue", d: `${path}H${x(end)}V${y(0)}Z`});
+    const area = drawn("path", {class: "queue", d: `${path}H${x(last)}V${y(0)}Z`});
     plot.append(area);
     svg.append(drawn("text", {x: label - 8, y: top + height / 2 + 4, "text-anchor": "end", class: "soft"}, "queue"));
   }
@@ -170,6 +219,10 @@ const gantt = (() => {
   }
 
   function timeAt(clientX) {
+    return grown(axisAt(clientX));
+  }
+
+  function axisAt(clientX) {
     const label = +host.dataset.label, box = host.getBoundingClientRect();
     return view[0] + ((clientX - box.left - label) / (Math.max(280, host.clientWidth) - label - 8)) * (view[1] - view[0]);
   }
@@ -206,9 +259,9 @@ const gantt = (() => {
     if (!event.ctrlKey && !event.metaKey && !event.shiftKey) return;
     event.preventDefault();
     if (event.shiftKey) move(view[0] + Math.sign(event.deltaY || event.deltaX) * (view[1] - view[0]) * 0.1);
-    else zoom(event.deltaY > 0 ? 1.25 : 0.8, timeAt(event.clientX));
+    else zoom(event.deltaY > 0 ? 1.25 : 0.8, axisAt(event.clientX));
   }, {passive: false});
-  host.addEventListener("dblclick", (event) => zoom(0.5, timeAt(event.clientX)));
+  host.addEventListener("dblclick", (event) => zoom(0.5, axisAt(event.clientX)));
   host.addEventListener("pointerdown", (event) => { drag = event.pointerType === "mouse" ? {x: event.clientX, from: view[0], moved: false} : null; });
   addEventListener("pointermove", (event) => {
     if (!drag || !(event.buttons & 1)) return;
