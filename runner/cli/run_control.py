@@ -283,7 +283,8 @@ def execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
 
 def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     history = _history(setup, clock.now())
-    reports = [open_report(kind, path, setup.run_id, history, resume=commands.resume) for kind, path in setup.reports]
+    again = "" if setup.embedded else written_out("resume", setup.run_id, journal=setup.journal.folder.parent)
+    reports = [open_report(kind, path, setup.run_id, history, resume=again) for kind, path in setup.reports]
     if setup.previous_state is not None:
         for event, report in itertools.product(setup.history, reports):
             report.handle(event, setup.previous_state)
