@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -16,6 +17,10 @@ from runner.plan.version_ranges import version_fits
 from tests.servers import start_test_server
 
 _NUMBERS = itertools.count(1)
+
+# Without compiled files, each process would compile all tests, and each command that a test starts all of jobplan.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine makes no example wrong.
 settings.register_profile("jobplan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
