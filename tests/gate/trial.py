@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,9 +160,12 @@ class Range:
         return failures.found[-1] if failures.found else Real(step="?", error=f"exit code {result.exit_code}")
 
     def _undo(self, case: Case, dsn: str) -> None:
-        """Remove what a case has made beyond its database."""
+        """Remove what a case has made beyond its database; what a failed step has not made is not there."""
         for statement in filter(None, map(str.strip, self.own(case.undo).split(";"))):
-            with psycopg.connect(dsn, autocommit=True) as connection:
+            with (
+                suppress(psycopg.errors.UndefinedObject),
+                psycopg.connect(dsn, autocommit=True) as connection,
+            ):
                 connection.execute(statement.encode())
 
 
