@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 
 from runner.engine.ports import LaunchRequest
 
@@ -51,16 +52,19 @@ _EARLY = 2.0
 IDENTIFY_AFTER = 0.1
 
 
-def pause_after(elapsed: float, expected: float | None = None) -> float:
+def pause_after(elapsed: float, expected: float | None = None, workers: int = 1) -> float:
     """Return the seconds until the next poll of a worker that was launched `elapsed` seconds ago.
 
-    `expected` is the time that it is expected to take, None if it is unknown.
+    `expected` is the time that it is expected to take, None if it is unknown; `workers` run at the same time. With more
+    of them there are more polls, and a slot that is free a moment later matters less.
     """
-    pause = _LONG_PAUSE if elapsed >= _LONG else max(_LEAST_PAUSE, _PAUSE * math.sqrt(max(elapsed, 0.0)))
+    many = math.sqrt(workers)
+    pause = _LONG_PAUSE if elapsed >= _LONG else max(_LEAST_PAUSE, many * _PAUSE * math.sqrt(max(elapsed, 0.0)))
+    pause = min(pause, _LONG_PAUSE)
     if expected is None or expected < IN_SERVER or elapsed >= _TO * expected:
         return pause
     if elapsed >= _FROM * expected:
-        return max(_LEAST_PAUSE, min(pause, _NEAR * expected))
+        return max(_LEAST_PAUSE, min(pause, many * _NEAR * expected))
     return max(_LEAST_PAUSE, min(_EARLY * pause, _LONG_PAUSE, _FROM * expected - elapsed))
 
 
@@ -104,6 +108,10 @@ class Rhythm:
         """Return whether a session may wait in the server for a worker that was launched `elapsed` seconds ago."""
         return elapsed < IN_SERVER and self._seconds < _SHORT and not self.snapshots_matter
 
+    def workers(self) -> int:
+        """Return how many workers run, at least one."""
+        return max(1, len(self._workers))
+
     def expected(self, work: str) -> float | None:
         """Return the seconds that the last worker with this work took; None if it is the first one."""
         return self._last.get(work)
@@ -120,10 +128,14 @@ class Rhythm:
 
 
 class Pauses:
-    """The pauses between the polls of one worker, which is expected to take `expected` seconds, if that is known."""
+    """The pauses between the polls of one worker, which is expected to take `expected` seconds, if that is known.
 
-    def __init__(self, expected: float | None = None) -> None:
+    `workers` returns how many run at the same time.
+    """
+
+    def __init__(self, expected: float | None = None, workers: Callable[[], int] = lambda: 1) -> None:
         self._expected = expected
+        self._workers = workers
         self._loop = asyncio.get_running_loop()
         self._start = self._loop.time()
         self._sleeping: asyncio.Future[None] | None = None
@@ -147,7 +159,7 @@ class Pauses:
         """Sleep until the next poll is due; return False if the pause was interrupted."""
         if not self._interrupted:
             self._sleeping = self._loop.create_future()
-            alarm = self._loop.call_later(pause_after(self.elapsed, self._expected), self._wake)
+            alarm = self._loop.call_later(pause_after(self.elapsed, self._expected, self._workers()), self._wake)
             try:
                 await self._sleeping
             finally:

@@ -164,7 +164,7 @@ class LaunchedWorker:
         #: The original request, and the one that is launched: some rows must be sent as text.
         self.asked = self.request = request
         self._rhythm = rhythm
-        self._pauses = Pauses(rhythm.expected(self._work))
+        self._pauses = Pauses(rhythm.expected(self._work), rhythm.workers)
         if request.rows and request.carry is None and must_be_text(request.sql):
             self.request = replace(request, as_text=True)
         self._identify_after = IDENTIFY_AFTER

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.acceptance.console import Database, Jobplan, Started, until
 
@@ -185,6 +186,7 @@ def until_closed(jobplan: Jobplan, db: Database, looks: Looks) -> float:
     raise AssertionError("nothing was done while the window was open")
 
 
+@pytest.mark.slow
 def test_a_backfill_is_killed_held_and_stopped_by_its_window_and_changes_every_row_once(
     jobplan: Jobplan, db: Database, tmp_path: Path
 ) -> None:

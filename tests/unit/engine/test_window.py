@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from random import Random
 from typing import Any
 
@@ -388,6 +389,25 @@ def test_a_clock_that_jumps_over_the_opening_waits_for_the_next_one() -> None:
     run = run_in(OPEN, step("a"), start=DAY, clock=[(DAY + 5, 60.0)])
     assert of(run, ev.WindowWaiting) == [0, 5]
     assert launches(run, "a") == [DAY + 86_400 + 10 - 60]
+
+
+@pytest.mark.parametrize(
+    ("evening", "hours"),
+    [
+        pytest.param("2026-01-10T21:00+01:00", 7, id="an ordinary night"),
+        pytest.param("2026-03-28T21:00+01:00", 6, id="the clock is put forward"),
+        pytest.param("2026-10-24T21:00+02:00", 8, id="the clock is put back"),
+    ],
+)
+def test_a_night_with_a_change_of_the_clock_has_as_many_iterations_as_it_has_hours(evening: str, hours: int) -> None:
+    night = Window(timezone="Europe/Berlin", from_=22 * 3600, to=5 * 3600, outside=Outside.WAIT)
+    begin = datetime.fromisoformat(evening).timestamp()
+    loop = step("a", repeat=Repeat(max_iterations=99), timeout=None)
+    hourly = [script(ev.Outcome.SUCCEEDED, duration=3601.0, row_count=5)]
+    run = run_in(night, loop, start=begin, scripts={"a": hourly})
+    assert launches(run, "a") == [begin + 3600 + number * 3601 for number in range(hours)]
+    (closed,) = [event.at for event in run.events if isinstance(event, ev.WindowClosed)]
+    assert (closed, code(run)) == (begin + 3600 * (hours + 1), 8)
 
 
 def test_a_launch_that_the_server_refuses_is_made_again_a_moment_later() -> None:

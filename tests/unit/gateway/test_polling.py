@@ -68,6 +68,12 @@ def test_what_takes_longer_than_expected_is_polled_like_anything_else(took: floa
     assert pause_after(elapsed, took) == pause_after(elapsed)
 
 
+@given(st.floats(min_value=0.0, max_value=1e4), st.integers(min_value=1, max_value=1000))
+def test_many_workers_are_polled_less_often_but_often_enough(elapsed: float, workers: int) -> None:
+    assert pause_after(elapsed) <= pause_after(elapsed, None, workers) <= 0.25
+    assert pause_after(elapsed, None, 4) <= 2.001 * pause_after(elapsed)
+
+
 def test_work_is_expected_to_take_as_long_as_the_last_time() -> None:
     rhythm = Rhythm()
     assert rhythm.expected(":fill") is None
