@@ -535,22 +535,30 @@ _servers_option = click.option(
 @_servers_option
 @environment_options
 @journal_option
-def status_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -> int:
+@_format_option
+def status_command(fleet_id: str, *, targets_file: Path | None, journal: Path, form: str) -> int:
     """Show what a fleet run does now: how far it is, and its members on each cluster.
 
     With --targets the servers are asked without the record of the fleet run, from any machine.
     """
-    from runner.fleet.live_members import member_lines, members_on_servers
+    from runner.fleet.live_members import member_lines, members_data, members_on_servers
     from runner.fleet.messages import count_words
     from runner.fleet.records import is_running, read_fleet
 
     fleet_id, targets, recorded = _meant(fleet_id, targets_file, journal)
+    known: dict[str, object] = {}
     if recorded is not None:
         _, state = read_fleet(recorded.parent, fleet_id)
-        process = "runs" if is_running(recorded) else "has no process"
-        print_text(f"fleet run {fleet_id} {process}: {count_words(state.counts())}")
+        running, counts = is_running(recorded), state.counts()
+        known = {"running": running, "counts": {str(one): number for one, number in counts.items()}}
+        if form == "text":
+            process = "runs" if running else "has no process"
+            print_text(f"fleet run {fleet_id} {process}: {count_words(counts)}")
     found = asyncio.run(members_on_servers(targets, fleet_id, ledger=ledger_schema()))
-    print_lines(member_lines(found))
+    if form == "json":
+        print_json({"fleet": fleet_id, **known, "clusters": members_data(found)})
+    else:
+        print_lines(member_lines(found))
     return ExitCode.NOT_STARTED if any(one.problem for one in found) else 0
 
 

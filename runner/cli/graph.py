@@ -9,7 +9,7 @@ import click
 from runner.cli.options import Selection, selection_options
 from runner.cli.project_options import PlanPath, chosen_severities
 
-_FORMS = ("text", "mermaid", "dot")
+_FORMS = ("text", "json", "mermaid", "dot")
 
 
 @click.command()
@@ -24,7 +24,7 @@ def graph(
     exclude: tuple[str, ...],
     assume_done: bool,
 ) -> None:
-    """Print the dependency graph of a plan: as a tree, as Mermaid for Markdown, or as DOT for Graphviz.
+    """Print the dependency graph of a plan: as a tree, JSON, Mermaid for Markdown, or DOT for Graphviz.
 
     \b
     jobplan graph plans/nightly.yaml --format mermaid

@@ -119,10 +119,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def progress_options(function: _F) -> _F:
-    """Add --verbose, --quiet, --log-format and --color."""
+    """Add --verbose, --quiet, --format, which is also called --log-format, and --color."""
     function = color_option(function)
     function = click.option(
+        "--format",
         "--log-format",
+        "log_format",
         type=click.Choice(["text", "json"]),
         default="text",
         show_default=True,

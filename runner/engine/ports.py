@@ -480,7 +480,10 @@ class Evaluate(Command, frozen=True, kw_only=True):
 
 
 class Sink(Protocol):
-    """A consumer of a run's events: the journal, the ledger, a report or the terminal."""
+    """A consumer of a run's events: the journal, the ledger, a report or the terminal.
+
+    A subclass needs `handle` only: the other methods do nothing.
+    """
 
     def handle(self, event: Event, state: RunState) -> None:
         """Process one event; `state` is the state after it.
@@ -497,15 +500,15 @@ class Sink(Protocol):
         before the next flush; events may be handled before that. Raises the errors of `handle`, here or when it is
         awaited.
         """
-        ...
+        return None
 
-    def tick(self, now: float, state: RunState) -> None:
+    def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - others use them
         """Do periodic work: called about once a second while a worker runs. Raises the errors of `handle`."""
-        ...
+        return
 
     def close(self) -> None:
         """Finish; no call follows. RecordError if the end cannot be recorded."""
-        ...
+        return
 
 
 class PreviousRun(Struct, frozen=True, kw_only=True):

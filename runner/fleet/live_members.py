@@ -96,6 +96,26 @@ async def _on_cluster(targets: Targets, cluster: str, fleet: str, ledger: str) -
     return ClusterMembers(cluster=cluster, runs=runs)
 
 
+def members_data(clusters: Sequence[ClusterMembers]) -> list[dict[str, object]]:
+    """Return the members on each cluster as JSON values."""
+    return [
+        {
+            "cluster": one.cluster,
+            "problem": one.problem,
+            "runs": [
+                {
+                    "database": run.database,
+                    "run": run.run,
+                    "alive": run.alive,
+                    "steps": sorted(worker.step for worker in run.workers),
+                }
+                for run in one.runs
+            ],
+        }
+        for one in clusters
+    ]
+
+
 def member_lines(clusters: Sequence[ClusterMembers]) -> Iterator[str]:
     """Yield one line for each cluster, and one for each of its members."""
     for one in clusters:

@@ -1,4 +1,4 @@
-"""A run as JSON Lines: its events (`--report jsonl`), and progress for programs (`--log-format json`).
+"""A run as JSON Lines: its events (`--report jsonl`), and progress for programs (`--format json`).
 
 `schemas/events-v1.schema.json` describes the events. A progress line has the event's fields and the text of the plain
 log; `at`, `level`, `message`, `event` and `run` are in every line. All names are stable.

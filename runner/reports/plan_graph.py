@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import groupby
@@ -10,6 +11,7 @@ from types import MappingProxyType
 from runner.plan.graph import topological_order
 from runner.plan.groups import written_out
 from runner.plan.model import Need, NeedOn, Plan, Step
+from runner.reports.terminal_text import visible_json
 from runner.structs import Struct, replace
 
 
@@ -203,8 +205,25 @@ def _needs(steps: tuple[Step, ...]) -> Mapping[str, tuple[str, ...]]:
     return {step.id: tuple(need.step for need in step.needs) for step in steps}
 
 
+def graph_json(graph: PlanGraph) -> str:
+    """Write the graph as JSON: each step with what it needs."""
+    steps = [
+        {
+            "id": step.id,
+            "needs": [{"step": need.step, "on": str(need.on)} for need in step.needs],
+            "finally": in_finally,
+            "waits": step.waits,
+            "group": step.group,
+            "items": len(step.for_each.items) or None if step.for_each is not None else None,
+        }
+        for in_finally, members in ((False, graph.steps), (True, graph.finally_))
+        for step in members
+    ]
+    return visible_json(json.dumps({"plan": graph.name, "steps": steps}, indent=2, ensure_ascii=False)) + "\n"
+
+
 #: The forms of `jobplan graph`.
-FORMS: Mapping[str, Callable[[PlanGraph], str]] = {"text": tree, "mermaid": mermaid, "dot": dot}
+FORMS: Mapping[str, Callable[[PlanGraph], str]] = {"text": tree, "json": graph_json, "mermaid": mermaid, "dot": dot}
 
 
 #: What Mermaid draws at most on GitHub (its `maxTextSize` and `maxEdges`), and the steps of a graph that is not folded.
