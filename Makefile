@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
 # Test files at a time, each process with a server of its own: much of their time is spent waiting.
-WORKERS ?= 4
+WORKERS ?= 6
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CHAOS_ARGS ?=
 LOCK_ARGS ?=
