@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
-# Test files at a time, each process with a server of its own: much of their time is spent waiting.
+# Processes of tests, each with a server of its own: much of their time is spent waiting. Unit tests do not wait.
 WORKERS ?= 6
-PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+BY_FILE  := --dist loadfile --no-loadscope-reorder
+PARALLEL := -n $(WORKERS) $(BY_FILE)
 CHAOS_ARGS ?=
 LOCK_ARGS ?=
 
@@ -49,7 +50,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest $(PARALLEL) -m "not slow" tests/unit $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto $(BY_FILE) -m "not slow" tests/unit $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev
 	@mkdir -p build

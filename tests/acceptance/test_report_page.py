@@ -17,8 +17,8 @@ from runner.reports.html import html_page
 from runner.reports.report_builder import run_report
 from runner.structs import replace
 from tests.chromium import chromium
-from tests.unit.plays import plan, play, script, step
 from tests.unit.report_samples import AT, HOSTILE, HOSTILE_ITEM, LONG, RUN, everything, reported, sql
+from tests.unit.simulated_runs import plan, script, simulated, step
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def big_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run of a thousand steps."""
     steps = [step(f"step_{at}", *([f"step_{at - 7}"] if at % 3 and at > 7 else [])) for at in range(1000)]
     scripts = {one.id: [script(ev.Outcome.FAILED, "23505")] for one in steps[10::100]}
-    run = play(plan(*steps, slots=16), scripts, watch=None)
+    run = simulated(plan(*steps, slots=16), scripts, watch=None)
     return _written(tmp_path_factory, html_page(run_report(run.state.plan, RUN, run.events)))
 
 
@@ -235,7 +235,7 @@ def test_a_hundred_steps_take_three_pages_of_paper_and_no_name_is_broken(browser
     ]
     steps = [step(name, *([names[at - 10]] if at >= 10 else [])) for at, name in enumerate(names)]
     scripts = {names[at]: [script(ev.Outcome.FAILED, "23505", duration=9.0)] for at in (5, 33, 47, 58)}
-    run = play(plan(*steps, slots=6), scripts)
+    run = simulated(plan(*steps, slots=6), scripts)
     page = tmp_path / "report.html"
     page.write_text(html_page(run_report(run.state.plan, RUN, run.events)), encoding="utf-8")
     one = Opened(browser, page, viewport={"width": 1280, "height": 900})
@@ -361,10 +361,10 @@ def test_the_readers_local_time_stands_beside_utc(browser: Browser, report: Path
 
 def test_the_time_between_two_runners_is_cut_out_of_the_axis(browser: Browser, tmp_path: Path) -> None:
     a_plan = plan(step("first"), step("second", "first"), step("third", "second"))
-    run = play(a_plan, {"second": [script(ev.Outcome.FAILED, "57014")]}, start=AT)
+    run = simulated(a_plan, {"second": [script(ev.Outcome.FAILED, "57014")]}, start=AT)
     ended = run.events[-1].at
     resumed = ev.RunResumed(at=ended + 28_800, jobplan="1", file="", sha256="", host="h", os_pid=1, slots=4, steps=3)
-    again = play(a_plan, start=resumed.at)
+    again = simulated(a_plan, start=resumed.at)
     later = [event for event in again.events if isinstance(event, ev.StepEvent) and event.step != "first"]
     made = run_report(a_plan, RUN, [*run.events, resumed, *later, again.events[-1]])
     assert made.gaps == ((ended, ended + 28_800),)

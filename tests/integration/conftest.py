@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from runner import load_plan, run_plan
 from runner.embedded import EmbeddedServer
 from tests.integration.dry_runs import PLANS, ROLE
-from tests.integration.houses import ask
+from tests.integration.gateway_setups import ask
 from tests.servers import start_test_server
 
 _NUMBERS = itertools.count(1)

@@ -18,7 +18,7 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.observer import APPLICATION_NAME, Observer, SignalRefusedError, Stopper
 from runner.identity import runner_name
 from tests.builders import looked_label, plan, step
-from tests.integration.houses import Follower, RealHouse, ask, real_run, run_plan, until
+from tests.integration.gateway_setups import Follower, RealSetup, ask, real_run, run_plan, until
 
 LONG = "SELECT pg_sleep(120)"
 
@@ -39,10 +39,10 @@ async def observing(dsn: str) -> AsyncIterator[Observer]:
         await observer.close()
 
 
-async def running(house: RealHouse, key: str, sql: str = LONG, **keys: object) -> Follower:
+async def running(setup: RealSetup, key: str, sql: str = LONG, **keys: object) -> Follower:
     """Return a follower of a labelled worker that runs."""
-    label = looked_label(house.run_id, key, **keys)
-    return await Follower(house, key, sql, label=label).running()
+    label = looked_label(setup.run_id, key, **keys)
+    return await Follower(setup, key, sql, label=label).running()
 
 
 def of(activity: Activity, run: str) -> LiveRun:
@@ -82,11 +82,11 @@ async def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
 
 
 async def test_worker_label_state_and_runner_are_seen_from_another_database(dsn: str, database: str) -> None:
-    async with RealHouse(dsn, "live-see") as house, observing(database) as observer:
-        await running(house, "größe[*/]")
-        run = await looked(observer, house.run_id, lambda run: only(run).label is not None)
+    async with RealSetup(dsn, "live-see") as setup, observing(database) as observer:
+        await running(setup, "größe[*/]")
+        run = await looked(observer, setup.run_id, lambda run: only(run).label is not None)
         worker = only(run)
-        assert (run.alive, worker.step, worker.label) == (True, "größe[*/]", looked_label(house.run_id, "größe[*/]"))
+        assert (run.alive, worker.step, worker.label) == (True, "größe[*/]", looked_label(setup.run_id, "größe[*/]"))
         assert (worker.query, worker.state, worker.wait) == (LONG, "active", "Timeout: PgSleep")
         assert run.database == worker.database != (await observer.look()).database
         assert worker.deadline is not None
@@ -94,11 +94,11 @@ async def test_worker_label_state_and_runner_are_seen_from_another_database(dsn:
 
 async def test_a_worker_that_waits_names_the_session_that_blocks_it(database: str) -> None:
     ask(database, "CREATE TABLE t (i int)")
-    async with RealHouse(database, "live-lock") as house, observing(database) as observer:
+    async with RealSetup(database, "live-lock") as setup, observing(database) as observer:
         with psycopg.connect(database, application_name="the app") as other:
             other.execute("LOCK TABLE t IN SHARE MODE")
-            await running(house, "a", "INSERT INTO t VALUES (1)")
-            run = await looked(observer, house.run_id, lambda run: only(run).blocked_by)
+            await running(setup, "a", "INSERT INTO t VALUES (1)")
+            run = await looked(observer, setup.run_id, lambda run: only(run).blocked_by)
             (by,) = only(run).blocked_by
             assert (by.pid, by.name, by.state, by.query) == (
                 other.info.backend_pid,
@@ -112,19 +112,19 @@ async def test_a_worker_that_waits_names_the_session_that_blocks_it(database: st
 
 async def test_sessions_that_a_worker_blocks_are_listed(database: str) -> None:
     ask(database, "CREATE TABLE t (i int)")
-    async with RealHouse(database, "live-holds") as house, observing(database) as observer:
-        await running(house, "a", "LOCK TABLE t; SELECT pg_sleep(120)")
+    async with RealSetup(database, "live-holds") as setup, observing(database) as observer:
+        await running(setup, "a", "LOCK TABLE t; SELECT pg_sleep(120)")
         other = await psycopg.AsyncConnection.connect(database, application_name="the app", autocommit=True)
         async with other:
             waiting = asyncio.create_task(other.execute("SELECT * FROM t"))
-            run = await looked(observer, house.run_id, lambda run: only(run).blocks)
+            run = await looked(observer, setup.run_id, lambda run: only(run).blocks)
             (waiter,) = only(run).blocks
             assert (waiter.pid, waiter.name, waiter.lock) == (
                 other.info.backend_pid,
                 "the app",
                 "AccessShareLock on public.t",
             )
-            house.end()
+            setup.end()
             await waiting
 
 
@@ -136,23 +136,23 @@ def building(run: LiveRun) -> list[LiveWorker]:
 async def test_progress_of_maintenance_commands(database: str) -> None:
     ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 50000) AS i")
     ask(database, "UPDATE t SET i = i")
-    async with RealHouse(database, "live-progress") as house, observing(database) as observer:
+    async with RealSetup(database, "live-progress") as setup, observing(database) as observer:
         slow = {"vacuum_cost_delay": "100", "vacuum_cost_limit": "1"}
-        await Follower(house, "v", "VACUUM t", label=looked_label(house.run_id, "v"), settings=slow).running()
-        run = await looked(observer, house.run_id, lambda run: only(run).progress)
+        await Follower(setup, "v", "VACUUM t", label=looked_label(setup.run_id, "v"), settings=slow).running()
+        run = await looked(observer, setup.run_id, lambda run: only(run).progress)
         reported = only(run).progress
         assert reported is not None
         assert (reported.command, reported.relation, reported.unit) == ("VACUUM", "public.t", "blocks")
         assert reported.total > 0
-        house.end()
+        setup.end()
         with psycopg.connect(database) as other:
             other.execute("INSERT INTO t VALUES (0)")
-            await running(house, "i", "CREATE INDEX CONCURRENTLY i ON t (i)")
-            run = await looked(observer, house.run_id, building)
+            await running(setup, "i", "CREATE INDEX CONCURRENTLY i ON t (i)")
+            run = await looked(observer, setup.run_id, building)
             (worker,) = building(run)
             assert worker.progress is not None
             assert worker.progress.phase.startswith("waiting for")
-            house.end()
+            setup.end()
 
 
 async def test_a_lost_connection_is_opened_anew(dsn: str) -> None:
@@ -169,30 +169,30 @@ async def test_a_lost_connection_is_opened_anew(dsn: str) -> None:
 async def test_a_role_without_rights_sees_names_and_signals_nothing(
     new_role: Callable[..., str], database: str
 ) -> None:
-    async with RealHouse(database, "live-role") as house, observing(new_role()) as observer:
-        follower = await running(house, "a")
+    async with RealSetup(database, "live-role") as setup, observing(new_role()) as observer:
+        follower = await running(setup, "a")
         activity = await observer.look()
-        worker = only(of(activity, house.run_id))
+        worker = only(of(activity, setup.run_id))
         assert (activity.sees_all, worker.step, worker.visible, worker.query) == (False, "a", False, "")
-        stopped = await stopper(observer, of(activity, house.run_id)).stop(5.0)
+        stopped = await stopper(observer, of(activity, setup.run_id)).stop(5.0)
         assert [w.step for w in stopped.still] == ["a"]
         assert stopped.refused is not None
         assert "not visible to this role" in stopped.refused
-        assert house.alive() == {follower.name}
+        assert setup.alive() == {follower.name}
 
 
 @pytest.mark.pg(">= 16", reason="the wording of permission denied")
 async def test_a_role_that_sees_but_may_not_signal_is_refused(new_role: Callable[..., str], database: str) -> None:
     role = new_role("IN ROLE pg_read_all_stats")
-    async with RealHouse(new_role(), "live-seer") as house, observing(role) as observer:
-        follower = await running(house, "a")
-        run = await looked(observer, house.run_id, lambda run: run.workers)
+    async with RealSetup(new_role(), "live-seer") as setup, observing(role) as observer:
+        follower = await running(setup, "a")
+        run = await looked(observer, setup.run_id, lambda run: run.workers)
         with pytest.raises(SignalRefusedError, match="permission denied"):
             await observer.signal(only(run).worker)
         stopped = await stopper(observer, run).stop(5.0)
         assert stopped.refused is not None
         assert [w.step for w in stopped.still] == ["a"]
-        assert house.alive() == {follower.name}
+        assert setup.alive() == {follower.name}
         ask(
             database,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
@@ -202,23 +202,23 @@ async def test_a_role_that_sees_but_may_not_signal_is_refused(new_role: Callable
 
 async def test_the_rights_that_a_refusal_names_are_enough(new_role: Callable[..., str]) -> None:
     role = new_role("IN ROLE pg_read_all_stats, pg_signal_backend")
-    async with RealHouse(new_role(), "live-right") as house, observing(role) as observer:
-        await running(house, "a")
-        run = await looked(observer, house.run_id, lambda run: run.workers)
+    async with RealSetup(new_role(), "live-right") as setup, observing(role) as observer:
+        await running(setup, "a")
+        run = await looked(observer, setup.run_id, lambda run: run.workers)
         stopped = await stopper(observer, run).stop(20.0)
         assert (stopped.still, stopped.refused, len(stopped.seconds)) == ((), None, 1)
 
 
 async def test_only_a_worker_that_is_visible_at_that_moment_is_signalled(dsn: str) -> None:
-    async with RealHouse(dsn, "live-ident") as house, observing(dsn) as observer:
-        follower = await running(house, "a")
+    async with RealSetup(dsn, "live-ident") as setup, observing(dsn) as observer:
+        follower = await running(setup, "a")
         seen = follower.seen[0]
         for wrong in (
             Worker(pid=seen.pid, backend_start="2001-01-01T00:00:00.000000Z", application_name=seen.application_name),
             Worker(pid=seen.pid + 1, backend_start=seen.backend_start, application_name=seen.application_name),
         ):
             assert await observer.signal(wrong) is False
-        assert house.alive() == {follower.name}
+        assert setup.alive() == {follower.name}
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
@@ -231,10 +231,10 @@ def stopper(observer: Observer, run: LiveRun, *, step: str | None = None, detach
 
 
 async def test_detach_steps_are_left_alone_unless_asked_for(database: str) -> None:
-    async with RealHouse(database, "live-left") as house, observing(database) as observer:
+    async with RealSetup(database, "live-left") as setup, observing(database) as observer:
         for key, word in (("a", "wait"), ("b[x]", "wait"), ("b[y]", "wait"), ("away", "detach")):
-            await running(house, key, on_finish=word)
-        run = await looked(observer, house.run_id, lambda run: len(run.workers) == 4)
+            await running(setup, key, on_finish=word)
+        run = await looked(observer, setup.run_id, lambda run: len(run.workers) == 4)
         first = await stopper(observer, run, step="b").stop(20.0)
         assert sorted(w.step for w in first.asked) == ["b[x]", "b[y]"]
         second = await stopper(observer, run).stop(20.0)
@@ -242,13 +242,13 @@ async def test_detach_steps_are_left_alone_unless_asked_for(database: str) -> No
         assert [w.step for w in second.left] == ["away"]
         third = await stopper(observer, run, detached=True).stop(20.0)
         assert ([w.step for w in third.asked], third.left, third.still) == (["away"], (), ())
-        assert house.alive() == set()
+        assert setup.alive() == set()
 
 
 async def test_a_worker_that_ignores_its_cancel_is_still_running(database: str) -> None:
-    async with RealHouse(database, "live-stubborn") as house, observing(database) as observer:
-        await running(house, "a")
-        run = await looked(observer, house.run_id, lambda run: run.workers)
+    async with RealSetup(database, "live-stubborn") as setup, observing(database) as observer:
+        await running(setup, "a")
+        run = await looked(observer, setup.run_id, lambda run: run.workers)
 
         class Deaf(Observer):
             async def signal(self, worker: Worker) -> bool:  # noqa: ARG002 - it does nothing
@@ -273,12 +273,12 @@ async def test_objects_left_behind_are_reported_with_the_sql_that_repairs_them(d
     }
     found: dict[str, tuple[str, ...]] = {}
     for key, sql in statements.items():
-        async with RealHouse(database, f"live-{key}") as house, observing(database) as observer:
+        async with RealSetup(database, f"live-{key}") as setup, observing(database) as observer:
             with psycopg.connect(database) as other:
                 other.execute("SELECT i FROM p")
                 other.execute('INSERT INTO "T x" VALUES (1)')
-                await running(house, key, sql)
-                run = await looked(observer, house.run_id, lambda run: only(run).blocked_by)
+                await running(setup, key, sql)
+                run = await looked(observer, setup.run_id, lambda run: only(run).blocked_by)
                 stopped = await stopper(observer, run).stop(20.0)
                 found.update({one.what: one.repair for one in stopped.leftovers})
     assert found == {
@@ -302,9 +302,9 @@ async def test_objects_left_behind_are_reported_with_the_sql_that_repairs_them(d
 
 async def test_a_statement_that_left_nothing_leaves_nothing_to_report(database: str) -> None:
     ask(database, "CREATE TABLE t (i int)")
-    async with RealHouse(database, "live-clean") as house, observing(database) as observer:
-        await running(house, "a", "INSERT INTO t SELECT 1 FROM pg_sleep(120)")
-        run = await looked(observer, house.run_id, lambda run: run.workers)
+    async with RealSetup(database, "live-clean") as setup, observing(database) as observer:
+        await running(setup, "a", "INSERT INTO t SELECT 1 FROM pg_sleep(120)")
+        run = await looked(observer, setup.run_id, lambda run: run.workers)
         assert (await stopper(observer, run).stop(20.0)).leftovers == ()
 
 

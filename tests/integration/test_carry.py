@@ -18,7 +18,7 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.postgres import PgGateway
 from runner.identity import WorkerLabel, new_run_id, worker_name
 from runner.sql.carried_rows import carry_form
-from tests.integration.houses import ask, until, value
+from tests.integration.gateway_setups import ask, until, value
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL DEFAULT 0); INSERT INTO t SELECT generate_series(1, 20)"
 BATCH = "WITH batch AS (UPDATE t SET v = v + 1 WHERE id <= 7 RETURNING id) SELECT max(id) AS last_id FROM batch"
@@ -90,9 +90,9 @@ async def test_the_last_row_and_the_number_of_rows_are_returned_and_stored(
     ask(database, TABLE)
     if ledger:
         LedgerAdmin(database, "jobplan").install("0")
-    house = Gateways(database, ledger=ledger)
-    async with house as gateway:
-        end = await end_of(gateway, request(house.run, sql, *names))
+    setup = Gateways(database, ledger=ledger)
+    async with setup as gateway:
+        end = await end_of(gateway, request(setup.run, sql, *names))
         stored = await gateway.stored_batch("fill", 1)
     assert end.confirmed, end
     assert end.result == Rows(columns=(ROWS, *names), rows=(row,))
@@ -103,10 +103,10 @@ async def test_the_last_row_and_the_number_of_rows_are_returned_and_stored(
 
 async def test_many_rows_are_counted_and_the_last_one_is_taken(database: str) -> None:
     ask(database, TABLE)
-    house = Gateways(database, ledger=False)
-    async with house as gateway:
+    setup = Gateways(database, ledger=False)
+    async with setup as gateway:
         sql = "SELECT i AS last_id, repeat('x', 500) FROM generate_series(1, 30000) AS i ORDER BY i"
-        end = await end_of(gateway, request(house.run, sql, "last_id", output_buffer=1_024))
+        end = await end_of(gateway, request(setup.run, sql, "last_id", output_buffer=1_024))
     assert end.result is not None
     assert end.result.rows == (("30000", "30000"),)
 
@@ -124,9 +124,9 @@ async def test_an_error_has_its_place_in_the_plan(database: str, sql: str, place
     ask(database, TABLE)
     if ledger:
         LedgerAdmin(database, "jobplan").install("0")
-    house = Gateways(database, ledger=ledger)
-    async with house as gateway:
-        end = await end_of(gateway, request(house.run, sql, "last_id"))
+    setup = Gateways(database, ledger=ledger)
+    async with setup as gateway:
+        end = await end_of(gateway, request(setup.run, sql, "last_id"))
     assert end.error is not None
     assert end.error.sqlstate == "42703"
     assert end.error.position == sql.index(place) + 1
@@ -134,10 +134,10 @@ async def test_an_error_has_its_place_in_the_plan(database: str, sql: str, place
 
 async def test_a_column_that_is_missing_fails_the_batch_before_it_commits(database: str) -> None:
     ask(database, TABLE)
-    house = Gateways(database, ledger=False)
-    async with house as gateway:
+    setup = Gateways(database, ledger=False)
+    async with setup as gateway:
         sql = "WITH b AS (UPDATE t SET v = 9 RETURNING *) SELECT b.* FROM b ORDER BY id"
-        end = await end_of(gateway, request(house.run, sql, "last_id"))
+        end = await end_of(gateway, request(setup.run, sql, "last_id"))
     assert end.error is not None
     assert 'column "last_id" does not exist' in end.error.message
     assert value(database, "SELECT max(v) FROM t") == 0
@@ -146,11 +146,11 @@ async def test_a_column_that_is_missing_fails_the_batch_before_it_commits(databa
 async def test_the_text_in_pg_stat_activity_is_shown_as_the_plan_has_it(database: str) -> None:
     ask(database, TABLE)
     LedgerAdmin(database, "jobplan").install("0")
-    house = Gateways(database)
+    setup = Gateways(database)
     sql = "WITH b AS (SELECT pg_sleep(60) IS NULL AS x) SELECT 1 AS last_id FROM b ORDER BY 1"
     shown = "SELECT query FROM pg_stat_activity WHERE backend_type = 'pg_background' AND datname = current_database()"
-    async with house as gateway:
-        handle = await gateway.launch(request(house.run, sql, "last_id"))
+    async with setup as gateway:
+        handle = await gateway.launch(request(setup.run, sql, "last_id"))
         await until(lambda: ask(database, shown))
         text = value(database, shown)
         handle.cancel()
@@ -163,16 +163,16 @@ async def test_the_text_in_pg_stat_activity_is_shown_as_the_plan_has_it(database
 async def test_a_batch_whose_session_is_lost_has_committed_with_its_values(database: str) -> None:
     ask(database, TABLE)
     LedgerAdmin(database, "jobplan").install("0")
-    house = Gateways(database)
+    setup = Gateways(database)
     sql = f"SELECT pg_sleep(1); {BATCH}"
-    async with house as gateway:
-        handle = await gateway.launch(request(house.run, sql, "last_id"))
+    async with setup as gateway:
+        handle = await gateway.launch(request(setup.run, sql, "last_id"))
         await until(lambda: ask(database, "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'pg_background'"))
         ask(
             database,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND backend_type = "
             "'client backend' AND query LIKE '%%pg_background%%' AND datname = current_database()",
-            f"jobplan:{house.run}:runner",
+            f"jobplan:{setup.run}:runner",
         )
         end = await handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None)
         stored = await gateway.stored_batch("fill", 1)
@@ -185,10 +185,10 @@ async def test_another_runner_of_the_run_reads_what_a_batch_has_stored_and_no_ot
 ) -> None:
     ask(database, TABLE)
     LedgerAdmin(database, "jobplan").install("0")
-    house = Gateways(database)
-    async with house as gateway:
-        await end_of(gateway, request(house.run, BATCH, "last_id"))
-        ask(database, FORGED, house.run)
+    setup = Gateways(database)
+    async with setup as gateway:
+        await end_of(gateway, request(setup.run, BATCH, "last_id"))
+        ask(database, FORGED, setup.run)
         assert await gateway.stored_batch("fill", 2) is None
         assert await gateway.stored_batch("fill", 1) == StoredBatch(rows=7, values={"last_id": "7"})
         assert await gateway.stored_batch("fill", 3) is None
@@ -197,10 +197,10 @@ async def test_another_runner_of_the_run_reads_what_a_batch_has_stored_and_no_ot
 async def test_a_batch_that_is_rolled_back_stores_nothing(database: str) -> None:
     ask(database, TABLE)
     LedgerAdmin(database, "jobplan").install("0")
-    house = Gateways(database)
-    async with house as gateway:
+    setup = Gateways(database)
+    async with setup as gateway:
         sql = "SELECT max(id) AS last_id, 1 / (20 - max(id)) FROM t"
-        end = await end_of(gateway, request(house.run, sql, "last_id"))
+        end = await end_of(gateway, request(setup.run, sql, "last_id"))
     assert end.error is not None
     assert ask(database, "SELECT * FROM jobplan.carried") == []
 
@@ -213,10 +213,10 @@ async def test_a_role_without_the_right_to_store_runs_its_batch_without_it(datab
         "DROP ROLE IF EXISTS carry_worker; CREATE ROLE carry_worker; GRANT SELECT, UPDATE ON t TO carry_worker; "
         "GRANT USAGE ON SCHEMA jobplan TO carry_worker; GRANT INSERT ON jobplan.commits TO carry_worker",
     )
-    house = Gateways(database)
+    setup = Gateways(database)
     try:
-        async with house as gateway:
-            end = await end_of(gateway, request(house.run, BATCH, "last_id", role="carry_worker"))
+        async with setup as gateway:
+            end = await end_of(gateway, request(setup.run, BATCH, "last_id", role="carry_worker"))
             assert await gateway.stored_batch("fill", 1) is None
     finally:
         ask(database, "DROP OWNED BY carry_worker; DROP ROLE carry_worker")
@@ -227,11 +227,11 @@ async def test_a_role_without_the_right_to_store_runs_its_batch_without_it(datab
 async def test_a_locked_table_of_values_does_not_fail_the_batch(database: str) -> None:
     ask(database, TABLE)
     LedgerAdmin(database, "jobplan").install("0")
-    house = Gateways(database)
-    async with house as gateway:
+    setup = Gateways(database)
+    async with setup as gateway:
         with psycopg.connect(database) as locker:
             locker.execute("LOCK TABLE jobplan.carried IN ACCESS EXCLUSIVE MODE")
-            end = await end_of(gateway, request(house.run, BATCH, "last_id"))
+            end = await end_of(gateway, request(setup.run, BATCH, "last_id"))
     assert end.confirmed, end
     assert value(database, "SELECT sum(v) FROM t") == 7
 
@@ -248,10 +248,10 @@ async def test_a_ledger_of_version_2_is_used_and_stores_no_values(
         connection.execute("CREATE SCHEMA jobplan")
     LedgerAdmin(database, "jobplan").install("0")
     monkeypatch.undo()
-    house = Gateways(database)
-    async with house as gateway:
+    setup = Gateways(database)
+    async with setup as gateway:
         assert gateway.ledger_problem is None
-        end = await end_of(gateway, request(house.run, BATCH, "last_id"))
+        end = await end_of(gateway, request(setup.run, BATCH, "last_id"))
         assert await gateway.stored_batch("fill", 1) is None
     assert end.confirmed
     assert value(database, "SELECT count(*) FROM jobplan.commits WHERE committed") == 1

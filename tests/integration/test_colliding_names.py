@@ -17,7 +17,7 @@ from runner.gateway.postgres import PgGateway
 from runner.identity import runner_name, worker_name
 from runner.run.takeover import Takeover
 from tests.builders import new_run, plan, step
-from tests.integration.houses import HERE, SESSIONS, Follower, RealHouse, ask, until, value
+from tests.integration.gateway_setups import HERE, SESSIONS, Follower, RealSetup, ask, until, value
 
 RUN = "260101-collide"
 #: Digits of the hash in this test, so that a collision is found in a moment; what follows is the same for any number.
@@ -48,16 +48,16 @@ async def test_two_workers_of_one_name_are_adopted_as_two_by_a_resume(
     texts = {name: WAITS.format(number) for number, name in enumerate((one, other))}
     p = plan(*(step(name, text) for name, text in texts.items()))
     clock = MonotonicClock()
-    async with RealHouse(database, RUN) as house:
+    async with RealSetup(database, RUN) as setup:
         with psycopg.connect(database) as keeper:
             keeper.execute("LOCK TABLE gate")
-            followers = {name: await Follower(house, name, text).running() for name, text in texts.items()}
+            followers = {name: await Follower(setup, name, text).running() for name, text in texts.items()}
             seen = {name: follower.seen[0] for name, follower in followers.items()}
             assert len(set(seen.values())) == 2
             for follower in followers.values():
                 follower.task.cancel()
             await asyncio.gather(*(follower.task for follower in followers.values()), return_exceptions=True)
-            await house.gateway.close()
+            await setup.gateway.close()
             await until(lambda: not ask(database, SESSIONS, runner_name(RUN)))
             state, then = initial_state(p), clock.now()
             for name in texts:
@@ -89,9 +89,9 @@ async def test_two_workers_of_one_name_are_each_seen_as_their_own_by_the_run_tha
 ) -> None:
     monkeypatch.setattr("runner.identity._HASH_LENGTH", SHORT)
     one, other = colliding()
-    async with RealHouse(database, RUN) as house:
+    async with RealSetup(database, RUN) as setup:
         first, second = [
-            await Follower(house, name, f"SELECT pg_sleep({n})").running() for n, name in ((60, one), (60, other))
+            await Follower(setup, name, f"SELECT pg_sleep({n})").running() for n, name in ((60, one), (60, other))
         ]
         assert first.seen[0] != second.seen[0]
         first.handle.cancel()

@@ -10,7 +10,7 @@ import pytest
 
 from runner.preflight.dry_run_result import Coverage
 from tests.integration.dry_runs import ROLE, codes, dry_run, errors, reported, reports, written
-from tests.integration.houses import ask
+from tests.integration.gateway_setups import ask
 
 ORDERS = """
     CREATE FUNCTION shop.noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';

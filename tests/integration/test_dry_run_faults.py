@@ -15,7 +15,7 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.session import Reply, Session
 from runner.preflight.dry_run_result import Coverage
 from tests.integration.dry_runs import PLANS, ROLE, codes, dry_run, errors, shipped, written
-from tests.integration.houses import ask
+from tests.integration.gateway_setups import ask
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.yaml")))

@@ -16,7 +16,7 @@ from runner.cli.dry_run import look
 from runner.embedded import EmbeddedServer
 from runner.preflight.dry_run import Wishes
 from runner.preflight.dry_run_result import Coverage, DryRun
-from tests.integration.houses import ask, until, value
+from tests.integration.gateway_setups import ask, until, value
 from tests.servers import start_test_server
 
 SEED = """

@@ -17,7 +17,7 @@ from runner.errors import Problem, Severity
 from runner.preflight.dry_run import Wishes
 from runner.preflight.dry_run_result import DryRun
 from runner.preflight.step_durations import Duration, KnownDurations
-from tests.integration.houses import ask
+from tests.integration.gateway_setups import ask
 
 HEAD = """
 version: 1

@@ -13,7 +13,7 @@ from runner.cli.dry_run import look
 from runner.preflight.dry_run import Wishes
 from runner.preflight.dry_run_result import Coverage
 from runner.preflight.planned_queries import words_of
-from tests.integration.houses import ask, value
+from tests.integration.gateway_setups import ask, value
 
 SEED = """
     CREATE FUNCTION mark(x int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN x; END';

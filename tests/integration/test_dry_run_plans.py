@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from runner.errors import Severity
 from runner.structs import replace
 from tests.integration.dry_runs import ROLE, dry_run, errors, reported, shipped
-from tests.integration.houses import ask
+from tests.integration.gateway_setups import ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

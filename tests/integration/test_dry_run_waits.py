@@ -15,7 +15,7 @@ from runner.embedded import EmbeddedServer
 from runner.errors import ConnectionFailedError
 from runner.preflight.dry_run import Wishes
 from tests.integration.dry_runs import dry_run, errors, reported, written
-from tests.integration.houses import ask, until
+from tests.integration.gateway_setups import ask, until
 from tests.servers import start_test_server
 
 SCHEMA = """
@@ -138,8 +138,8 @@ def test_a_connection_that_is_lost_meanwhile_is_reported(tables: str, tmp_path: 
 
     async def struck() -> None:
         asked = asyncio.create_task(look(plan, tables, Wishes()))
-        strike = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'EXPLAIN%slow()%'"
-        await until(lambda: asked.done() or ask(tables, f"{strike} AND pid <> pg_backend_pid()"))
+        signal_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'EXPLAIN%slow()%'"
+        await until(lambda: asked.done() or ask(tables, f"{signal_sessions} AND pid <> pg_backend_pid()"))
         await asked
 
     with pytest.raises(ConnectionFailedError, match="the connection to the server was lost"):

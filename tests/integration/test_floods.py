@@ -12,7 +12,7 @@ import pytest
 
 from runner.errors import GatewayError
 from runner.gateway.cancel_requests import CHANNEL, CancelRequest
-from tests.integration.houses import RealHouse
+from tests.integration.gateway_setups import RealSetup
 
 RUN = "flooded-run"
 REQUEST = CancelRequest(run=RUN, step=None, by="alice@laptop", key="1")
@@ -46,8 +46,8 @@ async def test_a_session_that_a_flood_keeps_busy_is_replaced_by_one_that_listens
     monkeypatch.setattr("runner.gateway.session.FLOODED_AFTER", 0.0)
     monkeypatch.setattr("runner.gateway.session.FLOOD", 10)
     monkeypatch.setattr("runner.gateway.monitor.DEAF_FOR", 1.0)
-    async with RealHouse(database, RUN) as house, asyncio.timeout(60):
-        monitor = house.gateway._monitor
+    async with RealSetup(database, RUN) as setup, asyncio.timeout(60):
+        monitor = setup.gateway._monitor
         first = monitor._session
         with flood(database):
             while monitor._session is first:
@@ -56,23 +56,23 @@ async def test_a_session_that_a_flood_keeps_busy_is_replaced_by_one_that_listens
                 await asyncio.sleep(0.01)  # while it is lost, the call returns at once
             assert first is not None
             assert first.flooded
-            await house.gateway.look()  # it does not listen now, so it is not delayed
+            await setup.gateway.look()  # it does not listen now, so it is not delayed
         with psycopg.connect(database, autocommit=True) as asker:
             asked = None
             while asked is None:
                 asker.execute("SELECT pg_notify(%s, %s)", (CHANNEL, REQUEST.to_payload()))
-                asked = house.gateway.take_cancel()
+                asked = setup.gateway.take_cancel()
                 await asyncio.sleep(0.05)
         assert asked.key == "1"
 
 
 async def test_a_request_is_received_during_a_flood(database: str) -> None:
     """Also with the limits as they are: the request is found in the flood, or after it was dropped."""
-    async with RealHouse(database, RUN) as house, asyncio.timeout(60):
+    async with RealSetup(database, RUN) as setup, asyncio.timeout(60):
         with flood(database), psycopg.connect(database, autocommit=True) as asker:
             asked = None
             while asked is None:
                 await asyncio.to_thread(asker.execute, "SELECT pg_notify(%s, %s)", (CHANNEL, REQUEST.to_payload()))
-                asked = house.gateway.take_cancel()
+                asked = setup.gateway.take_cancel()
                 await asyncio.sleep(0.05)
             assert asked.key == "1"

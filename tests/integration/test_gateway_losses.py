@@ -22,17 +22,17 @@ from runner.gateway.postgres import PgGateway
 from runner.identity import runner_name
 from runner.plan.model import Need, NeedOn
 from tests.builders import plan, sql, step
-from tests.integration.houses import (
+from tests.integration.gateway_setups import (
     LAUNCHERS,
     MONITORS,
     SESSIONS,
     Follower,
-    RealHouse,
+    RealSetup,
     ask,
     real_run,
     run_one,
     run_plan,
-    strike,
+    signal_sessions,
     until,
     value,
 )
@@ -44,33 +44,33 @@ LONG = "SELECT pg_sleep(120)"
 
 
 async def test_a_launcher_session_that_ended_while_it_was_idle_costs_nothing(dsn: str) -> None:
-    async with RealHouse(dsn, "losses-idle") as house:
-        assert (await run_one(house, "SELECT 1", "a")).confirmed
-        assert strike(dsn, house.run_id, LAUNCHERS) == 1  # the loop has had no turn to see it
-        end = await run_one(house, "SELECT 1", "b")
+    async with RealSetup(dsn, "losses-idle") as setup:
+        assert (await run_one(setup, "SELECT 1", "a")).confirmed
+        assert signal_sessions(dsn, setup.run_id, LAUNCHERS) == 1  # the loop has had no turn to see it
+        end = await run_one(setup, "SELECT 1", "b")
         assert end.confirmed
 
 
 async def test_waits_that_another_session_cancels_lose_nothing(dsn: str) -> None:
-    async with RealHouse(dsn, "losses-cancel") as house:
-        follower = await Follower(house, "step", "SELECT pg_sleep(1)").running()
+    async with RealSetup(dsn, "losses-cancel") as setup:
+        follower = await Follower(setup, "step", "SELECT pg_sleep(1)").running()
         struck = 0
         while not follower.task.done():
-            struck += strike(dsn, house.run_id, LAUNCHERS, "pg_cancel_backend")
+            struck += signal_sessions(dsn, setup.run_id, LAUNCHERS, "pg_cancel_backend")
             await asyncio.sleep(0.1)
         assert struck > 2
         end = await follower.wait_until_ended()
         assert end.confirmed
         assert not follower.lost
-        assert (await run_one(house, "SELECT 1", "after")).confirmed
+        assert (await run_one(setup, "SELECT 1", "after")).confirmed
 
 
 async def test_the_monitors_statements_that_another_session_cancels_lose_nothing(dsn: str) -> None:
-    async with RealHouse(dsn, "losses-look") as house:
-        follower = await Follower(house, "step", LONG).running()
+    async with RealSetup(dsn, "losses-look") as setup:
+        follower = await Follower(setup, "step", LONG).running()
         follower.handle.cancel()
         while not follower.task.done():
-            strike(dsn, house.run_id, SESSIONS, "pg_cancel_backend")
+            signal_sessions(dsn, setup.run_id, SESSIONS, "pg_cancel_backend")
             await asyncio.sleep(0.05)
         end = await follower.wait_until_ended()
         assert end.error is not None
@@ -78,10 +78,10 @@ async def test_the_monitors_statements_that_another_session_cancels_lose_nothing
 
 
 async def test_a_monitor_session_that_is_lost_comes_back(dsn: str) -> None:
-    async with RealHouse(dsn, "losses-monitor") as house:
-        first = await Follower(house, "first", LONG).running()
-        await until(lambda: strike(dsn, house.run_id, MONITORS))
-        second = await Follower(house, "second", LONG).running()
+    async with RealSetup(dsn, "losses-monitor") as setup:
+        first = await Follower(setup, "first", LONG).running()
+        await until(lambda: signal_sessions(dsn, setup.run_id, MONITORS))
+        second = await Follower(setup, "second", LONG).running()
         for follower in (first, second):
             follower.handle.cancel()
             end = await follower.wait_until_ended()
@@ -90,17 +90,17 @@ async def test_a_monitor_session_that_is_lost_comes_back(dsn: str) -> None:
 
 
 async def test_a_condition_is_read_again_on_a_new_session(dsn: str) -> None:
-    async with RealHouse(dsn, "losses-read") as house:
-        assert (await house.gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
-        strike(dsn, house.run_id, SESSIONS)
-        assert (await house.gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
+    async with RealSetup(dsn, "losses-read") as setup:
+        assert (await setup.gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
+        signal_sessions(dsn, setup.run_id, SESSIONS)
+        assert (await setup.gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
 
 
 async def test_a_condition_waits_for_a_connection(database: str, new_role: Callable[..., str]) -> None:
     dsn = new_role("CONNECTION LIMIT 1")
     role = conninfo_to_dict(dsn)["user"]
-    async with RealHouse(dsn, "losses-limit") as house:  # the monitor session is the one that the role may have
-        reading = asyncio.create_task(house.gateway.query(Query(sql="SELECT true")))
+    async with RealSetup(dsn, "losses-limit") as setup:  # the monitor session is the one that the role may have
+        reading = asyncio.create_task(setup.gateway.query(Query(sql="SELECT true")))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(reading), 0.5)
         ask(database, f"ALTER ROLE {role} CONNECTION LIMIT -1")
@@ -111,9 +111,9 @@ async def test_a_condition_that_gets_no_connection_is_given_up(
     new_role: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 0.0)
-    async with RealHouse(new_role("CONNECTION LIMIT 1"), "losses-none") as house:
+    async with RealSetup(new_role("CONNECTION LIMIT 1"), "losses-none") as setup:
         with pytest.raises(ServerLostError, match="too many connections"):
-            await house.gateway.query(Query(sql="SELECT true"))
+            await setup.gateway.query(Query(sql="SELECT true"))
 
 
 async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_ended(database: str) -> None:
@@ -122,7 +122,7 @@ async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_ended(
     run, record = real_run(database, plan(step("a", text, idempotent=True)), run_id="losses-again")
     task = asyncio.create_task(run.execute())
     await until(lambda: record.of(ev.AttemptRunning))
-    assert strike(database, "losses-again", LAUNCHERS)
+    assert signal_sessions(database, "losses-again", LAUNCHERS)
     assert (await task).exit_code == 0
     assert [end.outcome for end in record.ends("a")] == [ev.Outcome.UNKNOWN, ev.Outcome.SUCCEEDED]
     # Both have committed, and the first was lost before the second began: the ends prove it, one slot apart.
@@ -136,7 +136,7 @@ async def test_a_lost_worker_holds_its_slot_until_it_has_ended(database: str) ->
     run, record = real_run(database, plan(*steps, slots=1), run_id="losses-slot")
     task = asyncio.create_task(run.execute())
     await until(lambda: record.of(ev.AttemptRunning, "a"))
-    assert strike(database, "losses-slot", LAUNCHERS)
+    assert signal_sessions(database, "losses-slot", LAUNCHERS)
     await until(lambda: record.of(ev.AttemptLost, "a"))
     assert not record.of(ev.AttemptLaunching, "b")
     assert (await task).exit_code == 7
@@ -146,22 +146,22 @@ async def test_a_lost_worker_holds_its_slot_until_it_has_ended(database: str) ->
 
 async def test_a_group_is_not_lost_to_the_runs_own_dead_session(database: str) -> None:
     """After a network failure the old session may live on in the server for a while, with its lock."""
-    house = RealHouse(database, "losses-group")
+    setup = RealSetup(database, "losses-group")
     lock = "SELECT pg_advisory_lock(hashtextextended('jobplan:g', 0))"
-    with psycopg.connect(database, autocommit=True, application_name=runner_name(house.run_id)) as old:
-        async with house:
-            assert await house.gateway.hold_group("g") is None
+    with psycopg.connect(database, autocommit=True, application_name=runner_name(setup.run_id)) as old:
+        async with setup:
+            assert await setup.gateway.hold_group("g") is None
             waiting = asyncio.create_task(asyncio.to_thread(old.execute, lock))
             await until(lambda: ask(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
-            strike(
+            signal_sessions(
                 database,
-                house.run_id,
+                setup.run_id,
                 "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) "
                 "WHERE application_name = %s AND locktype = 'advisory' AND granted",
             )
             await waiting
-            assert (await run_one(house, "SELECT pg_sleep(0.2)")).confirmed
-            assert not house.gateway.group_lost
+            assert (await run_one(setup, "SELECT pg_sleep(0.2)")).confirmed
+            assert not setup.gateway.group_lost
             old.execute("SELECT pg_advisory_unlock_all()")
             held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
             await until(lambda: ask(database, held))
@@ -169,16 +169,16 @@ async def test_a_group_is_not_lost_to_the_runs_own_dead_session(database: str) -
 
 
 async def test_a_group_that_another_run_took_meanwhile_is_lost(database: str) -> None:
-    house = RealHouse(database, "losses-taken")
+    setup = RealSetup(database, "losses-taken")
     lock = "SELECT pg_advisory_lock(hashtextextended('jobplan:g', 0))"
     with psycopg.connect(database, autocommit=True, application_name=runner_name("another")) as other:
-        async with house:
-            assert await house.gateway.hold_group("g") is None
+        async with setup:
+            assert await setup.gateway.hold_group("g") is None
             waiting = asyncio.create_task(asyncio.to_thread(other.execute, lock))
             await until(lambda: ask(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
-            strike(database, house.run_id, SESSIONS)
+            signal_sessions(database, setup.run_id, SESSIONS)
             await waiting
-            await until(lambda: house.gateway.group_lost)
+            await until(lambda: setup.gateway.group_lost)
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
@@ -300,9 +300,9 @@ async def test_the_second_interrupt_while_the_server_is_away_ends_the_run(frail_
 
 async def test_nothing_is_left_open_after_a_run(dsn: str) -> None:
     steps = (step("a", "SELECT 1"), step("b", "SELECT 1/0"), step("c", LONG, detach=True))
-    house = RealHouse(dsn, "losses-open")
-    await run_plan(dsn, plan(*steps), run_id=house.run_id)
+    setup = RealSetup(dsn, "losses-open")
+    await run_plan(dsn, plan(*steps), run_id=setup.run_id)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     gc.collect()
-    await until(lambda: house.connections() == 0)
-    house.end()
+    await until(lambda: setup.connections() == 0)
+    setup.end()

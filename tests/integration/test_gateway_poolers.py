@@ -23,7 +23,7 @@ from runner.plan.model import Plan
 from runner.preflight.doctor import Demand, Level, examine
 from tests.builders import plan, step
 from tests.fetched import fetch_program
-from tests.integration.houses import PATIENCE, ask, run_plan, value
+from tests.integration.gateway_setups import PATIENCE, ask, run_plan, value
 
 _CONFIGURATION = """
 [databases]

@@ -9,13 +9,13 @@ import pytest
 
 from runner.engine.events import Rows
 from runner.engine.ports import WorkerEnd
-from tests.integration.houses import RealHouse, ask, run_one, value
+from tests.integration.gateway_setups import RealSetup, ask, run_one, value
 
 
 async def captured(dsn: str, sql: str, rows: int = 5, **keys: Any) -> WorkerEnd:
     """Run one statement whose rows are wanted."""
-    async with RealHouse(dsn, "rows") as house:
-        return await run_one(house, sql, rows=rows, **keys)
+    async with RealSetup(dsn, "rows") as setup:
+        return await run_one(setup, sql, rows=rows, **keys)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from runner.plan.model import Hold, Sql
 from runner.run.holds import measurement_query
 from tests.acceptance.console import Database, Jobplan
 from tests.acceptance.console import until as happens
-from tests.integration.houses import RealHouse, ask, until, value
+from tests.integration.gateway_setups import RealSetup, ask, until, value
 from tests.integration.standby import standby_of, until_replayed
 from tests.servers import start_test_server
 
@@ -29,8 +29,8 @@ _NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
-async def house(database: str) -> AsyncIterator[RealHouse]:
-    async with RealHouse(database, f"holds-{next(_NUMBERS)}") as made:
+async def setup(database: str) -> AsyncIterator[RealSetup]:
+    async with RealSetup(database, f"holds-{next(_NUMBERS)}") as made:
         yield made
 
 
@@ -42,49 +42,49 @@ async def measured(gateway: PgGateway, hold: Hold) -> Measurement:
     return read_measurement(hold, await gateway.measure(hold, measurement_query(hold, {})))
 
 
-async def test_a_measurement_has_a_session_of_its_own_and_leaves_no_transaction(house: RealHouse) -> None:
-    before = house.connections()
-    assert (await measured(house.gateway, condition("SELECT true"))).on
-    assert not (await measured(house.gateway, condition("SELECT false"))).on
-    assert house.connections() == before + 1
+async def test_a_measurement_has_a_session_of_its_own_and_leaves_no_transaction(setup: RealSetup) -> None:
+    before = setup.connections()
+    assert (await measured(setup.gateway, condition("SELECT true"))).on
+    assert not (await measured(setup.gateway, condition("SELECT false"))).on
+    assert setup.connections() == before + 1
     open_ = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND xact_start IS NOT NULL"
-    assert value(house.dsn, open_, runner_name(house.run_id)) == 0
+    assert value(setup.dsn, open_, runner_name(setup.run_id)) == 0
 
 
-async def test_a_measurement_cannot_write_and_is_ended_by_its_limit(house: RealHouse) -> None:
-    ask(house.dsn, "CREATE SEQUENCE s")
-    wrote = await measured(house.gateway, condition("SELECT nextval('s') > 0"))
+async def test_a_measurement_cannot_write_and_is_ended_by_its_limit(setup: RealSetup) -> None:
+    ask(setup.dsn, "CREATE SEQUENCE s")
+    wrote = await measured(setup.gateway, condition("SELECT nextval('s') > 0"))
     assert wrote.on
     assert "read-only transaction" in wrote.value
-    slow = await measured(house.gateway, condition("SELECT true FROM pg_sleep(60)", every=1.0))
+    slow = await measured(setup.gateway, condition("SELECT true FROM pg_sleep(60)", every=1.0))
     assert slow.error is not None
     assert slow.error.sqlstate == "57014"
 
 
-async def test_a_slow_condition_of_a_step_does_not_delay_a_measurement(house: RealHouse) -> None:
-    slow = asyncio.create_task(house.gateway.query(Query(sql="SELECT true FROM pg_sleep(30)")))
-    await until(lambda: value(house.dsn, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%'") > 1)
-    assert (await measured(house.gateway, condition("SELECT true"))).on
+async def test_a_slow_condition_of_a_step_does_not_delay_a_measurement(setup: RealSetup) -> None:
+    slow = asyncio.create_task(setup.gateway.query(Query(sql="SELECT true FROM pg_sleep(30)")))
+    await until(lambda: value(setup.dsn, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%'") > 1)
+    assert (await measured(setup.gateway, condition("SELECT true"))).on
     assert not slow.done()
     slow.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await slow
 
 
-async def test_a_session_of_holds_that_is_terminated_is_opened_again(house: RealHouse) -> None:
-    assert (await measured(house.gateway, condition("SELECT pg_backend_pid() > 0"))).on
+async def test_a_session_of_holds_that_is_terminated_is_opened_again(setup: RealSetup) -> None:
+    assert (await measured(setup.gateway, condition("SELECT pg_backend_pid() > 0"))).on
     last = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_backend_pid() > 0%'"
-    ask(house.dsn, f"{last} AND application_name = '{runner_name(house.run_id)}'")
-    assert (await measured(house.gateway, condition("SELECT true"))).error is None
+    ask(setup.dsn, f"{last} AND application_name = '{runner_name(setup.run_id)}'")
+    assert (await measured(setup.gateway, condition("SELECT true"))).error is None
 
 
-async def test_active_sessions_counts_what_works_and_not_the_run_itself(house: RealHouse) -> None:
+async def test_active_sessions_counts_what_works_and_not_the_run_itself(setup: RealSetup) -> None:
     hold = Hold(name="h", active_sessions=0)
-    before = int((await measured(house.gateway, hold)).value.split()[0])
-    async with await psycopg.AsyncConnection.connect(house.dsn, autocommit=True) as other:
+    before = int((await measured(setup.gateway, hold)).value.split()[0])
+    async with await psycopg.AsyncConnection.connect(setup.dsn, autocommit=True) as other:
         work = asyncio.create_task(other.execute("SELECT pg_sleep(60)"))
-        await until(lambda: value(house.dsn, "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_sleep.60'") > 1)
-        found = await measured(house.gateway, hold)
+        await until(lambda: value(setup.dsn, "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_sleep.60'") > 1)
+        found = await measured(setup.gateway, hold)
         assert found.on
         assert int(found.value.split()[0]) >= before + 1
         await other.cancel_safe()
@@ -92,15 +92,15 @@ async def test_active_sessions_counts_what_works_and_not_the_run_itself(house: R
             await work
 
 
-async def test_a_role_that_cannot_see_other_sessions_is_reported(house: RealHouse) -> None:
-    ask(house.dsn, "CREATE ROLE blind LOGIN")
+async def test_a_role_that_cannot_see_other_sessions_is_reported(setup: RealSetup) -> None:
+    ask(setup.dsn, "CREATE ROLE blind LOGIN")
     try:
-        dsn = make_conninfo(house.dsn, user="blind")
-        ask(house.dsn, "GRANT USAGE ON SCHEMA public TO blind")
-        ask(house.dsn, "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO blind")
+        dsn = make_conninfo(setup.dsn, user="blind")
+        ask(setup.dsn, "GRANT USAGE ON SCHEMA public TO blind")
+        ask(setup.dsn, "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO blind")
         gateway = PgGateway(dsn, "blind-run")
         try:
-            with contextlib.closing(psycopg.connect(house.dsn)):
+            with contextlib.closing(psycopg.connect(setup.dsn)):
                 for hold in (
                     Hold(name="h", active_sessions=5),
                     Hold(name="h", wal_to_archive=5),
@@ -113,34 +113,34 @@ async def test_a_role_that_cannot_see_other_sessions_is_reported(house: RealHous
         finally:
             await gateway.close()
     finally:
-        ask(house.dsn, "DROP OWNED BY blind; DROP ROLE blind")
+        ask(setup.dsn, "DROP OWNED BY blind; DROP ROLE blind")
 
 
-async def test_autovacuum_on_a_table_or_a_partition_of_one(house: RealHouse) -> None:
-    ask(house.dsn, "CREATE SCHEMA sales; CREATE TABLE sales.parts (x int) PARTITION BY RANGE (x)")
+async def test_autovacuum_on_a_table_or_a_partition_of_one(setup: RealSetup) -> None:
+    ask(setup.dsn, "CREATE SCHEMA sales; CREATE TABLE sales.parts (x int) PARTITION BY RANGE (x)")
     ask(
-        house.dsn,
+        setup.dsn,
         "CREATE TABLE sales.part1 PARTITION OF sales.parts FOR VALUES FROM (0) TO (10000000) WITH"
         " (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1, autovacuum_vacuum_cost_delay = 100,"
         " autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_insert_threshold = 1,"
         " autovacuum_vacuum_insert_scale_factor = 0)",
     )
     hold, other = Hold(name="h", autovacuum_on=("sales.parts", "absent")), Hold(name="h", autovacuum_on=("absent",))
-    assert not (await measured(house.gateway, hold)).on
-    ask(house.dsn, "ALTER SYSTEM SET autovacuum_naptime = '1s'")
-    ask(house.dsn, "SELECT pg_reload_conf()")
+    assert not (await measured(setup.gateway, hold)).on
+    ask(setup.dsn, "ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    ask(setup.dsn, "SELECT pg_reload_conf()")
     try:
-        ask(house.dsn, "INSERT INTO sales.parts SELECT g FROM generate_series(1, 200000) AS g")
-        ask(house.dsn, "DELETE FROM sales.parts WHERE x % 2 = 0")
+        ask(setup.dsn, "INSERT INTO sales.parts SELECT g FROM generate_series(1, 200000) AS g")
+        ask(setup.dsn, "DELETE FROM sales.parts WHERE x % 2 = 0")
         works = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'sales.part1'::regclass"
-        await until(lambda: value(house.dsn, works))
-        found = await measured(house.gateway, hold)
+        await until(lambda: value(setup.dsn, works))
+        found = await measured(setup.gateway, hold)
         assert (found.on, found.value) == (True, "autovacuum works on sales.parts")
-        assert not (await measured(house.gateway, other)).on
+        assert not (await measured(setup.gateway, other)).on
     finally:
-        ask(house.dsn, "ALTER SYSTEM RESET autovacuum_naptime")
-        ask(house.dsn, "SELECT pg_reload_conf()")
-        ask(house.dsn, "DROP SCHEMA sales CASCADE")
+        ask(setup.dsn, "ALTER SYSTEM RESET autovacuum_naptime")
+        ask(setup.dsn, "SELECT pg_reload_conf()")
+        ask(setup.dsn, "DROP SCHEMA sales CASCADE")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.observer import Observer
 from runner.gateway.postgres import PgGateway
 from runner.gateway.queries import query
-from tests.integration.houses import ask, value
+from tests.integration.gateway_setups import ask, value
 
 #: Functions of an owner's schema that comes first in the search_path: each leaves a trace of who has called it.
 TRAPS = {

@@ -16,7 +16,7 @@ from runner.engine.event_json import to_json
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.sql.placeholders import quote_identifier
 from tests.builders import Recorder, plan, step
-from tests.integration.houses import HERE, PATIENCE, RealHouse, ask, real_run, run_one, run_plan, until, value
+from tests.integration.gateway_setups import HERE, PATIENCE, RealSetup, ask, real_run, run_one, run_plan, until, value
 
 COMMITTED = "SELECT step FROM jobplan.commits WHERE committed ORDER BY step"
 EVENTS = "SELECT body FROM jobplan.events WHERE run = %s ORDER BY seq"
@@ -151,8 +151,8 @@ async def test_what_would_fail_behind_a_row_has_none(ledger: str, sql: str) -> N
 
 async def test_what_the_server_refuses_without_a_ledger_it_refuses_with_one(ledger: str) -> None:
     ask(ledger, "CREATE TABLE t (n int)")
-    async with RealHouse(ledger, "ledger-alone", ledger="jobplan") as house:
-        end = await run_one(house, "LOCK TABLE t")
+    async with RealSetup(ledger, "ledger-alone", ledger="jobplan") as setup:
+        end = await run_one(setup, "LOCK TABLE t")
         assert end.error is not None
         assert end.error.sqlstate == "25P01"
 
@@ -190,8 +190,8 @@ async def test_the_step_has_its_own_lock_timeout(
 ) -> None:
     login = new_role("", "lock_timeout = '3s'")
     LedgerAdmin(ledger, "jobplan").install("0", [str(conninfo_to_dict(login)["user"])])
-    async with RealHouse(login, "ledger-locktimeout", ledger="jobplan") as house:
-        shown = await run_one(house, "SELECT current_setting('lock_timeout')", lock_timeout=given, rows=1)
+    async with RealSetup(login, "ledger-locktimeout", ledger="jobplan") as setup:
+        shown = await run_one(setup, "SELECT current_setting('lock_timeout')", lock_timeout=given, rows=1)
         assert shown.result is not None
         assert shown.result.rows == ((expected,),)
     assert ask(ledger, COMMITTED) == [("step",)]
@@ -199,14 +199,14 @@ async def test_the_step_has_its_own_lock_timeout(
 
 async def test_rows_and_counts_are_those_of_the_step(ledger: str) -> None:
     ask(ledger, "CREATE TABLE t (n int)")
-    async with RealHouse(ledger, "ledger-counts", ledger="jobplan") as house:
-        inserted = await run_one(house, "INSERT INTO t SELECT generate_series(1, 7)", "a")
+    async with RealSetup(ledger, "ledger-counts", ledger="jobplan") as setup:
+        inserted = await run_one(setup, "INSERT INTO t SELECT generate_series(1, 7)", "a")
         assert (inserted.command_tag, inserted.row_count) == ("INSERT", 7)
-        selected = await run_one(house, "SELECT n FROM t ORDER BY n", "b", rows=2)
+        selected = await run_one(setup, "SELECT n FROM t ORDER BY n", "b", rows=2)
         assert selected.result is not None
         assert selected.result.rows == (("1",), ("2",))
         assert selected.row_count == 7
-        noisy = await run_one(house, "SELECT repeat('x', 1000) FROM generate_series(1, 500)", "c")
+        noisy = await run_one(setup, "SELECT repeat('x', 1000) FROM generate_series(1, 500)", "c")
         assert noisy.confirmed
         assert noisy.row_count == 500
 

@@ -17,7 +17,7 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.records.ledger_restore import restore_journal
 from runner.records.record import read_record
 from tests.builders import plan, step
-from tests.integration.houses import LAUNCHERS, ask, real_run, run_plan, strike, until, value
+from tests.integration.gateway_setups import LAUNCHERS, ask, real_run, run_plan, signal_sessions, until, value
 
 OBJECTS = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('jobplan')"
 
@@ -238,7 +238,7 @@ async def test_what_a_killed_runner_has_left_can_be_restored(database: str, tmp_
     )
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    strike(database, "killed", LAUNCHERS)
+    signal_sessions(database, "killed", LAUNCHERS)
     found = admin.read("last")
     restore_journal(tmp_path, found.run_id, found.plans, found.events, instead="")
     restored = read_record(tmp_path, "killed")

@@ -15,17 +15,17 @@ from runner.engine.state import StepState
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Need, NeedOn, OnFailure
 from tests.builders import plan, sql, step
-from tests.integration.houses import (
+from tests.integration.gateway_setups import (
     LAUNCHERS,
     MONITORS,
     SESSIONS,
     Follower,
-    RealHouse,
+    RealSetup,
     ask,
     real_run,
     run_one,
     run_plan,
-    strike,
+    signal_sessions,
     until,
     value,
 )
@@ -44,76 +44,76 @@ def ledger(database: str) -> str:
 
 
 async def test_a_worker_that_commits_without_a_session_has_succeeded(ledger: str) -> None:
-    async with RealHouse(ledger, "ledger-lost", ledger="jobplan") as house:
-        follower = await Follower(house, "step", "CREATE TABLE witness (); SELECT pg_sleep(1)").running()
-        assert strike(ledger, house.run_id, LAUNCHERS)
+    async with RealSetup(ledger, "ledger-lost", ledger="jobplan") as setup:
+        follower = await Follower(setup, "step", "CREATE TABLE witness (); SELECT pg_sleep(1)").running()
+        assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
         end = await follower.wait_until_ended()
         assert follower.lost
         assert end.confirmed
         assert not end.lost
-        assert ask(ledger, COMMITS, house.run_id) == [("step", True)]
+        assert ask(ledger, COMMITS, setup.run_id) == [("step", True)]
         assert value(ledger, "SELECT count(*) FROM witness") == 0
 
 
 async def test_a_worker_that_fails_without_a_session_has_not_committed(ledger: str) -> None:
-    async with RealHouse(ledger, "ledger-fails", ledger="jobplan") as house:
-        follower = await Follower(house, "step", "CREATE TABLE witness (); SELECT pg_sleep(1); SELECT 1/0").running()
-        assert strike(ledger, house.run_id, LAUNCHERS)
+    async with RealSetup(ledger, "ledger-fails", ledger="jobplan") as setup:
+        follower = await Follower(setup, "step", "CREATE TABLE witness (); SELECT pg_sleep(1); SELECT 1/0").running()
+        assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
         end = await follower.wait_until_ended()
         assert follower.lost
         assert end.rolled_back
         assert not end.lost
-        assert ask(ledger, COMMITS, house.run_id) == [("step", False)]
+        assert ask(ledger, COMMITS, setup.run_id) == [("step", False)]
         assert value(ledger, "SELECT to_regclass('witness')") is None
 
 
 @pytest.mark.parametrize("text", ["VACUUM", "DO $$ BEGIN PERFORM pg_sleep(1); END $$"])
 async def test_a_worker_without_the_row_stays_unknown(ledger: str, text: str) -> None:
-    async with RealHouse(ledger, "ledger-without", ledger="jobplan") as house:
+    async with RealSetup(ledger, "ledger-without", ledger="jobplan") as setup:
         text = text if text != "VACUUM" else "CALL naps()"
         ask(ledger, "CREATE PROCEDURE naps() LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); COMMIT; END'")
-        follower = await Follower(house, "step", text).running()
-        assert strike(ledger, house.run_id, LAUNCHERS)
+        follower = await Follower(setup, "step", text).running()
+        assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
         end = await follower.wait_until_ended()
         assert end.lost
-        assert not ask(ledger, COMMITS, house.run_id)
+        assert not ask(ledger, COMMITS, setup.run_id)
 
 
 async def test_a_late_worker_is_kept_from_committing(ledger: str) -> None:
     """The fence: once a run has said that an attempt did not commit, no worker of it can, wherever it was."""
-    async with RealHouse(ledger, "ledger-late", ledger="jobplan") as house:
-        proof = house.gateway.ledger.proof("step", 1)
+    async with RealSetup(ledger, "ledger-late", ledger="jobplan") as setup:
+        proof = setup.gateway.ledger.proof("step", 1)
         fence = (
             "INSERT INTO jobplan.commits (run, step, attempt, committed, proof)"
             " VALUES ('ledger-late', 'step', 1, false, %s) RETURNING 1"
         )
         assert ask(ledger, fence, proof)
-        end = await run_one(house, "CREATE TABLE witness ()")
+        end = await run_one(setup, "CREATE TABLE witness ()")
         assert end.error is not None
         assert end.error.sqlstate == "23505"
         assert value(ledger, "SELECT to_regclass('witness')") is None
 
 
 async def test_a_second_worker_of_an_attempt_that_has_committed_changes_nothing(ledger: str) -> None:
-    async with RealHouse(ledger, "ledger-twice", ledger="jobplan") as house:
+    async with RealSetup(ledger, "ledger-twice", ledger="jobplan") as setup:
         ask(ledger, "CREATE TABLE witness (n int)")
-        assert (await run_one(house, "INSERT INTO witness VALUES (1)")).confirmed
-        assert (await run_one(house, "INSERT INTO witness VALUES (1)")).confirmed
+        assert (await run_one(setup, "INSERT INTO witness VALUES (1)")).confirmed
+        assert (await run_one(setup, "INSERT INTO witness VALUES (1)")).confirmed
         assert value(ledger, "SELECT count(*) FROM witness") == 1
 
 
 @pytest.mark.parametrize("commits", [True, False])
 async def test_a_second_worker_of_an_attempt_waits_for_what_becomes_of_the_first(ledger: str, commits: bool) -> None:
     """It gives up waiting for the key of the row, and that is no sign of a ledger that another session has locked."""
-    async with RealHouse(ledger, "ledger-rival", ledger="jobplan") as house:
+    async with RealSetup(ledger, "ledger-rival", ledger="jobplan") as setup:
         ask(ledger, "CREATE TABLE witness (n int)")
         with psycopg.connect(ledger) as first:
             first.execute(
                 "INSERT INTO jobplan.commits (run, step, attempt, committed, proof)"
                 " VALUES ('ledger-rival', 'step', 1, true, %s)",
-                [house.gateway.ledger.proof("step", 1)],
+                [setup.gateway.ledger.proof("step", 1)],
             )
-            second = (await Follower(house, "step", "INSERT INTO witness VALUES (1)").launch()).follow()
+            second = (await Follower(setup, "step", "INSERT INTO witness VALUES (1)").launch()).follow()
             await asyncio.sleep(4)
             assert not second.task.done()
             if commits:
@@ -123,14 +123,14 @@ async def test_a_second_worker_of_an_attempt_waits_for_what_becomes_of_the_first
         end = await second.wait_until_ended()
         assert end.confirmed is commits
         assert value(ledger, "SELECT count(*) FROM witness") == 0
-        assert ask(ledger, COMMITS, house.run_id) == [("step", commits)]
+        assert ask(ledger, COMMITS, setup.run_id) == [("step", commits)]
 
 
 @pytest.mark.pg(">= 17", reason="transaction_timeout")
 async def test_a_worker_that_says_nothing_of_its_end_has_not_committed(ledger: str) -> None:
     """pg_background.md#completed-is-not-success: transaction_timeout ends it with completed and without an error."""
-    async with RealHouse(ledger, "ledger-silent", ledger="jobplan") as house:
-        end = await run_one(house, LONG, settings={"transaction_timeout": "300ms"})
+    async with RealSetup(ledger, "ledger-silent", ledger="jobplan") as setup:
+        end = await run_one(setup, LONG, settings={"transaction_timeout": "300ms"})
         assert end.rolled_back or (end.error is not None and end.error.sqlstate == "25P04")
         assert not end.confirmed
 
@@ -141,7 +141,7 @@ async def test_a_step_whose_session_is_lost_runs_once(ledger: str) -> None:
     run, record = real_run(ledger, plan(step("a", text, idempotent=True)), run_id="ledger-once", ledger="jobplan")
     task = asyncio.create_task(run.execute())
     await until(lambda: record.of(ev.AttemptRunning))
-    assert strike(ledger, "ledger-once", LAUNCHERS)
+    assert signal_sessions(ledger, "ledger-once", LAUNCHERS)
     assert (await task).exit_code == 0
     assert [end.outcome for end in record.ends("a")] == [ev.Outcome.SUCCEEDED]
     assert value(ledger, "SELECT count(*) FROM witness") == 1
@@ -153,17 +153,17 @@ async def test_a_lost_worker_that_was_asked_to_stop_is_cancelled(ledger: str) ->
     run, record = real_run(ledger, plan(*steps, on_failure=OnFailure.CANCEL), run_id="ledger-stop", ledger="jobplan")
     task = asyncio.create_task(run.execute())
     await until(lambda: len(record.of(ev.AttemptRunning)) == 2)
-    assert strike(ledger, "ledger-stop", LAUNCHERS)
+    assert signal_sessions(ledger, "ledger-stop", LAUNCHERS)
     assert (await task).exit_code == 1
     assert record.outcomes() == {"a": ev.Outcome.CANCELLED, "b": ev.Outcome.FAILED}
 
 
 async def test_idle_launcher_sessions_that_end_cost_nothing(ledger: str) -> None:
-    async with RealHouse(ledger, "ledger-idle", ledger="jobplan") as house:
-        assert (await run_one(house, "SELECT 1", "a")).confirmed
-        assert strike(ledger, house.run_id, LAUNCHERS) == 1
-        assert (await run_one(house, "SELECT 1", "b")).confirmed
-        assert ask(ledger, COMMITS, house.run_id) == [("a", True), ("b", True)]
+    async with RealSetup(ledger, "ledger-idle", ledger="jobplan") as setup:
+        assert (await run_one(setup, "SELECT 1", "a")).confirmed
+        assert signal_sessions(ledger, setup.run_id, LAUNCHERS) == 1
+        assert (await run_one(setup, "SELECT 1", "b")).confirmed
+        assert ask(ledger, COMMITS, setup.run_id) == [("a", True), ("b", True)]
 
 
 async def test_statements_that_another_session_cancels_lose_nothing(ledger: str) -> None:
@@ -172,7 +172,7 @@ async def test_statements_that_another_session_cancels_lose_nothing(ledger: str)
     task = asyncio.create_task(run.execute())
     await until(lambda: record.of(ev.AttemptLaunching))  # a statement that is cancelled before is a refusal to begin
     while not task.done():
-        strike(ledger, "ledger-cancel", SESSIONS, "pg_cancel_backend")
+        signal_sessions(ledger, "ledger-cancel", SESSIONS, "pg_cancel_backend")
         await asyncio.sleep(0.02)
     result = await task
     # A launch that another session interrupts has either happened or not; the row knows, if it was in the text.
@@ -188,7 +188,7 @@ async def test_a_monitor_session_that_is_lost_loses_no_event(ledger: str) -> Non
     run, record = real_run(ledger, plan(*steps, slots=2), run_id="ledger-monitor", ledger="jobplan")
     task = asyncio.create_task(run.execute())
     await until(lambda: record.of(ev.AttemptRunning))
-    assert strike(ledger, "ledger-monitor", MONITORS)
+    assert signal_sessions(ledger, "ledger-monitor", MONITORS)
     assert (await task).exit_code == 0
     assert value(ledger, GAPLESS, "ledger-monitor")
     assert value(ledger, "SELECT exit_code FROM jobplan.runs WHERE run = 'ledger-monitor'") == 0
@@ -253,8 +253,8 @@ async def test_a_server_that_does_not_come_back_leaves_it_unknown(
 
 
 async def test_nothing_is_left_open_after_a_run(ledger: str) -> None:
-    house = RealHouse(ledger, "ledger-open", ledger="jobplan")
-    await run_plan(ledger, plan(step("a", "SELECT 1"), step("b", "SELECT 1/0")), run_id=house.run_id, ledger="jobplan")
+    setup = RealSetup(ledger, "ledger-open", ledger="jobplan")
+    await run_plan(ledger, plan(step("a", "SELECT 1"), step("b", "SELECT 1/0")), run_id=setup.run_id, ledger="jobplan")
     assert asyncio.all_tasks() == {asyncio.current_task()}
     gc.collect()
-    await until(lambda: house.connections() == 0)
+    await until(lambda: setup.connections() == 0)

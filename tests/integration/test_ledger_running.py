@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.identity import runner_name, worker_name
 from tests.builders import plan, step
-from tests.integration.houses import HERE, SESSIONS, ask, real_run, strike, until, value
+from tests.integration.gateway_setups import HERE, SESSIONS, ask, real_run, signal_sessions, until, value
 
 RUN = "running-view"
 SEEN = "SELECT step, worker_lives, runner_lives FROM jobplan.running ORDER BY step"
@@ -40,7 +40,7 @@ async def orphaned(ledger: str, sql: str) -> None:
     )
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    strike(ledger, RUN, SESSIONS)
+    signal_sessions(ledger, RUN, SESSIONS)
 
 
 @pytest.mark.parametrize("name", ["my report", "", "jobplan:another:step", runner_name(RUN)])

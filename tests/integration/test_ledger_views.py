@@ -14,7 +14,7 @@ from runner.engine import events as ev
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Expect
 from tests.builders import plan, step
-from tests.integration.houses import LAUNCHERS, ask, real_run, run_plan, strike, until, value
+from tests.integration.gateway_setups import LAUNCHERS, ask, real_run, run_plan, signal_sessions, until, value
 
 PAGE = Path(__file__).parents[2] / "docs" / "ledger.md"
 QUERIES = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -94,7 +94,7 @@ async def test_what_a_dead_runner_has_left_is_seen_as_far_as_it_is_known(ledger:
     await until(lambda: len(record.of(ev.AttemptRunning)) == 2)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    strike(ledger, "views-dead", LAUNCHERS)
+    signal_sessions(ledger, "views-dead", LAUNCHERS)
     await until(lambda: value(ledger, "SELECT bool_and(NOT worker_lives) FROM jobplan.running"))
     outcomes = ask(ledger, "SELECT step, outcome, committed FROM jobplan.attempts ORDER BY step")
     assert outcomes == [("done", "succeeded", True), ("gone", "running", False)]

@@ -12,7 +12,7 @@ import pytest
 from runner.engine.ports import WorkerEnd
 from runner.lint import lint
 from runner.plan.loading import load_plan
-from tests.integration.houses import Follower, RealHouse, ask, run_one, run_plan, until, value
+from tests.integration.gateway_setups import Follower, RealSetup, ask, run_one, run_plan, until, value
 
 SETUP = """
     DROP SCHEMA IF EXISTS claims CASCADE;
@@ -48,9 +48,9 @@ def small_things(own_database: str) -> str:
 
 
 @pytest.fixture
-async def house(small_things: str) -> AsyncIterator[RealHouse]:
+async def setup(small_things: str) -> AsyncIterator[RealSetup]:
     """A gateway on that database."""
-    made = RealHouse(small_things, "claims")
+    made = RealSetup(small_things, "claims")
     await made.gateway.open()
     yield made
     made.end()
@@ -80,18 +80,18 @@ def passes(dsn: str, sql: str) -> bool:
     return True
 
 
-async def blocked(house: RealHouse, worker: Follower) -> None:
+async def blocked(setup: RealSetup, worker: Follower) -> None:
     """Wait until the worker waits for a lock."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
-    await until(lambda: worker.task.done() or value(house.dsn, query, worker.name) == 1)
+    await until(lambda: worker.task.done() or value(setup.dsn, query, worker.name) == 1)
 
 
-async def while_held(house: RealHouse, sql: str, *probes: str) -> list[bool]:
+async def while_held(setup: RealSetup, sql: str, *probes: str) -> list[bool]:
     """Say which probes pass while a step that has run `sql` is still in its transaction."""
-    with transaction(house.dsn, HOLD):
-        worker = await Follower(house, "holds", f"{sql};\n{HOLD}", timeout=60.0).running()
-        await blocked(house, worker)
-        passed = [passes(house.dsn, probe) for probe in probes]
+    with transaction(setup.dsn, HOLD):
+        worker = await Follower(setup, "holds", f"{sql};\n{HOLD}", timeout=60.0).running()
+        await blocked(setup, worker)
+        passed = [passes(setup.dsn, probe) for probe in probes]
     end = await worker.wait_until_ended()
     assert end.error is None, end.error
     return passed
@@ -145,9 +145,9 @@ READ, WRITE = "SELECT * FROM t WHERE id = 1", "UPDATE t SET s = s WHERE id = 1"
         ("CALL gives(NULL); SELECT 1", None),
     ],
 )
-async def test_what_a_worker_refuses(house: RealHouse, sql: str, sqlstate: str | None) -> None:
-    assert state(await run_one(house, sql)) == sqlstate
-    assert value(house.dsn, "SELECT count(*) FROM t WHERE id = 0") == 0
+async def test_what_a_worker_refuses(setup: RealSetup, sql: str, sqlstate: str | None) -> None:
+    assert state(await run_one(setup, sql)) == sqlstate
+    assert value(setup.dsn, "SELECT count(*) FROM t WHERE id = 0") == 0
 
 
 @pytest.mark.parametrize(
@@ -172,89 +172,89 @@ async def test_what_a_worker_refuses(house: RealHouse, sql: str, sqlstate: str |
     ],
 )
 async def test_statements_that_return_rows_are_not_disturbed_by_what_keeps_the_rows(
-    house: RealHouse, sql: str, tag: str, rows: int | None
+    setup: RealSetup, sql: str, tag: str, rows: int | None
 ) -> None:
-    end = await run_one(house, sql)
+    end = await run_one(setup, sql)
     assert state(end) is None
     assert (end.command_tag, end.row_count) == (tag, rows)
 
 
-async def test_a_lock_alone_protects_nothing(house: RealHouse) -> None:
+async def test_a_lock_alone_protects_nothing(setup: RealSetup) -> None:
     """JP313."""
-    assert state(await run_one(house, "LOCK t; LOCK p")) is None
-    assert passes(house.dsn, "LOCK t")
+    assert state(await run_one(setup, "LOCK t; LOCK p")) is None
+    assert passes(setup.dsn, "LOCK t")
 
 
-async def test_a_short_lock_timeout_leaves_an_invalid_index_that_counts_as_existing(house: RealHouse) -> None:
+async def test_a_short_lock_timeout_leaves_an_invalid_index_that_counts_as_existing(setup: RealSetup) -> None:
     """JP330, JP331, JP360."""
-    with transaction(house.dsn, WRITE):
-        end = await run_one(house, "CREATE INDEX CONCURRENTLY n ON t (s)", lock_timeout=0.2)
+    with transaction(setup.dsn, WRITE):
+        end = await run_one(setup, "CREATE INDEX CONCURRENTLY n ON t (s)", lock_timeout=0.2)
     assert state(end) == "55P03"
-    assert ask(house.dsn, INVALID) == [("n",)]
-    again = await run_one(house, "CREATE INDEX CONCURRENTLY IF NOT EXISTS n ON t (s)", lock_timeout=60.0)
+    assert ask(setup.dsn, INVALID) == [("n",)]
+    again = await run_one(setup, "CREATE INDEX CONCURRENTLY IF NOT EXISTS n ON t (s)", lock_timeout=60.0)
     assert state(again) is None
     assert [notice.message for notice in again.notices] == ['relation "n" already exists, skipping']
-    assert ask(house.dsn, INVALID) == [("n",)]
-    assert state(await run_one(house, "CREATE INDEX CONCURRENTLY n ON t (s)")) == "42P07"
-    assert state(await run_one(house, "DROP INDEX CONCURRENTLY IF EXISTS n")) is None
+    assert ask(setup.dsn, INVALID) == [("n",)]
+    assert state(await run_one(setup, "CREATE INDEX CONCURRENTLY n ON t (s)")) == "42P07"
+    assert state(await run_one(setup, "DROP INDEX CONCURRENTLY IF EXISTS n")) is None
 
 
-async def test_a_cancelled_build_leaves_an_invalid_index(house: RealHouse) -> None:
+async def test_a_cancelled_build_leaves_an_invalid_index(setup: RealSetup) -> None:
     """JP340."""
-    with transaction(house.dsn, WRITE):
-        worker = await Follower(house, "build", "CREATE INDEX CONCURRENTLY n ON t (s)").running()
-        await blocked(house, worker)
+    with transaction(setup.dsn, WRITE):
+        worker = await Follower(setup, "build", "CREATE INDEX CONCURRENTLY n ON t (s)").running()
+        await blocked(setup, worker)
         worker.handle.cancel()
         end = await worker.wait_until_ended()
     assert not end.confirmed
-    assert ask(house.dsn, INVALID) == [("n",)]
+    assert ask(setup.dsn, INVALID) == [("n",)]
 
 
-async def test_each_attempt_to_reindex_leaves_a_copy(house: RealHouse) -> None:
+async def test_each_attempt_to_reindex_leaves_a_copy(setup: RealSetup) -> None:
     """JP340."""
     for _ in range(2):
-        with transaction(house.dsn, WRITE):
-            end = await run_one(house, "REINDEX INDEX CONCURRENTLY t_v", lock_timeout=0.2)
+        with transaction(setup.dsn, WRITE):
+            end = await run_one(setup, "REINDEX INDEX CONCURRENTLY t_v", lock_timeout=0.2)
         assert state(end) == "55P03"
-    assert ask(house.dsn, INVALID) == [("t_v_ccnew",), ("t_v_ccnew1",)]
+    assert ask(setup.dsn, INVALID) == [("t_v_ccnew",), ("t_v_ccnew1",)]
 
 
-async def test_an_older_snapshot_anywhere_stops_a_build(house: RealHouse) -> None:
+async def test_an_older_snapshot_anywhere_stops_a_build(setup: RealSetup) -> None:
     """JP330: the transaction has never touched the table."""
-    with transaction(house.dsn, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "TABLE p"):
-        assert state(await run_one(house, "CREATE INDEX CONCURRENTLY n ON t (s)", lock_timeout=0.2)) == "55P03"
+    with transaction(setup.dsn, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "TABLE p"):
+        assert state(await run_one(setup, "CREATE INDEX CONCURRENTLY n ON t (s)", lock_timeout=0.2)) == "55P03"
 
 
-async def test_a_half_detached_partition_cannot_be_detached_again(house: RealHouse) -> None:
+async def test_a_half_detached_partition_cannot_be_detached_again(setup: RealSetup) -> None:
     """JP330, JP360."""
     detach = "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY"
-    with transaction(house.dsn, "TABLE p"):
-        assert state(await run_one(house, detach, lock_timeout=0.2)) == "55P03"
-    assert value(house.dsn, "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'p1'::regclass")
-    assert state(await run_one(house, detach)) == "55000"
+    with transaction(setup.dsn, "TABLE p"):
+        assert state(await run_one(setup, detach, lock_timeout=0.2)) == "55P03"
+    assert value(setup.dsn, "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'p1'::regclass")
+    assert state(await run_one(setup, detach)) == "55000"
 
 
-async def test_what_waits_concurrently_lets_others_work(house: RealHouse) -> None:
+async def test_what_waits_concurrently_lets_others_work(setup: RealSetup) -> None:
     """JP330: a long lock_timeout does no harm."""
-    with transaction(house.dsn, WRITE):
-        worker = await Follower(house, "build", "CREATE INDEX CONCURRENTLY n ON t (s)", lock_timeout=60.0).running()
-        await blocked(house, worker)
-        assert passes(house.dsn, READ)
-        assert passes(house.dsn, "UPDATE t SET v = 0 WHERE id = 2")
+    with transaction(setup.dsn, WRITE):
+        worker = await Follower(setup, "build", "CREATE INDEX CONCURRENTLY n ON t (s)", lock_timeout=60.0).running()
+        await blocked(setup, worker)
+        assert passes(setup.dsn, READ)
+        assert passes(setup.dsn, "UPDATE t SET v = 0 WHERE id = 2")
     assert state(await worker.wait_until_ended()) is None
 
 
-async def test_a_statement_that_waits_for_a_lock_blocks_every_session_behind_it(house: RealHouse) -> None:
+async def test_a_statement_that_waits_for_a_lock_blocks_every_session_behind_it(setup: RealSetup) -> None:
     """JP333."""
     alter = "ALTER TABLE t ADD COLUMN w int"
-    with transaction(house.dsn, READ):
-        worker = await Follower(house, "alter", alter).running()
-        await blocked(house, worker)
-        assert not passes(house.dsn, READ)
+    with transaction(setup.dsn, READ):
+        worker = await Follower(setup, "alter", alter).running()
+        await blocked(setup, worker)
+        assert not passes(setup.dsn, READ)
         worker.handle.cancel()
         await worker.wait_until_ended()
-        assert state(await run_one(house, alter, step="bounded", lock_timeout=0.2)) == "55P03"
-        assert passes(house.dsn, READ)
+        assert state(await run_one(setup, alter, step="bounded", lock_timeout=0.2)) == "55P03"
+        assert passes(setup.dsn, READ)
 
 
 @pytest.mark.parametrize(
@@ -285,16 +285,16 @@ async def test_a_statement_that_waits_for_a_lock_blocks_every_session_behind_it(
     ],
 )
 async def test_statements_that_other_sessions_can_run_while_a_step_is_in_its_transaction(
-    house: RealHouse, sql: str, reads: bool, writes: bool
+    setup: RealSetup, sql: str, reads: bool, writes: bool
 ) -> None:
-    ask(house.dsn, "ALTER TABLE t ADD CONSTRAINT made_before CHECK (v > 0) NOT VALID")
-    assert await while_held(house, sql, READ, WRITE) == [reads, writes]
+    ask(setup.dsn, "ALTER TABLE t ADD CONSTRAINT made_before CHECK (v > 0) NOT VALID")
+    assert await while_held(setup, sql, READ, WRITE) == [reads, writes]
 
 
-async def test_a_view_cannot_be_read_while_it_is_refreshed_unless_concurrently(house: RealHouse) -> None:
+async def test_a_view_cannot_be_read_while_it_is_refreshed_unless_concurrently(setup: RealSetup) -> None:
     """JP343."""
-    assert await while_held(house, "REFRESH MATERIALIZED VIEW m", "TABLE m") == [False]
-    assert await while_held(house, "REFRESH MATERIALIZED VIEW CONCURRENTLY m", "TABLE m") == [True]
+    assert await while_held(setup, "REFRESH MATERIALIZED VIEW m", "TABLE m") == [False]
+    assert await while_held(setup, "REFRESH MATERIALIZED VIEW CONCURRENTLY m", "TABLE m") == [True]
 
 
 @pytest.mark.parametrize(
@@ -313,44 +313,44 @@ async def test_a_view_cannot_be_read_while_it_is_refreshed_unless_concurrently(h
         ("CLUSTER t USING t_v", True),
     ],
 )
-async def test_which_statements_write_a_table_anew(house: RealHouse, sql: str, anew: bool) -> None:
+async def test_which_statements_write_a_table_anew(setup: RealSetup, sql: str, anew: bool) -> None:
     """JP350, JP351."""
-    before = value(house.dsn, "SELECT pg_relation_filenode('t')")
-    assert state(await run_one(house, sql)) is None
-    assert (value(house.dsn, "SELECT pg_relation_filenode('t')") != before) is anew
+    before = value(setup.dsn, "SELECT pg_relation_filenode('t')")
+    assert state(await run_one(setup, sql)) is None
+    assert (value(setup.dsn, "SELECT pg_relation_filenode('t')") != before) is anew
 
 
-async def test_a_validated_check_spares_set_not_null_its_reading(house: RealHouse) -> None:
+async def test_a_validated_check_spares_set_not_null_its_reading(setup: RealSetup) -> None:
     """JP334: how often the transaction has read the whole table."""
     scans = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relid = 't'::regclass"
     sql = f"ALTER TABLE t ALTER s SET NOT NULL; DO $$ BEGIN RAISE NOTICE '%', ({scans}); END $$"
-    reads = await run_one(house, sql)
+    reads = await run_one(setup, sql)
     assert [notice.message for notice in reads.notices] == ["1"]
-    ask(house.dsn, "ALTER TABLE t ALTER s DROP NOT NULL, ADD CONSTRAINT filled CHECK (s IS NOT NULL)")
-    spared = await run_one(house, sql, step="spared")
+    ask(setup.dsn, "ALTER TABLE t ALTER s DROP NOT NULL, ADD CONSTRAINT filled CHECK (s IS NOT NULL)")
+    spared = await run_one(setup, sql, step="spared")
     assert [notice.message for notice in spared.notices] == ["0"]
 
 
-async def test_an_error_in_the_last_turn_of_a_loop_undoes_them_all_unless_it_commits(house: RealHouse) -> None:
+async def test_an_error_in_the_last_turn_of_a_loop_undoes_them_all_unless_it_commits(setup: RealSetup) -> None:
     """JP355."""
     loop = "DO $$ BEGIN FOR i IN 1..3 LOOP DELETE FROM t WHERE id = i; PERFORM 1 / (3 - i); {} END LOOP; END $$"
     left = "SELECT count(*) FROM t WHERE id <= 3"
-    assert state(await run_one(house, loop.format(""))) == "22012"
-    assert value(house.dsn, left) == 3
-    assert state(await run_one(house, loop.format("COMMIT;"), step="commits")) == "22012"
-    assert value(house.dsn, left) == 1
+    assert state(await run_one(setup, loop.format(""))) == "22012"
+    assert value(setup.dsn, left) == 3
+    assert state(await run_one(setup, loop.format("COMMIT;"), step="commits")) == "22012"
+    assert value(setup.dsn, left) == 1
 
 
-async def test_what_a_procedure_has_committed_stays_when_it_fails(house: RealHouse) -> None:
+async def test_what_a_procedure_has_committed_stays_when_it_fails(setup: RealSetup) -> None:
     """JP360."""
-    assert state(await run_one(house, "CALL commits()")) == "22012"
-    assert value(house.dsn, "SELECT count(*) FROM t WHERE id = 1") == 0
+    assert state(await run_one(setup, "CALL commits()")) == "22012"
+    assert value(setup.dsn, "SELECT count(*) FROM t WHERE id = 1") == 0
 
 
-async def test_what_fails_is_rolled_back_and_may_be_tried_again(house: RealHouse) -> None:
+async def test_what_fails_is_rolled_back_and_may_be_tried_again(setup: RealSetup) -> None:
     """JP360: why INSERT is not meant."""
-    assert state(await run_one(house, "INSERT INTO t VALUES (0, 0); SELECT 1 / 0")) == "22012"
-    assert value(house.dsn, "SELECT count(*) FROM t WHERE id = 0") == 0
+    assert state(await run_one(setup, "INSERT INTO t VALUES (0, 0); SELECT 1 / 0")) == "22012"
+    assert value(setup.dsn, "SELECT count(*) FROM t WHERE id = 0") == 0
 
 
 @pytest.mark.parametrize(
@@ -368,28 +368,28 @@ async def test_what_fails_is_rolled_back_and_may_be_tried_again(house: RealHouse
         ("DECLARE c CURSOR FOR TABLE t; FETCH c", False, True),
     ],
 )
-async def test_which_results_can_be_read_or_counted(house: RealHouse, sql: str, readable: bool, counted: bool) -> None:
+async def test_which_results_can_be_read_or_counted(setup: RealSetup, sql: str, readable: bool, counted: bool) -> None:
     """JP361."""
-    end = await run_one(house, sql)
+    end = await run_one(setup, sql)
     assert state(end) is None
     assert bool(end.row_count) is counted
-    ask(house.dsn, "DROP TABLE IF EXISTS u; TRUNCATE t; INSERT INTO t VALUES (1, 1)")
-    seen = await run_one(house, sql, step="read", rows=1)
+    ask(setup.dsn, "DROP TABLE IF EXISTS u; TRUNCATE t; INSERT INTO t VALUES (1, 1)")
+    seen = await run_one(setup, sql, step="read", rows=1)
     assert seen.result is not None
     assert (len(seen.result.rows) == 1) is readable
 
 
-async def test_statement_timeout_in_sql_does_nothing(house: RealHouse) -> None:
+async def test_statement_timeout_in_sql_does_nothing(setup: RealSetup) -> None:
     """JP371: the advisory lock is free, so the sleep is all that takes time."""
-    assert state(await run_one(house, "SET statement_timeout = '1ms'; SELECT pg_sleep(0.1)")) is None
-    assert state(await run_one(house, "SELECT pg_sleep(60)", step="limited", timeout=0.1)) == "57014"
+    assert state(await run_one(setup, "SET statement_timeout = '1ms'; SELECT pg_sleep(0.1)")) is None
+    assert state(await run_one(setup, "SELECT pg_sleep(60)", step="limited", timeout=0.1)) == "57014"
 
 
-async def test_a_setting_ends_with_its_step(house: RealHouse) -> None:
+async def test_a_setting_ends_with_its_step(setup: RealSetup) -> None:
     """JP373."""
-    before = value(house.dsn, "SHOW work_mem")
-    assert state(await run_one(house, "SET work_mem = '7MB'")) is None
-    end = await run_one(house, "SHOW work_mem", step="after", rows=1)
+    before = value(setup.dsn, "SHOW work_mem")
+    assert state(await run_one(setup, "SET work_mem = '7MB'")) is None
+    end = await run_one(setup, "SHOW work_mem", step="after", rows=1)
     assert end.result is not None
     assert end.result.rows == ((before,),)
 

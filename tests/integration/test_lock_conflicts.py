@@ -16,7 +16,7 @@ from runner.engine.ports import WorkerEnd
 from runner.lint.lock_conflict_rules import RULES
 from runner.plan.parsed_sql import read_subject
 from tests.builders import plan, step
-from tests.integration.houses import Follower, RealHouse, ask, until, value
+from tests.integration.gateway_setups import Follower, RealSetup, ask, until, value
 
 _PLAN_MAKES = """
     CREATE INDEX orders_b ON orders (b);
@@ -48,10 +48,10 @@ def lock_dsn(new_database: Callable[[], str]) -> str:
 
 
 @pytest.fixture
-async def house(lock_dsn: str, request: pytest.FixtureRequest) -> AsyncIterator[RealHouse]:
+async def setup(lock_dsn: str, request: pytest.FixtureRequest) -> AsyncIterator[RealSetup]:
     """A gateway, beside fresh tables."""
     ask(lock_dsn, _TABLES)
-    made = RealHouse(lock_dsn, f"locks-{abs(hash(request.node.name)) % 10**8}")
+    made = RealSetup(lock_dsn, f"locks-{abs(hash(request.node.name)) % 10**8}")
     await made.gateway.open()
     yield made
     await made.gateway.close()
@@ -77,8 +77,8 @@ def sqlstate(end: WorkerEnd) -> str | None:
     return end.error.sqlstate
 
 
-def waits(house: RealHouse, worker: Follower) -> bool:
-    return bool(value(house.dsn, _LOCKED, worker.name))
+def waits(setup: RealSetup, worker: Follower) -> bool:
+    return bool(value(setup.dsn, _LOCKED, worker.name))
 
 
 @contextmanager
@@ -128,53 +128,53 @@ _BESIDE = [
 
 
 @pytest.mark.parametrize(("first", "second"), _BESIDE)
-async def test_a_build_or_drop_beside_another_statement(house: RealHouse, first: str, second: str) -> None:
+async def test_a_build_or_drop_beside_another_statement(setup: RealSetup, first: str, second: str) -> None:
     claimed = claim(first, second)
-    with open_transaction(house.dsn, "INSERT INTO orders VALUES (1000, 1000)") as gate:
-        building = await Follower(house, "first", first, settings=_SOON).running()
-        await until(lambda: waits(house, building))
-        other = (await Follower(house, "second", second, settings=_SOON).launch()).follow()
-        waited = await _waits_or_ends(house, other)
+    with open_transaction(setup.dsn, "INSERT INTO orders VALUES (1000, 1000)") as gate:
+        building = await Follower(setup, "first", first, settings=_SOON).running()
+        await until(lambda: waits(setup, building))
+        other = (await Follower(setup, "second", second, settings=_SOON).launch()).follow()
+        waited = await _waits_or_ends(setup, other)
         gate.rollback()
         states = {sqlstate(await building.wait_until_ended()), sqlstate(await other.wait_until_ended())}
     assert waited is (claimed is not None)
     assert states == ({None, "40P01"} if claimed == "JP401" else {None})
 
 
-async def _waits_or_ends(house: RealHouse, worker: Follower) -> bool:
+async def _waits_or_ends(setup: RealSetup, worker: Follower) -> bool:
     found = False
 
     def settled() -> bool:
         nonlocal found
-        found = waits(house, worker)
+        found = waits(setup, worker)
         return found or worker.task.done()
 
     await until(settled)
     return found
 
 
-async def test_a_vacuum_that_also_analyzes_conflicts_with_a_build(house: RealHouse) -> None:
+async def test_a_vacuum_that_also_analyzes_conflicts_with_a_build(setup: RealSetup) -> None:
     """The build gets its lock when VACUUM gives it back, and ANALYZE queues behind it with a snapshot."""
     slow = {**_SOON, "vacuum_cost_delay": "10ms", "vacuum_cost_limit": "20"}
     ask(
-        house.dsn,
+        setup.dsn,
         "INSERT INTO orders SELECT n, n FROM generate_series(1001, 20000) AS n; DELETE FROM orders WHERE a > 9",
     )
     outcomes = {}
     for vacuum in ("VACUUM orders", "VACUUM (ANALYZE) orders"):
-        cleaning = await Follower(house, "first", vacuum, settings=slow).running()
-        await until(lambda: ask(house.dsn, "SELECT 1 FROM pg_stat_progress_vacuum WHERE heap_blks_scanned > 0"))
-        building = await Follower(house, "second", _BUILD, settings=_SOON).running()
-        await until(lambda: waits(house, building))  # noqa: B023 - it is over before the next one begins
+        cleaning = await Follower(setup, "first", vacuum, settings=slow).running()
+        await until(lambda: ask(setup.dsn, "SELECT 1 FROM pg_stat_progress_vacuum WHERE heap_blks_scanned > 0"))
+        building = await Follower(setup, "second", _BUILD, settings=_SOON).running()
+        await until(lambda: waits(setup, building))  # noqa: B023 - it is over before the next one begins
         outcomes[vacuum] = {sqlstate(await cleaning.wait_until_ended()), sqlstate(await building.wait_until_ended())}
         outcomes = {}
     for vacuum in ("VACUUM orders", "VACUUM (ANALYZE) orders"):
-        ask(house.dsn, "INSERT INTO orders SELECT n, n FROM generate_series(1001, 20000) AS n")
-        ask(house.dsn, "DELETE FROM orders WHERE a > 1000")
-        cleaning = await Follower(house, "first", vacuum, settings=slow).running()
-        await until(lambda: ask(house.dsn, "SELECT 1 FROM pg_stat_progress_vacuum WHERE heap_blks_scanned > 0"))
-        building = await Follower(house, "second", _BUILD, settings=_SOON).running()
-        await until(lambda: waits(house, building))  # noqa: B023 - it is over before the next one begins
+        ask(setup.dsn, "INSERT INTO orders SELECT n, n FROM generate_series(1001, 20000) AS n")
+        ask(setup.dsn, "DELETE FROM orders WHERE a > 1000")
+        cleaning = await Follower(setup, "first", vacuum, settings=slow).running()
+        await until(lambda: ask(setup.dsn, "SELECT 1 FROM pg_stat_progress_vacuum WHERE heap_blks_scanned > 0"))
+        building = await Follower(setup, "second", _BUILD, settings=_SOON).running()
+        await until(lambda: waits(setup, building))  # noqa: B023 - it is over before the next one begins
         outcomes[vacuum] = {sqlstate(await cleaning.wait_until_ended()), sqlstate(await building.wait_until_ended())}
     assert {vacuum: claim(_BUILD, vacuum) for vacuum in outcomes} == dict(
         zip(outcomes, ("JP402", "JP401"), strict=True)
@@ -199,16 +199,16 @@ async def test_a_vacuum_that_also_analyzes_conflicts_with_a_build(house: RealHou
     ],
 )
 async def test_a_detach_beside_another_statement(
-    house: RealHouse, second: str, states: set[str | None], pending: int
+    setup: RealSetup, second: str, states: set[str | None], pending: int
 ) -> None:
-    with open_transaction(house.dsn, "INSERT INTO events VALUES (1)") as gate:
-        detaching = await Follower(house, "first", _DETACH, settings=_SOON).running()
-        await until(lambda: waits(house, detaching))
-        other = (await Follower(house, "second", second, settings=_SOON).launch()).follow()
-        await _waits_or_ends(house, other)
+    with open_transaction(setup.dsn, "INSERT INTO events VALUES (1)") as gate:
+        detaching = await Follower(setup, "first", _DETACH, settings=_SOON).running()
+        await until(lambda: waits(setup, detaching))
+        other = (await Follower(setup, "second", second, settings=_SOON).launch()).follow()
+        await _waits_or_ends(setup, other)
         gate.rollback()
         assert {sqlstate(await detaching.wait_until_ended()), sqlstate(await other.wait_until_ended())} == states
-    assert value(house.dsn, "SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == pending
+    assert value(setup.dsn, "SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == pending
     assert (claim(_DETACH, second) == "JP401") is (states != {None})
 
 
@@ -242,15 +242,15 @@ _UNDO = "DO $$ BEGIN RAISE EXCEPTION 'through' USING ERRCODE = 'JP000'; END $$"
 
 
 @pytest.mark.parametrize("first", _STATEMENTS)
-async def test_a_second_statement_waits_if_a_rule_says_so(house: RealHouse, first: str) -> None:
-    holder = await Follower(house, "first", f"{first.format(n=1)}; SELECT pg_sleep(600)").running()
+async def test_a_second_statement_waits_if_a_rule_says_so(setup: RealSetup, first: str) -> None:
+    holder = await Follower(setup, "first", f"{first.format(n=1)}; SELECT pg_sleep(600)").running()
     asleep = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event = 'PgSleep'"
-    await until(lambda: value(house.dsn, asleep, holder.name))
+    await until(lambda: value(setup.dsn, asleep, holder.name))
     claimed, played = {}, {}
     for second in _STATEMENTS:
         text = second.format(n=2)
         claimed[second] = claim(first.format(n=1), text)
-        other = await Follower(house, "second", f"{text}; {_UNDO}", lock_timeout=0.05).launch()
+        other = await Follower(setup, "second", f"{text}; {_UNDO}", lock_timeout=0.05).launch()
         state = sqlstate(await other.follow().wait_until_ended())
         played[second] = {"55P03": "JP402", "JP000": None}.get(state or "", state)
     holder.handle.cancel()
@@ -282,25 +282,25 @@ _PAUSE = "SELECT pg_sleep(0.5)"
     ],
 )
 async def test_two_transactions_end_in_a_deadlock_if_the_rule_says_so(
-    house: RealHouse, first: str, second: str, expected: str | None
+    setup: RealSetup, first: str, second: str, expected: str | None
 ) -> None:
     texts = [first.format(_PAUSE), second.format(_PAUSE)]
     assert claim(*texts) == expected
-    one = (await Follower(house, "first", texts[0], settings=_SOON).launch()).follow()
-    other = (await Follower(house, "second", texts[1], settings=_SOON).launch()).follow()
+    one = (await Follower(setup, "first", texts[0], settings=_SOON).launch()).follow()
+    other = (await Follower(setup, "second", texts[1], settings=_SOON).launch()).follow()
     states = {sqlstate(await one.wait_until_ended()), sqlstate(await other.wait_until_ended())}
     assert states == ({None, "40P01"} if expected == "JP403" else {None})
 
 
 @pytest.mark.parametrize("command", ["TRUNCATE {}, {}", "DROP TABLE {}, {}", "LOCK {}, {}; SELECT 1"])
-async def test_commands_that_lock_one_table_after_the_other(house: RealHouse, command: str) -> None:
+async def test_commands_that_lock_one_table_after_the_other(setup: RealSetup, command: str) -> None:
     first, second = command.format("x", "y"), command.format("y", "x")
     assert claim(first, second) == "JP403"
     assert claim(first, first) == "JP402"
-    with open_transaction(house.dsn, "SELECT * FROM x") as gate:
-        one = await Follower(house, "first", first, settings=_SOON).running()
-        await until(lambda: waits(house, one))
-        other = await Follower(house, "second", second, settings=_SOON).running()
-        await until(lambda: waits(house, other))
+    with open_transaction(setup.dsn, "SELECT * FROM x") as gate:
+        one = await Follower(setup, "first", first, settings=_SOON).running()
+        await until(lambda: waits(setup, one))
+        other = await Follower(setup, "second", second, settings=_SOON).running()
+        await until(lambda: waits(setup, other))
         gate.rollback()
         assert "40P01" in {sqlstate(await one.wait_until_ended()), sqlstate(await other.wait_until_ended())}

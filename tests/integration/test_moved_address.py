@@ -18,7 +18,7 @@ from runner.plan.model import Need
 from tests.acceptance.console import Jobplan
 from tests.acceptance.console import until as wait_until
 from tests.builders import plan, step
-from tests.integration.houses import ask, real_run, until, value
+from tests.integration.gateway_setups import ask, real_run, until, value
 from tests.servers import start_test_server
 from tests.tunnel import Tunnel
 

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from runner.embedded import EmbeddedServer
 from runner.engine import events as ev
 from tests.builders import Recorder, plan, step
-from tests.integration.houses import ask, run_plan, value
+from tests.integration.gateway_setups import ask, run_plan, value
 
 WORKERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'pg_background'"
 

@@ -21,7 +21,7 @@ from runner.gateway.queries import query
 from runner.gateway.session import Session
 from runner.gateway.worker_follower import WorkerSearch
 from tests.builders import plan, step
-from tests.integration.houses import Follower, RealHouse, ask, run_one, run_plan, until, value
+from tests.integration.gateway_setups import Follower, RealSetup, ask, run_one, run_plan, until, value
 
 ROOT = Path(runner.__file__).parent
 LONG = "SELECT pg_sleep(120)"
@@ -42,8 +42,8 @@ def test_another_session_knows_nothing_of_a_handle(dsn: str) -> None:
 
 @pytest.mark.parametrize("key", ["step", "s" * 90, "vacuum[größe]", "vacuum[日本語]", "vacuum[with 'quotes' and %]"])
 async def test_a_worker_is_found_and_stopped_by_its_name(dsn: str, key: str) -> None:
-    async with RealHouse(dsn, "notes-name") as house:
-        follower = await Follower(house, key, LONG).running()
+    async with RealSetup(dsn, "notes-name") as setup:
+        follower = await Follower(setup, key, LONG).running()
         worker = follower.seen[0]
         names = ask(dsn, "SELECT application_name FROM pg_stat_activity WHERE pid = %s", worker.pid)
         assert names == [(worker.application_name,)] == [(follower.name,)]
@@ -52,8 +52,8 @@ async def test_a_worker_is_found_and_stopped_by_its_name(dsn: str, key: str) -> 
 
 
 async def test_a_signal_needs_pid_and_start_together_in_the_workers_database(dsn: str) -> None:
-    async with RealHouse(dsn, "notes-triple") as house:
-        follower = await Follower(house, "step", LONG).running()
+    async with RealSetup(dsn, "notes-triple") as setup:
+        follower = await Follower(setup, "step", LONG).running()
         worker = follower.seen[0]
         cancel = re.sub(rb"\$\d", b"%s", query("cancel"))
         with psycopg.connect(dsn, autocommit=True) as other:
@@ -68,7 +68,7 @@ async def test_a_signal_needs_pid_and_start_together_in_the_workers_database(dsn
                 assert other.execute(text, (str(pid), start)).fetchall() == []
             with psycopg.connect(make_conninfo(dsn, dbname="postgres")) as elsewhere:
                 assert elsewhere.execute(text, (str(worker.pid), worker.backend_start)).fetchall() == []
-            assert house.alive() == {follower.name}
+            assert setup.alive() == {follower.name}
             right = (str(worker.pid), worker.backend_start)
             assert other.execute(cancel, right).fetchall() == [(True,)]
         assert (await follower.wait_until_ended()).error is not None
@@ -98,16 +98,16 @@ async def test_no_outcome_is_lost_or_mixed_up_in_a_thousand_fast_steps(database:
 
 
 async def test_a_garbage_pid_identifies_no_other_session(dsn: str) -> None:
-    async with RealHouse(dsn, "notes-pid") as house:
-        one = await Follower(house, "one", LONG).running()
-        two = await Follower(house, "two", LONG).running()
-        monitor = house.gateway._monitor
+    async with RealSetup(dsn, "notes-pid") as setup:
+        one = await Follower(setup, "one", LONG).running()
+        two = await Follower(setup, "two", LONG).running()
+        monitor = setup.gateway._monitor
         since = two.seen[0].backend_start
         for pid in (one.seen[0].pid, 0):
             found = await monitor.identify(WorkerSearch(name=two.name, pid=pid, since=since))
             assert found is not None
             assert found[0] == two.seen[0]
-        house.end()
+        setup.end()
         await one.wait_until_ended()
         await two.wait_until_ended()
 
@@ -144,7 +144,7 @@ RUNNER = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[2])
 from tests.builders import plan, step
-from tests.integration.houses import run_plan
+from tests.integration.gateway_setups import run_plan
 steps = (
     step("late", "INSERT INTO witness VALUES ('late'); SELECT pg_sleep(120)", timeout=4.0),
     step("soon", "SELECT pg_sleep(2); INSERT INTO witness VALUES ('soon')", timeout=60.0),
@@ -155,14 +155,14 @@ asyncio.run(run_plan(sys.argv[1], plan(*steps), run_id="notes-killed"))
 
 async def test_workers_outlive_a_killed_runner_but_not_their_timeouts(database: str) -> None:
     ask(database, "CREATE TABLE witness (who text)")
-    house = RealHouse(database, "notes-killed")
+    setup = RealSetup(database, "notes-killed")
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", RUNNER, database, str(ROOT.parent))
-    await until(lambda: len(house.alive()) == 2)
+    await until(lambda: len(setup.alive()) == 2)
     process.kill()
     await process.wait()
-    assert len(house.alive()) == 2
-    await until(lambda: house.connections() == 0)
-    await until(lambda: not house.alive())
+    assert len(setup.alive()) == 2
+    await until(lambda: setup.connections() == 0)
+    await until(lambda: not setup.alive())
     assert ask(database, "SELECT who FROM witness") == [("soon",)]
 
 
@@ -171,12 +171,12 @@ async def test_workers_outlive_a_killed_runner_but_not_their_timeouts(database: 
 
 async def test_a_statement_before_the_plans_own_shares_its_fate_and_leaves_its_tag(database: str) -> None:
     ask(database, "CREATE TABLE ledger (step text); CREATE TABLE t (i int); INSERT INTO t VALUES (1), (2), (3)")
-    async with RealHouse(database, "notes-ledger") as house:
-        end = await run_one(house, "INSERT INTO ledger VALUES ('good');\nUPDATE t SET i = i + 1")
+    async with RealSetup(database, "notes-ledger") as setup:
+        end = await run_one(setup, "INSERT INTO ledger VALUES ('good');\nUPDATE t SET i = i + 1")
         assert (end.confirmed, end.command_tag, end.row_count) == (True, "UPDATE", 3)
-        end = await run_one(house, "INSERT INTO ledger VALUES ('rows');\nDELETE FROM t WHERE i > 2 RETURNING i")
+        end = await run_one(setup, "INSERT INTO ledger VALUES ('rows');\nDELETE FROM t WHERE i > 2 RETURNING i")
         assert (end.confirmed, end.command_tag, end.row_count) == (True, "DELETE", 2)
-        end = await run_one(house, "INSERT INTO ledger VALUES ('bad');\nSELECT 1/0")
+        end = await run_one(setup, "INSERT INTO ledger VALUES ('bad');\nSELECT 1/0")
         assert not end.confirmed
         assert ask(database, "SELECT step FROM ledger ORDER BY step") == [("good",), ("rows",)]
 
@@ -185,8 +185,8 @@ async def test_a_statement_before_the_plans_own_shares_its_fate_and_leaves_its_t
 
 
 async def test_a_step_that_ends_at_once_takes_one_round_trip(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with RealHouse(dsn, "notes-trips") as house:
-        await run_one(house, "SELECT 1")
+    async with RealSetup(dsn, "notes-trips") as setup:
+        await run_one(setup, "SELECT 1")
         trips: list[tuple[str, ...]] = []
 
         def counted(run: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
@@ -201,7 +201,7 @@ async def test_a_step_that_ends_at_once_takes_one_round_trip(dsn: str, monkeypat
         counts = []
         for number in range(30):
             trips.clear()
-            assert (await run_one(house, "SELECT 1", f"s{number}")).confirmed
+            assert (await run_one(setup, "SELECT 1", f"s{number}")).confirmed
             counts.append(len([names for names in trips if names != ("workers",)]))
         assert min(counts) == 1
 

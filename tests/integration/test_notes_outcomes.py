@@ -11,7 +11,7 @@ import pytest
 from runner.engine import events as ev
 from runner.plan.model import Retry
 from tests.builders import Recorder, plan, sql, step
-from tests.integration.houses import RealHouse, ask, real_run, run_one, run_plan, until, value
+from tests.integration.gateway_setups import RealSetup, ask, real_run, run_one, run_plan, until, value
 
 LONG = "SELECT pg_sleep(120)"
 #: Timeouts of transactions end a worker without a word (pg_background.md#completed-is-not-success).
@@ -55,22 +55,22 @@ async def test_a_worker_that_dies_before_it_begins_has_failed_and_says_why(
 ) -> None:
     role_dsn = new_role()
     role = value(role_dsn, "SELECT current_user")
-    async with RealHouse(role_dsn, "notes-early") as house:
-        assert (await run_one(house, "SELECT 1")).confirmed
+    async with RealSetup(role_dsn, "notes-early") as setup:
+        assert (await run_one(setup, "SELECT 1")).confirmed
         ask(database, f"ALTER ROLE {role} NOLOGIN")
-        end = await run_one(house, "SELECT 1", "too_late")
+        end = await run_one(setup, "SELECT 1", "too_late")
         ask(database, f"ALTER ROLE {role} LOGIN")
         assert not end.confirmed
         assert end.started_at is None
         assert end.error is not None
         assert end.error.sqlstate == "28000"
-        assert (await run_one(house, "SELECT 1", "again")).confirmed
+        assert (await run_one(setup, "SELECT 1", "again")).confirmed
 
 
 async def test_sql_that_does_nothing_is_not_success(dsn: str) -> None:
-    async with RealHouse(dsn, "notes-empty") as house:
+    async with RealSetup(dsn, "notes-empty") as setup:
         for text in ("", "-- nothing", ";"):
-            assert not (await run_one(house, text)).confirmed
+            assert not (await run_one(setup, text)).confirmed
 
 
 # --- note 6: the server keeps the timeout; who ended a worker ---------------------------------------------------------
@@ -259,8 +259,8 @@ async def test_each_statement_of_a_step_sees_what_the_ones_before_have_done(
     )
     for wanted in (0, 5):
         ask(database, "TRUNCATE t")
-        async with RealHouse(database, "notes-see") as house:
-            end = await run_one(house, text, rows=wanted)
+        async with RealSetup(database, "notes-see") as setup:
+            end = await run_one(setup, text, rows=wanted)
         assert end.confirmed
         assert end.row_count == rows
         assert [i for (i,) in ask(database, "SELECT i FROM t ORDER BY i")] == left

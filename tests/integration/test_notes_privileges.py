@@ -17,7 +17,7 @@ from runner.errors import ConnectionFailedError, PreflightError
 from runner.gateway.postgres import PgGateway
 from runner.plan.model import OnRunnerExit
 from tests.builders import plan, sql, step
-from tests.integration.houses import RealHouse, ask, real_run, run_one, run_plan, until, value
+from tests.integration.gateway_setups import RealSetup, ask, real_run, run_one, run_plan, until, value
 
 LONG = "SELECT pg_sleep(120)"
 HOSTILE = """
@@ -128,12 +128,12 @@ async def test_settings_of_the_role_reach_the_worker_without_harm(database: str,
         "default_transaction_isolation = 'serializable'",
     )
     role_dsn = new_role("", *settings)
-    async with RealHouse(role_dsn, "notes-settings") as house:
-        end = await run_one(house, "DO $$ BEGIN ASSERT current_setting('work_mem') = '123MB'; END $$")
+    async with RealSetup(role_dsn, "notes-settings") as setup:
+        end = await run_one(setup, "DO $$ BEGIN ASSERT current_setting('work_mem') = '123MB'; END $$")
         assert end.confirmed
-        end = await run_one(house, "DO $$ BEGIN ASSERT current_setting('TimeZone') = 'Asia/Kathmandu'; END $$")
+        end = await run_one(setup, "DO $$ BEGIN ASSERT current_setting('TimeZone') = 'Asia/Kathmandu'; END $$")
         assert end.confirmed
-        end = await run_one(house, LONG, timeout=0.3)
+        end = await run_one(setup, LONG, timeout=0.3)
         assert end.started_at is not None
         assert end.finished_at is not None
         assert 0.3 <= end.finished_at - end.started_at < 30

@@ -12,7 +12,7 @@ from runner.engine import events as ev
 from runner.engine.state import StepState
 from runner.plan.model import OnRunnerExit
 from tests.builders import Recorder, plan, step
-from tests.integration.houses import RealHouse, ask, real_run, run_one, run_plan, until, value
+from tests.integration.gateway_setups import RealSetup, ask, real_run, run_one, run_plan, until, value
 
 NOISY = """CREATE FUNCTION noisy(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
   $$ BEGIN RAISE NOTICE '% %', i, repeat('x', 100); RETURN i; END $$"""
@@ -156,8 +156,8 @@ async def test_the_tag_and_the_count_are_those_of_the_plans_own_statement(
     database: str, text: str, tag: str, rows: int | None
 ) -> None:
     ask(database, "CREATE TABLE t (i int); INSERT INTO t VALUES (1)")
-    async with RealHouse(database, "notes-tag") as house:
-        end = await run_one(house, text)
+    async with RealSetup(database, "notes-tag") as setup:
+        end = await run_one(setup, text)
     assert end.confirmed
     assert end.command_tag == tag
     if rows is not None:

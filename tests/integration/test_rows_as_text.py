@@ -7,7 +7,7 @@ import pytest
 from runner.engine.events import Rows
 from runner.engine.launched_text import launched_text, plan_position, plan_text
 from runner.engine.ports import LaunchRequest
-from tests.integration.houses import RealHouse, ask, run_one
+from tests.integration.gateway_setups import RealSetup, ask, run_one
 
 _TEMP = "CREATE TEMP TABLE w (id int, at date, note text); INSERT INTO w VALUES (1, '2026-01-02', NULL)"
 
@@ -52,8 +52,8 @@ async def test_rows_are_read_whatever_the_text_has_changed_before(
         "'BEGIN END'; CREATE FUNCTION drops() RETURNS int LANGUAGE plpgsql AS "
         "'BEGIN DROP FUNCTION drops(); RETURN 1; END'",
     )
-    async with RealHouse(database, "text") as house:
-        end = await run_one(house, sql, rows=5)
+    async with RealSetup(database, "text") as setup:
+        end = await run_one(setup, sql, rows=5)
     assert end.confirmed, end
     assert end.result == Rows(columns=columns, rows=(row,))
     assert end.command_tag == ("INSERT" if "RETURNING" in sql else "SELECT")
@@ -61,9 +61,9 @@ async def test_rows_are_read_whatever_the_text_has_changed_before(
 
 
 async def test_all_rows_are_counted_and_only_those_that_are_wanted_are_kept(database: str) -> None:
-    async with RealHouse(database, "text") as house:
+    async with RealSetup(database, "text") as setup:
         sql = f"{_TEMP}; SELECT i, NULL FROM w, generate_series(1, 20000) AS i ORDER BY i DESC"
-        end = await run_one(house, sql, rows=2, output_buffer=2_048)
+        end = await run_one(setup, sql, rows=2, output_buffer=2_048)
     assert end.result is not None
     assert end.result.rows == (("20000", None), ("19999", None))
     assert end.row_count in (20_000, None)
@@ -71,8 +71,8 @@ async def test_all_rows_are_counted_and_only_those_that_are_wanted_are_kept(data
 
 async def test_an_error_in_such_a_statement_has_its_place_in_the_plan(database: str) -> None:
     sql = "CREATE TEMP TABLE w (id int); SELECT id, nope FROM w"
-    async with RealHouse(database, "text") as house:
-        end = await run_one(house, sql, rows=1)
+    async with RealSetup(database, "text") as setup:
+        end = await run_one(setup, sql, rows=1)
     assert end.error is not None
     assert end.error.sqlstate == "42703"
     assert end.error.position == sql.index("nope") + 1

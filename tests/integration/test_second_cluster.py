@@ -15,7 +15,7 @@ from runner.gateway.observer import Observer
 from runner.plan.model import Need
 from tests.acceptance.console import Jobplan
 from tests.builders import plan, step
-from tests.integration.houses import ask, real_run, until, value
+from tests.integration.gateway_setups import ask, real_run, until, value
 from tests.integration.standby import standby_of, until_replayed
 from tests.servers import start_test_server
 

@@ -15,7 +15,7 @@ from runner.engine.state import StepState
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Plan
 from runner.structs import replace
-from tests.integration.houses import ask, run_plan, value
+from tests.integration.gateway_setups import ask, run_plan, value
 
 #: A text that is code if a backslash escapes a quote.
 EVIL = "\\'); DROP TABLE gate; --"

@@ -6,7 +6,7 @@ from runner.engine import events as ev
 from runner.engine.event_json import to_line
 from runner.engine.size_limits import ROWS_BYTES, TEXT_BYTES, VALUE_BYTES, limited_rows, limited_text
 from tests.builders import plan, step
-from tests.integration.houses import run_plan
+from tests.integration.gateway_setups import run_plan
 
 BIG = "repeat('x', 30000000)"
 FAILS = f"""

@@ -12,7 +12,7 @@ from runner.errors import JobplanError
 from runner.gateway.inspection import Inspector
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.observer import Observer
-from tests.integration.houses import ask, until
+from tests.integration.gateway_setups import ask, until
 from tests.tunnel import Tunnel
 
 ADMIN: dict[str, Callable[[LedgerAdmin], object]] = {

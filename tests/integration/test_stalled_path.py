@@ -17,7 +17,7 @@ from runner.plan.model import Hold
 from runner.run.holds import measurement_query
 from runner.run.loop import Run, RunResult
 from tests.builders import Recorder, plan, sql, step
-from tests.integration.houses import HERE, RealHouse, ask, real_run, until, value
+from tests.integration.gateway_setups import HERE, RealSetup, ask, real_run, until, value
 from tests.tunnel import Tunnel
 
 
@@ -110,9 +110,9 @@ async def test_a_condition_behind_a_stalled_path_ends_within_a_limit(tunnel: Tun
 
 async def test_connecting_through_a_stalled_path_is_given_up(tunnel: Tunnel) -> None:
     tunnel.stall()
-    house = RealHouse(tunnel.dsn, "stalled-connect")
+    setup = RealSetup(tunnel.dsn, "stalled-connect")
     with pytest.raises(ConnectionFailedError):
-        await asyncio.wait_for(house.gateway.open(), 40)
+        await asyncio.wait_for(setup.gateway.open(), 40)
 
 
 async def test_the_wait_for_the_output_of_a_worker_behind_a_stalled_path_has_a_limit(tunnel: Tunnel) -> None:

@@ -13,7 +13,7 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.observer import Observer
 from tests.acceptance.console import Jobplan
 from tests.builders import plan, step
-from tests.integration.houses import run_plan
+from tests.integration.gateway_setups import run_plan
 from tests.integration.standby import standby_of, until_replayed
 from tests.servers import start_test_server
 

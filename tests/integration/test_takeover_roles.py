@@ -12,7 +12,7 @@ from runner.errors import PreflightError
 from runner.gateway.postgres import PgGateway
 from runner.run.takeover import Takeover
 from tests.builders import new_run, plan, step
-from tests.integration.houses import Follower, RealHouse, ask
+from tests.integration.gateway_setups import Follower, RealSetup, ask
 
 RUN = "260101-unseen"
 
@@ -23,9 +23,9 @@ async def test_workers_that_a_role_may_not_see_do_not_count_as_ended(
     monkeypatch.setattr("runner.run.takeover.LAUNCH_SEEN_WITHIN", 0.0)
     p = plan(step("a", "SELECT pg_sleep(60)", idempotent=True))
     weak = new_role()
-    async with RealHouse(database, RUN) as house:
-        await Follower(house, "a", "SELECT pg_sleep(60)").running()
-        await house.gateway.close()
+    async with RealSetup(database, RUN) as setup:
+        await Follower(setup, "a", "SELECT pg_sleep(60)").running()
+        await setup.gateway.close()
         run, recorder = new_run(
             p,
             PgGateway(weak, RUN),

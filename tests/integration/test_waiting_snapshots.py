@@ -18,15 +18,15 @@ from runner.gateway.polling import FIRST_SLICE, LEAST_SLICE, SLICE
 from runner.gateway.session import Pipeline
 from runner.identity import runner_name
 from tests.builders import plan, step
-from tests.integration.houses import (
+from tests.integration.gateway_setups import (
     LAUNCHERS,
     Follower,
-    RealHouse,
+    RealSetup,
     ask,
     real_run,
     run_one,
     run_plan,
-    strike,
+    signal_sessions,
     until,
     value,
 )
@@ -110,11 +110,11 @@ async def test_a_step_that_waits_for_snapshots_is_never_waited_for_in_the_server
     database: str, sent: list[tuple[str, tuple[str, ...]]], sql: str, settings: dict[str, str]
 ) -> None:
     ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i")
-    async with RealHouse(database, "waits-concurrently") as house:
-        assert (await run_one(house, sql, settings=settings)).confirmed
+    async with RealSetup(database, "waits-concurrently") as setup:
+        assert (await run_one(setup, sql, settings=settings)).confirmed
         during = all_waits(sent)
         sent.clear()
-        assert (await run_one(house, "SELECT 1", "after")).confirmed
+        assert (await run_one(setup, "SELECT 1", "after")).confirmed
         after = all_waits(sent)
     assert set(during) == {LEAST_SLICE}
     assert FIRST_SLICE in after
@@ -124,13 +124,13 @@ async def test_no_other_session_of_the_run_waits_in_the_server_beside_a_step_tha
     database: str, sent: list[tuple[str, tuple[str, ...]]]
 ) -> None:
     ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i")
-    async with RealHouse(database, "waits-beside") as house:
+    async with RealSetup(database, "waits-beside") as setup:
         with psycopg.connect(database) as holder:
             holder.execute("INSERT INTO t VALUES (0)")
-            index = await Follower(house, "index", "CREATE INDEX CONCURRENTLY i ON t (i)").running()
+            index = await Follower(setup, "index", "CREATE INDEX CONCURRENTLY i ON t (i)").running()
             sent.clear()
-            assert (await run_one(house, "SELECT 1", "beside")).confirmed
-            assert (await run_one(house, "SELECT pg_sleep(0.2)", "slower")).confirmed
+            assert (await run_one(setup, "SELECT 1", "beside")).confirmed
+            assert (await run_one(setup, "SELECT pg_sleep(0.2)", "slower")).confirmed
             beside = all_waits(sent)
             holder.rollback()
         assert (await index.wait_until_ended()).confirmed
@@ -192,20 +192,20 @@ def _rhythm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("_rhythm")
 @pytest.mark.parametrize("sql", ["SELECT 1", "SELECT pg_sleep(0.3)", "VACUUM", "SELECT 1; SELECT 2"])
 async def test_a_success_is_noticed(dsn: str, sql: str) -> None:
-    async with RealHouse(dsn, "waits-success") as house:
-        end = await run_one(house, sql)
+    async with RealSetup(dsn, "waits-success") as setup:
+        end = await run_one(setup, sql)
         assert end.confirmed
         assert end.started_at is not None
         assert end.finished_at is not None
-        assert not house.alive()
-        assert house.connections() == 2
+        assert not setup.alive()
+        assert setup.connections() == 2
 
 
 @pytest.mark.usefixtures("_rhythm")
 @pytest.mark.parametrize("sql", ["SELECT 1/0", "SELECT 1/(pg_sleep(0.3) IS NULL)::int"])
 async def test_a_failure_is_noticed_with_its_error(dsn: str, sql: str) -> None:
-    async with RealHouse(dsn, "waits-failure") as house:
-        end = await run_one(house, sql)
+    async with RealSetup(dsn, "waits-failure") as setup:
+        end = await run_one(setup, sql)
         assert end.error is not None
         assert end.error.sqlstate == "22012"
         assert not end.confirmed
@@ -213,16 +213,16 @@ async def test_a_failure_is_noticed_with_its_error(dsn: str, sql: str) -> None:
 
 @pytest.mark.usefixtures("_rhythm")
 async def test_a_timeout_is_noticed(dsn: str) -> None:
-    async with RealHouse(dsn, "waits-timeout") as house:
-        end = await run_one(house, LONG, timeout=0.2)
+    async with RealSetup(dsn, "waits-timeout") as setup:
+        end = await run_one(setup, LONG, timeout=0.2)
         assert end.error is not None
         assert end.error.sqlstate == "57014"
 
 
 @pytest.mark.usefixtures("_rhythm")
 async def test_a_worker_that_another_user_terminates_is_noticed(dsn: str) -> None:
-    async with RealHouse(dsn, "waits-killed") as house:
-        follower = await Follower(house, "step", LONG).running()
+    async with RealSetup(dsn, "waits-killed") as setup:
+        follower = await Follower(setup, "step", LONG).running()
         assert ask(dsn, "SELECT pg_terminate_backend(%s)", follower.seen[0].pid) == [(True,)]
         end = await follower.wait_until_ended()
         assert not end.confirmed
@@ -236,59 +236,59 @@ async def test_a_worker_that_ends_without_a_word_is_no_success(dsn: str) -> None
     """It says nothing of its end itself: completed, no error, and no evidence
     (pg_background.md#completed-is-not-success).
     """
-    async with RealHouse(dsn, "waits-silent") as house:
-        end = await run_one(house, LONG, settings={"transaction_timeout": "300ms"})
+    async with RealSetup(dsn, "waits-silent") as setup:
+        end = await run_one(setup, LONG, settings={"transaction_timeout": "300ms"})
         assert not end.confirmed
-        assert not house.alive()
+        assert not setup.alive()
 
 
 @pytest.mark.usefixtures("_rhythm")
 async def test_statements_that_another_session_cancels_lose_nothing(dsn: str) -> None:
-    async with RealHouse(dsn, "waits-struck") as house:
-        await run_one(house, "SELECT 1", "first")  # its session is there before anything is struck
-        launch = asyncio.create_task(Follower(house, "step", "SELECT pg_sleep(0.5)").launch())
+    async with RealSetup(dsn, "waits-struck") as setup:
+        await run_one(setup, "SELECT 1", "first")  # its session is there before anything is struck
+        launch = asyncio.create_task(Follower(setup, "step", "SELECT pg_sleep(0.5)").launch())
         while not launch.done():
-            strike(dsn, house.run_id, LAUNCHERS, "pg_cancel_backend")
+            signal_sessions(dsn, setup.run_id, LAUNCHERS, "pg_cancel_backend")
             await asyncio.sleep(0.002)
         follower = (await launch).follow()
         while not follower.task.done():
-            strike(dsn, house.run_id, LAUNCHERS, "pg_cancel_backend")
+            signal_sessions(dsn, setup.run_id, LAUNCHERS, "pg_cancel_backend")
             await asyncio.sleep(0.05)
         end = await follower.wait_until_ended()
         # cancelled before the worker had been requested: then nothing is known, and nothing is claimed
         assert end.confirmed or end.lost
-        assert (await run_one(house, "SELECT 1", "after")).confirmed
+        assert (await run_one(setup, "SELECT 1", "after")).confirmed
 
 
 @pytest.mark.usefixtures("_rhythm")
 async def test_a_cancel_is_carried_out_and_noticed(dsn: str) -> None:
-    async with RealHouse(dsn, "waits-cancel") as house:
-        follower = (await Follower(house, "step", LONG).launch()).follow()
+    async with RealSetup(dsn, "waits-cancel") as setup:
+        follower = (await Follower(setup, "step", LONG).launch()).follow()
         follower.handle.cancel()
         end = await follower.wait_until_ended()
         assert end.error is not None
         assert end.error.sqlstate == "57014"
-        assert not house.alive()
+        assert not setup.alive()
 
 
 @pytest.mark.usefixtures("_rhythm")
 async def test_a_detach_is_carried_out_and_the_worker_continues(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
-    async with RealHouse(database, "waits-detach") as house:
-        follower = await Follower(house, "step", "SELECT pg_sleep(1); INSERT INTO witness VALUES (1)").launch()
+    async with RealSetup(database, "waits-detach") as setup:
+        follower = await Follower(setup, "step", "SELECT pg_sleep(1); INSERT INTO witness VALUES (1)").launch()
         follower.follow().handle.detach()
         end = await follower.wait_until_ended()
         assert end.detached
         assert end.worker is not None
-        assert (await run_one(house, "SELECT 1", "after")).confirmed
+        assert (await run_one(setup, "SELECT 1", "after")).confirmed
         await until(lambda: value(database, "SELECT count(*) FROM witness") == 1)
 
 
 @pytest.mark.usefixtures("_rhythm")
 async def test_a_session_that_is_lost_leaves_a_worker_that_is_followed(dsn: str) -> None:
-    async with RealHouse(dsn, "waits-lost") as house:
-        follower = await Follower(house, "step", "SELECT pg_sleep(1)").running()
-        assert strike(dsn, house.run_id, LAUNCHERS)
+    async with RealSetup(dsn, "waits-lost") as setup:
+        follower = await Follower(setup, "step", "SELECT pg_sleep(1)").running()
+        assert signal_sessions(dsn, setup.run_id, LAUNCHERS)
         end = await follower.wait_until_ended()
         assert end.lost
         assert end.worker == follower.seen[0]
@@ -298,8 +298,8 @@ async def test_a_session_that_is_lost_leaves_a_worker_that_is_followed(dsn: str)
 @pytest.mark.usefixtures("_rhythm")
 async def test_a_full_queue_is_noticed_and_read(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.gateway.monitor.LOOK_EVERY", 0.2)
-    async with RealHouse(dsn, "waits-loud") as house:
-        end = await run_one(house, LOUD)
+    async with RealSetup(dsn, "waits-loud") as setup:
+        end = await run_one(setup, LOUD)
         assert end.confirmed
         assert len(end.notices) + end.notices_dropped == 2000
 
@@ -319,14 +319,14 @@ async def test_no_fast_end_is_missed(dsn: str) -> None:
 
 async def test_no_worker_that_has_ended_keeps_the_others_from_waiting(database: str) -> None:
     ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 10) AS i; CREATE TYPE pair AS (a int, b int)")
-    async with RealHouse(database, "waits-forgets") as house:
-        await run_one(house, "CREATE INDEX CONCURRENTLY i ON t (i)", "a", rows=1)
-        await run_one(house, "REINDEX TABLE CONCURRENTLY nowhere", "b")
-        await run_one(house, "WHAT IS THIS", "c", rows=1)
-        await run_one(house, "SELECT ROW(1, 2)::pair, ROW(1, 2)", "d", rows=1)
-        await run_one(house, "REINDEX TABLE CONCURRENTLY t", "e", settings={"work_mem": "nonsense"})
-        left = await Follower(house, "f", LONG).running()
+    async with RealSetup(database, "waits-forgets") as setup:
+        await run_one(setup, "CREATE INDEX CONCURRENTLY i ON t (i)", "a", rows=1)
+        await run_one(setup, "REINDEX TABLE CONCURRENTLY nowhere", "b")
+        await run_one(setup, "WHAT IS THIS", "c", rows=1)
+        await run_one(setup, "SELECT ROW(1, 2)::pair, ROW(1, 2)", "d", rows=1)
+        await run_one(setup, "REINDEX TABLE CONCURRENTLY t", "e", settings={"work_mem": "nonsense"})
+        left = await Follower(setup, "f", LONG).running()
         left.handle.detach()
         assert (await left.wait_until_ended()).detached
-        assert not house.gateway._rhythm.snapshots_matter
-        assert house.gateway._rhythm.first_slices()[0] == FIRST_SLICE
+        assert not setup.gateway._rhythm.snapshots_matter
+        assert setup.gateway._rhythm.first_slices()[0] == FIRST_SLICE

@@ -17,7 +17,17 @@ from runner.identity import runner_name
 from runner.plan.model import Concurrency, Need, OnConflict
 from runner.run.takeover import Takeover
 from tests.builders import new_run, plan, sql, step
-from tests.integration.houses import LAUNCHERS, SESSIONS, Follower, RealHouse, ask, real_run, strike, until, value
+from tests.integration.gateway_setups import (
+    LAUNCHERS,
+    SESSIONS,
+    Follower,
+    RealSetup,
+    ask,
+    real_run,
+    signal_sessions,
+    until,
+    value,
+)
 
 SKEWED = "260101-skewed"
 LOCKING = "LOCK TABLE gate; SELECT 1"
@@ -57,7 +67,7 @@ async def test_steps_that_a_lost_concurrency_group_keeps_from_running_are_no_suc
         await until(lambda: record.of(ev.AttemptRunning))
         waiting = asyncio.create_task(asyncio.to_thread(other.execute, lock))
         await until(lambda: ask(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
-        strike(database, run._context.run_id, SESSIONS + " ORDER BY backend_start LIMIT 1")
+        signal_sessions(database, run._context.run_id, SESSIONS + " ORDER BY backend_start LIMIT 1")
         await waiting
         result = await task
     assert record.of(ev.GroupLost)
@@ -90,11 +100,11 @@ async def test_a_skewed_clock_does_not_make_a_resumption_call_a_healthy_worker_t
     ask(database, "CREATE TABLE gate ()")
     p = plan(step("slow", LOCKING, timeout=60.0))
     clock = MonotonicClock()
-    async with RealHouse(database, SKEWED) as house:
+    async with RealSetup(database, SKEWED) as setup:
         with psycopg.connect(database) as keeper:
             keeper.execute("LOCK TABLE gate")
-            follower = await Follower(house, "slow", LOCKING, timeout=60.0).running()
-            await house.gateway.close()
+            follower = await Follower(setup, "slow", LOCKING, timeout=60.0).running()
+            await setup.gateway.close()
             state, then = initial_state(p), clock.now() + skew
             launched = ev.AttemptLaunching(at=then, step="slow", attempt=1, application_name="", timeout=60.0)
             running = ev.AttemptRunning(at=then, step="slow", attempt=1, worker=follower.seen[0])

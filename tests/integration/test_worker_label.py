@@ -10,7 +10,7 @@ import pytest
 from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import ForEach, Retry
 from tests.builders import plan, step
-from tests.integration.houses import Follower, RealHouse, ask, run_one, run_plan, until, value
+from tests.integration.gateway_setups import Follower, RealSetup, ask, run_one, run_plan, until, value
 
 QUERY = "SELECT query FROM pg_stat_activity WHERE backend_type = 'pg_background' AND application_name = %s"
 HOSTILE = [
@@ -22,16 +22,16 @@ HOSTILE = [
 ]
 
 
-def label(house: RealHouse, key: str, **keys: int) -> WorkerLabel:
-    """Return a label for a step of this house's run."""
+def label(setup: RealSetup, key: str, **keys: int) -> WorkerLabel:
+    """Return a label for a step of this setup's run."""
     return WorkerLabel(
-        run=house.run_id, plan="p", step=key, attempt=keys.get("attempt", 1), on_finish="wait", timeout=60.0
+        run=setup.run_id, plan="p", step=key, attempt=keys.get("attempt", 1), on_finish="wait", timeout=60.0
     )
 
 
-async def seen_label(dsn: str, house: RealHouse, key: str, sql: str) -> WorkerLabel | None:
+async def seen_label(dsn: str, setup: RealSetup, key: str, sql: str) -> WorkerLabel | None:
     """Run a worker that takes long, and return what the server shows of its label."""
-    follower = await Follower(house, key, sql, label=label(house, key)).running()
+    follower = await Follower(setup, key, sql, label=label(setup, key)).running()
     await until(lambda: "jobplan" in str(ask(dsn, QUERY, follower.name)))
     text = value(dsn, QUERY, follower.name)
     follower.handle.cancel()
@@ -41,17 +41,17 @@ async def seen_label(dsn: str, house: RealHouse, key: str, sql: str) -> WorkerLa
 
 @pytest.mark.parametrize("key", HOSTILE)
 async def test_the_server_shows_the_label_whatever_the_step_is_called(dsn: str, key: str) -> None:
-    async with RealHouse(dsn, "label-hostile") as house:
-        found = await seen_label(dsn, house, key, "SELECT pg_sleep(60)")
+    async with RealSetup(dsn, "label-hostile") as setup:
+        found = await seen_label(dsn, setup, key, "SELECT pg_sleep(60)")
         assert found is not None
-        assert found.step == key or found.step[-7:] == worker_name(house.run_id, key)[-7:]
+        assert found.step == key or found.step[-7:] == worker_name(setup.run_id, key)[-7:]
         assert (found.run, found.attempt, found.timeout) == ("label-hostile", 1, 60.0)
 
 
 async def test_the_label_stands_first_also_at_a_later_statement(dsn: str) -> None:
-    async with RealHouse(dsn, "label-later") as house:
-        found = await seen_label(dsn, house, "s", "CREATE TEMP TABLE x (); SELECT 1; SELECT pg_sleep(60)")
-        assert found == label(house, "s")
+    async with RealSetup(dsn, "label-later") as setup:
+        found = await seen_label(dsn, setup, "s", "CREATE TEMP TABLE x (); SELECT 1; SELECT pg_sleep(60)")
+        assert found == label(setup, "s")
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,16 @@ async def test_the_label_stands_first_also_at_a_later_statement(dsn: str) -> Non
 async def test_what_must_stand_alone_does_so_under_a_label(database: str, sql: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
     ask(database, "CREATE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$")
-    async with RealHouse(database, "label-alone") as house:
+    async with RealSetup(database, "label-alone") as setup:
         for key in ("s", *HOSTILE):
-            end = await run_one(house, sql, key, label=label(house, key))
+            end = await run_one(setup, sql, key, label=label(setup, key))
             assert end.confirmed, end
 
 
 async def test_an_error_is_reported_as_without_a_label(dsn: str) -> None:
-    async with RealHouse(dsn, "label-error") as house:
-        bare = await run_one(house, "SELECT nonsense")
-        labelled = await run_one(house, "SELECT nonsense", label=label(house, "step"))
+    async with RealSetup(dsn, "label-error") as setup:
+        bare = await run_one(setup, "SELECT nonsense")
+        labelled = await run_one(setup, "SELECT nonsense", label=label(setup, "step"))
         assert bare.error is not None
         assert labelled.error is not None
         assert (labelled.error.message, labelled.error.sqlstate) == (bare.error.message, bare.error.sqlstate)
@@ -101,8 +101,8 @@ async def test_a_run_labels_every_attempt_of_every_instance(database: str) -> No
 
 async def test_a_role_that_may_not_see_texts_sees_the_name_only(new_role: Callable[..., str], database: str) -> None:
     other = new_role()
-    async with RealHouse(database, "label-role") as house:
-        follower = await Follower(house, "s", "SELECT pg_sleep(60)", label=label(house, "s")).running()
+    async with RealSetup(database, "label-role") as setup:
+        follower = await Follower(setup, "s", "SELECT pg_sleep(60)", label=label(setup, "s")).running()
         await until(lambda: "jobplan" in str(ask(database, QUERY, follower.name)))
         rows = ask(other, "SELECT query, backend_type FROM pg_stat_activity WHERE application_name = %s", follower.name)
         assert rows == [("<insufficient privilege>", None)]

@@ -9,7 +9,7 @@ from runner.engine.simulation import AttemptScript, Simulation
 from runner.errors import Position
 from runner.plan.model import AllowFailure, ForEach, Need, NeedOn, Plan, Repeat, Retry, Sql
 from runner.structs import replace
-from tests.unit.plays import IDLE, gives, plan, play, script, step
+from tests.unit.simulated_runs import IDLE, item_rows, plan, script, simulated, step
 
 RUN = "260101-abcdef"
 AT = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -71,7 +71,7 @@ def everything() -> tuple[Plan, tuple[ev.Event, ...]]:
 
 def reported(a_plan: Plan, scripts: Mapping[str, Sequence[AttemptScript]], *, items: Sequence[str] = ()) -> Simulation:
     """Run a plan at the beginning of 2026; a step `vacuum` has these items."""
-    return play(a_plan, scripts, {"vacuum": [gives(*items)]}, start=AT)
+    return simulated(a_plan, scripts, {"vacuum": [item_rows(*items)]}, start=AT)
 
 
 def _with_details(events: Sequence[ev.Event]) -> Iterator[ev.Event]:

@@ -10,7 +10,7 @@ from runner.engine import events as ev
 from runner.engine.outcomes import rows_wanted, same_value, unmet_expectation
 from runner.plan.model import Expect
 from runner.structs import replace
-from tests.unit.plays import SQL, step
+from tests.unit.simulated_runs import SQL, step
 
 
 def ended(row_count: int | None = 1, result: ev.Rows | None = None, tag: str = "SELECT") -> ev.AttemptFinished:

@@ -13,7 +13,7 @@ from runner.engine.for_each_items import identity_of, literal_items, queried_ite
 from runner.engine.scheduler import run_status
 from runner.engine.simulation import CheckScript
 from runner.plan.model import AllowFailure, ForEach, Need, NeedOn, OnFailure, Repeat
-from tests.unit.plays import IDLE, SQL, code, ends, gives, launches, message, plan, play, script, step
+from tests.unit.simulated_runs import IDLE, SQL, code, ends, item_rows, launches, message, plan, script, simulated, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
 LONG = "x" * 10_000
@@ -126,35 +126,37 @@ def test_a_step_has_the_outcome_of_its_worst_instance(
     outcomes: tuple[ev.Outcome, ...], expected: str, exit_code: int
 ) -> None:
     scripts = {f"a[{number}]": [script(outcome)] for number, outcome in enumerate(outcomes)}
-    run = play(plan(step("a", for_each=each(0, 1))), scripts)
+    run = simulated(plan(step("a", for_each=each(0, 1))), scripts)
     assert (ends(run)["a"], code(run)) == (expected, exit_code)
 
 
 @pytest.mark.parametrize("for_each", [each(), QUERY])
 def test_without_items_there_is_nothing_to_do(for_each: ForEach) -> None:
-    run = play(plan(step("a", for_each=for_each), step("b", "a")), verdicts={"a": [gives()]})
+    run = simulated(plan(step("a", for_each=for_each), step("b", "a")), verdicts={"a": [item_rows()]})
     assert (ends(run), code(run)) == ({"a": "succeeded", "b": "succeeded"}, 0)
 
 
 def test_items_that_cannot_be_had_fail_the_step() -> None:
-    run = play(plan(step("a", for_each=QUERY), step("b", "a")), verdicts={"a": [ev.Verdict.ERROR]})
+    run = simulated(plan(step("a", for_each=QUERY), step("b", "a")), verdicts={"a": [ev.Verdict.ERROR]})
     assert (ends(run), message(run, "a")) == ({"a": "failed", "b": "skipped"}, "scripted items error")
 
 
 def test_items_are_asked_for_when_the_step_becomes_ready() -> None:
-    run = play(plan(step("b"), step("a", "b", for_each=QUERY)), verdicts={"a": [gives("x", "y")]})
+    run = simulated(plan(step("b"), step("a", "b", for_each=QUERY)), verdicts={"a": [item_rows("x", "y")]})
     assert [(e.at, len(e.items)) for e in run.events if isinstance(e, ev.StepExpanded)] == [(1.0, 2)]
     assert ends(run) == {"a": "succeeded", "a[x]": "succeeded", "a[y]": "succeeded", "b": "succeeded"}
 
 
 def test_dependents_wait_for_all_instances() -> None:
-    run = play(plan(step("a", for_each=each("x", "y")), step("b", "a")), {"a[y]": [script(O.SUCCEEDED, duration=9.0)]})
+    run = simulated(
+        plan(step("a", for_each=each("x", "y")), step("b", "a")), {"a[y]": [script(O.SUCCEEDED, duration=9.0)]}
+    )
     assert launches(run, "b") == [9.0]
 
 
 def test_a_dependent_on_failure_waits_for_the_parent_too() -> None:
     late = Need(step="a", on=NeedOn.FAILURE)
-    run = play(
+    run = simulated(
         plan(step("a", for_each=each("x", "y")), step("b", late)),
         {"a[x]": [script(O.FAILED)], "a[y]": [script(O.SUCCEEDED, duration=9.0)]},
     )
@@ -162,34 +164,36 @@ def test_a_dependent_on_failure_waits_for_the_parent_too() -> None:
 
 
 def test_the_parent_takes_no_slot_and_max_parallel_bounds_its_instances() -> None:
-    run = play(plan(step("a", for_each=each("x", "y", "z", max_parallel=2)), step("b"), slots=3))
+    run = simulated(plan(step("a", for_each=each("x", "y", "z", max_parallel=2)), step("b"), slots=3))
     assert [launches(run, key) for key in ("a[x]", "a[y]", "a[z]", "b")] == [[0.0], [0.0], [1.0], [0.0]]
     assert launches(run, "a") == []
 
 
 def test_an_instance_that_waits_for_its_siblings_says_so() -> None:
-    run = play(plan(step("a", for_each=each("x", "y", max_parallel=1))))
+    run = simulated(plan(step("a", for_each=each("x", "y", max_parallel=1))))
     assert [e.reason for e in run.events if isinstance(e, ev.StepQueued)] == ["for_each:a 1/1"]
 
 
 def test_instances_share_an_exclusive_name() -> None:
-    run = play(plan(step("a", for_each=each("x", "y"), exclusive=frozenset({"orders"}))))
+    run = simulated(plan(step("a", for_each=each("x", "y"), exclusive=frozenset({"orders"}))))
     assert (launches(run, "a[x]"), launches(run, "a[y]")) == ([0.0], [1.0])
 
 
 def test_failures_are_allowed_for_each_instance() -> None:
     allowing = step("a", for_each=each("x", "y"), allow_failure=AllowFailure(sqlstates=frozenset({"23505"})))
-    run = play(plan(allowing, step("b", "a")), {"a[x]": [script(O.FAILED, "23505")]})
+    run = simulated(plan(allowing, step("b", "a")), {"a[x]": [script(O.FAILED, "23505")]})
     assert (ends(run)["a"], ends(run)["a[x]"], ends(run)["b"], code(run)) == (
         "failed_allowed", "failed_allowed", "succeeded", 0,
     )  # fmt: skip
-    run = play(plan(allowing, step("b", "a")), {"a[x]": [script(O.FAILED, "23505")], "a[y]": [script(O.FAILED, "1")]})
+    run = simulated(
+        plan(allowing, step("b", "a")), {"a[x]": [script(O.FAILED, "23505")], "a[y]": [script(O.FAILED, "1")]}
+    )
     assert (ends(run)["a"], ends(run)["b"], code(run)) == ("failed", "skipped", 1)
 
 
 def test_each_instance_has_its_conditions_retries_and_iterations() -> None:
     conditional = step("a", for_each=each("x", "y"), if_=SQL, repeat=Repeat(max_iterations=3))
-    run = play(
+    run = simulated(
         plan(conditional, step("b", "a")),
         {"a[y]": [script(O.SUCCEEDED, row_count=1), script(O.SUCCEEDED)]},
         {"a[x]": [ev.Verdict.SKIP]},
@@ -199,7 +203,7 @@ def test_each_instance_has_its_conditions_retries_and_iterations() -> None:
 
 
 def test_instances_that_were_not_run_leave_the_parent_skipped() -> None:
-    run = play(plan(step("a", for_each=each("x", "y")), step("b", "a"), slots=1), interrupts=[0.5], scripts={
+    run = simulated(plan(step("a", for_each=each("x", "y")), step("b", "a"), slots=1), interrupts=[0.5], scripts={
         "a[x]": [script(O.SUCCEEDED, cancel_latency=9.0)],
     })  # fmt: skip
     assert (ends(run), code(run)) == ({"a": "skipped", "a[x]": "succeeded", "a[y]": "skipped", "b": "skipped"}, 130)
@@ -209,13 +213,13 @@ def test_instances_that_were_not_run_leave_the_parent_skipped() -> None:
 
 
 def test_items_that_come_while_the_run_stops_are_drained() -> None:
-    slow = gives("x", duration=5.0)
-    run = play(plan(step("a", for_each=QUERY)), verdicts={"a": [slow]}, interrupts=[1.0])
+    slow = item_rows("x", duration=5.0)
+    run = simulated(plan(step("a", for_each=QUERY)), verdicts={"a": [slow]}, interrupts=[1.0])
     assert ends(run) == {"a": "skipped", "a[x]": "skipped"}
 
 
 def test_a_failure_cancels_the_instances_of_other_steps() -> None:
-    run = play(
+    run = simulated(
         plan(step("a", for_each=each("x", "y", max_parallel=1)), step("b"), on_failure=OnFailure.CANCEL),
         {"b": [script(O.FAILED)], "a[x]": [script(O.SUCCEEDED, duration=50.0)]},
     )
@@ -224,7 +228,7 @@ def test_a_failure_cancels_the_instances_of_other_steps() -> None:
 
 
 def test_a_failed_instance_cancels_its_siblings_if_the_plan_says_so() -> None:
-    run = play(
+    run = simulated(
         plan(step("a", for_each=each("x", "y")), on_failure=OnFailure.CANCEL),
         {"a[x]": [script(O.FAILED)], "a[y]": [script(O.SUCCEEDED, duration=50.0)]},
     )
@@ -233,12 +237,12 @@ def test_a_failed_instance_cancels_its_siblings_if_the_plan_says_so() -> None:
 
 
 def test_the_failure_of_the_last_instance_drains_nothing() -> None:
-    run = play(plan(step("a", for_each=each("x")), on_failure=OnFailure.DRAIN), {"a[x]": [script(O.FAILED)]})
+    run = simulated(plan(step("a", for_each=each("x")), on_failure=OnFailure.DRAIN), {"a[x]": [script(O.FAILED)]})
     assert not any(isinstance(event, ev.RunDraining) for event in run.events)
 
 
 def test_detach_instances_are_detached_when_the_rest_is_over() -> None:
-    run = play(
+    run = simulated(
         plan(step("a", for_each=each("x", "y"), **IDLE), step("b"), step("c", for_each=each("z"))),
         {key: [script(O.SUCCEEDED, duration=50.0)] for key in ("a[x]", "a[y]")},
     )
@@ -246,7 +250,7 @@ def test_detach_instances_are_detached_when_the_rest_is_over() -> None:
 
 
 def test_a_detach_instance_that_waits_for_its_sibling_gets_its_turn() -> None:
-    run = play(
+    run = simulated(
         plan(step("a", for_each=each("x", "y", max_parallel=1), **IDLE)),
         {"a[x]": [script(O.SUCCEEDED, duration=7.0)], "a[y]": [script(O.SUCCEEDED, duration=50.0)]},
     )
@@ -254,31 +258,31 @@ def test_a_detach_instance_that_waits_for_its_sibling_gets_its_turn() -> None:
 
 
 def test_detach_instances_are_detached_while_no_item_query_is_open() -> None:
-    run = play(
+    run = simulated(
         plan(step("a", for_each=each("x"), **IDLE), step("b", for_each=QUERY)),
         {"a[x]": [script(O.SUCCEEDED, duration=50.0)]},
-        {"b": [gives("z", duration=3.0)]},
+        {"b": [item_rows("z", duration=3.0)]},
     )
     assert (ends(run)["a[x]"], launches(run, "b[z]"), run.makespan) == ("detached", [3.0], 4.0)
 
 
 def test_a_step_with_instances_is_counted_as_these() -> None:
-    run = play(plan(step("a", for_each=each("x", "y")), step("b", for_each=each()), step("c")))
+    run = simulated(plan(step("a", for_each=each("x", "y")), step("b", for_each=each()), step("c")))
     assert run.state.counts() == {"succeeded": 4}
 
 
 def test_an_instance_of_finally_belongs_to_finally() -> None:
-    run = play(
+    run = simulated(
         plan(step("a"), finally_=(step("f", for_each=QUERY), step("g", "f"))),
         {"a": [script(O.FAILED)]},
-        {"f": [gives("x", "y")]},
+        {"f": [item_rows("x", "y")]},
     )
     assert (launches(run, "f[x]"), launches(run, "g"), run_status(run.state)) == ([1.0], [2.0], "failed")
 
 
 def test_ten_thousand_instances_are_as_many_launches() -> None:
     items = CheckScript(rows=ev.Rows(columns=("c",), rows=tuple((str(number % 5000),) for number in range(10_000))))
-    run = play(plan(step("a", for_each=QUERY), slots=8), verdicts={"a": [items]}, watch=None)
+    run = simulated(plan(step("a", for_each=QUERY), slots=8), verdicts={"a": [items]}, watch=None)
     assert sum(isinstance(event, ev.AttemptLaunching) for event in run.events) == 10_000
     assert ends(run)["a"] == "succeeded"
 

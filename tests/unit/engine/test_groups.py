@@ -15,7 +15,7 @@ from runner.plan.model import Bound, ForEach, Need, NeedOn, OnFailure, Param, Pa
 from runner.plan.selection import is_left_out
 from runner.structs import replace
 from tests.invariants import validate
-from tests.unit.plays import NOWHERE_SQL, code, ends, gives, launches, plan, play, script, step
+from tests.unit.simulated_runs import NOWHERE_SQL, code, ends, item_rows, launches, plan, script, simulated, step
 
 FAILED = script(ev.Outcome.FAILED, "42P01")
 
@@ -52,7 +52,7 @@ def under_way(run: Simulation, name: str) -> int:
 
 
 def test_each_item_has_its_own_chain_and_ids() -> None:
-    run = play(plan(group("per_index", *CHAIN)))
+    run = simulated(plan(group("per_index", *CHAIN)))
     assert ends(run) == {
         "per_index": "succeeded",
         "per_index[a]": "succeeded",
@@ -68,7 +68,7 @@ def test_each_item_has_its_own_chain_and_ids() -> None:
 
 def test_there_is_no_barrier_between_the_items() -> None:
     items = tuple(f"i{number:03}" for number in range(300))
-    run = play(plan(group("g", *CHAIN, items=items, max_parallel=2)))
+    run = simulated(plan(group("g", *CHAIN, items=items, max_parallel=2)))
     at = spans(run)
     assert at["g[i000].log"][1] < at["g[i299].rebuild"][0]
     assert under_way(run, "g") == 2
@@ -77,7 +77,7 @@ def test_there_is_no_barrier_between_the_items() -> None:
 
 def test_an_item_that_has_begun_is_finished_before_the_next_one_begins() -> None:
     """Without max_parallel too: the first items do not wait until the last one has had its first step."""
-    run = play(plan(group("g", *CHAIN, items=tuple("abcdef")), slots=2))
+    run = simulated(plan(group("g", *CHAIN, items=tuple("abcdef")), slots=2))
     at = spans(run)
     assert at["g[a].log"][0] < at["g[c].rebuild"][0]
     assert at["g[a].log"][1] < at["g[f].rebuild"][0]
@@ -85,7 +85,7 @@ def test_an_item_that_has_begun_is_finished_before_the_next_one_begins() -> None
 
 def test_max_parallel_counts_items_not_workers() -> None:
     chain = (step("one"), step("two"), step("three", "one", "two"))
-    run = play(plan(group("g", *chain, items=tuple("abcd"), max_parallel=1), slots=8))
+    run = simulated(plan(group("g", *chain, items=tuple("abcd"), max_parallel=1), slots=8))
     at = spans(run)
     assert under_way(run, "g") == 1
     assert at["g[a].one"][0] == at["g[a].two"][0]  # both workers of the one item
@@ -94,7 +94,7 @@ def test_max_parallel_counts_items_not_workers() -> None:
 
 def test_an_item_keeps_its_place_while_it_waits_for_a_retry() -> None:
     again = replace(step("log", "rebuild"), retry=replace(step("x").retry, max_attempts=2, delay=30.0))
-    run = play(
+    run = simulated(
         plan(group("g", step("rebuild"), again, max_parallel=1)),
         {"g[a].log": [FAILED, AttemptScript(duration=1.0)]},
     )
@@ -104,7 +104,7 @@ def test_an_item_keeps_its_place_while_it_waits_for_a_retry() -> None:
 
 
 def test_a_failed_item_does_not_stop_the_others() -> None:
-    run = play(
+    run = simulated(
         plan(group("g", *CHAIN, items=tuple("abc"), max_parallel=1), step("after", "g")), {"g[b].rebuild": [FAILED]}
     )
     found = ends(run)
@@ -123,7 +123,7 @@ def test_a_failed_item_does_not_stop_the_others() -> None:
 )
 def test_a_step_outside_waits_for_all_items(on: NeedOn, state: str) -> None:
     after = step("after", Need(step="g", on=on))
-    run = play(plan(group("g", *CHAIN), after), {"g[b].log": [FAILED]})
+    run = simulated(plan(group("g", *CHAIN), after), {"g[b].log": [FAILED]})
     assert ends(run)["after"] == state
     if state == "succeeded":
         assert launches(run, "after")[0] >= max(end for key, (_, end) in spans(run).items() if key != "after")
@@ -131,36 +131,38 @@ def test_a_step_outside_waits_for_all_items(on: NeedOn, state: str) -> None:
 
 def test_a_cleanup_in_the_chain_runs_only_for_the_item_that_failed() -> None:
     clean = step("clean", Need(step="rebuild", on=NeedOn.FAILURE))
-    run = play(plan(group("g", step("rebuild"), clean)), {"g[a].rebuild": [FAILED]})
+    run = simulated(plan(group("g", step("rebuild"), clean)), {"g[a].rebuild": [FAILED]})
     found = ends(run)
     assert (found["g[a].clean"], found["g[b].clean"]) == ("succeeded", "skipped")
     assert (found["g[a]"], found["g[b]"]) == ("failed", "succeeded")
 
 
 def test_a_group_without_items_is_one_chain() -> None:
-    run = play(plan(group("g", *CHAIN, items=None), step("after", "g")))
+    run = simulated(plan(group("g", *CHAIN, items=None), step("after", "g")))
     assert ends(run) == dict.fromkeys(("g", "after", "g.rebuild", "g.log"), "succeeded")
     assert launches(run, "after")[0] >= spans(run)["g.log"][1]
 
 
 def test_the_items_of_a_query_are_fixed_when_the_needs_are_met() -> None:
-    run = play(
+    run = simulated(
         plan(
             step("before"),
             group("g", *CHAIN, items=(), sql=Sql(text="select", start=NOWHERE_SQL.start), needs=["before"]),
         ),
-        verdicts={"g": [gives("p", "q")]},
+        verdicts={"g": [item_rows("p", "q")]},
     )
     assert set(ends(run)) == {"before", "g", *(f"g[{i}]{s}" for i in "pq" for s in ("", ".rebuild", ".log"))}
 
 
 def test_a_group_whose_query_returns_nothing_has_nothing_to_do() -> None:
-    run = play(plan(group("g", *CHAIN, items=(), sql=NOWHERE_SQL), step("after", "g")), verdicts={"g": [gives()]})
+    run = simulated(
+        plan(group("g", *CHAIN, items=(), sql=NOWHERE_SQL), step("after", "g")), verdicts={"g": [item_rows()]}
+    )
     assert ends(run) == {"g": "succeeded", "after": "succeeded"}
 
 
 def test_on_failure_drain_leaves_the_items_that_have_not_begun() -> None:
-    run = play(
+    run = simulated(
         plan(group("g", *CHAIN, items=tuple("abc"), max_parallel=1), on_failure=OnFailure.DRAIN),
         {"g[a].rebuild": [FAILED]},
     )
@@ -170,14 +172,14 @@ def test_on_failure_drain_leaves_the_items_that_have_not_begun() -> None:
 
 
 def test_a_group_can_be_a_finally_step() -> None:
-    run = play(plan(step("work"), finally_=(group("g", *CHAIN),)))
+    run = simulated(plan(step("work"), finally_=(group("g", *CHAIN),)))
     assert launches(run, "g[a].rebuild")[0] >= spans(run)["work"][1]
     assert ends(run)["g[b].log"] == "succeeded"
 
 
 @pytest.mark.parametrize("asked", ["g", "g[b]", "g[b].log"])
 def test_a_cancel_request_concerns_the_group_an_item_or_one_step(asked: str) -> None:
-    run = play(plan(group("g", *CHAIN, max_parallel=1)), cancels=[(0.5, asked)])
+    run = simulated(plan(group("g", *CHAIN, max_parallel=1)), cancels=[(0.5, asked)])
     found = ends(run)
     assert found["g[b].log"] in ({"cancelled"} if asked == "g[b].log" else {"cancelled", "skipped"})
     assert found["g[b].rebuild"] == ("succeeded" if asked == "g[b].log" else "cancelled")
@@ -187,7 +189,7 @@ def test_a_cancel_request_concerns_the_group_an_item_or_one_step(asked: str) -> 
 
 
 def selected(a_plan: Plan, select: list[str], exclude: list[str]) -> Simulation:
-    return play(a_plan, not_selected=sorted(not_selected(a_plan, select, exclude)))
+    return simulated(a_plan, not_selected=sorted(not_selected(a_plan, select, exclude)))
 
 
 THREE = plan(step("before"), group("g", *CHAIN, items=tuple("abc"), needs=["before"]), step("after", "g"))
@@ -257,7 +259,7 @@ def test_bound_parameters_are_values_of_the_steps() -> None:
         group("g", *CHAIN),
         bound=(bound("n", ParamType.INTEGER, value=5), bound("t", ParamType.RELATION, source="x")),
     )
-    run = play(plan(one))
+    run = simulated(plan(one))
     assert dict(run.state.records["g[b].log"].values) == {"x": "b", "n": 5, "t": "b"}
     assert dict(run.state.records["g[b]"].values) == {"x": "b"}
 
@@ -279,8 +281,8 @@ def test_a_run_killed_after_any_event_is_finished_without_repeating_what_is_done
         finally_=(group("last", *CHAIN),),
         slots=3,
     )
-    verdicts = {"g": [gives("a", "b", "c")]}
-    first = play(a_plan, {"g[b].check": [FAILED], "once.log": [FAILED]}, verdicts)
+    verdicts = {"g": [item_rows("a", "b", "c")]}
+    first = simulated(a_plan, {"g[b].check": [FAILED], "once.log": [FAILED]}, verdicts)
     assert code(first) == 1
     for number in range(1, len(first.events) + 1):
         before = initial_state(a_plan)
@@ -289,7 +291,7 @@ def test_a_run_killed_after_any_event_is_finished_without_repeating_what_is_done
         open_ = [key for key, record in before.records.items() if record.state in HOLDING]
         settled = tuple(ev.Settled(step=key, outcome=ev.Outcome.FAILED, by="ledger") for key in open_)
         history = [*first.events[:number], resumed(1000.0, settled=settled)]
-        again = play(a_plan, verdicts=verdicts, history=history)
+        again = simulated(a_plan, verdicts=verdicts, history=history)
         assert set(ends(again).values()) == {"succeeded"}, f"after {first.events[number - 1]}"
         assert ends(again).keys() == ends(first).keys()
         done = {key for key, record in before.records.items() if record.state == "succeeded" and not record.in_finally}
@@ -301,7 +303,7 @@ def test_a_run_killed_after_any_event_is_finished_without_repeating_what_is_done
 
 def test_a_step_that_was_added_to_the_chain_runs_for_the_items_that_are_done() -> None:
     old = plan(group("g", *CHAIN))
-    first = play(old)
+    first = simulated(old)
     new = plan(group("g", *CHAIN, step("mail", "log")))
     state = initial_state(old)
     for event in first.events:
@@ -321,7 +323,7 @@ def test_a_step_that_became_a_group_or_was_one_begins_again(turn: str) -> None:
     items = ForEach(as_="x", items=("a", "b"))
     plain, chain = plan(step("g", for_each=items)), plan(group("g", *CHAIN))
     old, new = (plain, chain) if turn == "into a group" else (chain, plain)
-    first = play(old)
+    first = simulated(old)
     state = initial_state(old)
     for event in first.events:
         apply(state, event)

@@ -11,7 +11,7 @@ from runner.engine.scheduler import HOLD_FOR
 from runner.engine.simulation import CheckScript, Simulation
 from runner.engine.state import initial_state
 from runner.plan.model import Check, ForEach, Repeat, Retry
-from tests.unit.plays import SQL, code, ends, launches, message, plan, play, script, step
+from tests.unit.simulated_runs import SQL, code, ends, launches, message, plan, script, simulated, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
 V = ev.Verdict
@@ -33,7 +33,7 @@ def finish(run: Simulation, key: str = "a") -> ev.StepFinished:
 
 
 def test_conditions_are_evaluated_when_the_slot_is_free_and_not_before() -> None:
-    run = play(
+    run = simulated(
         plan(step("long", priority=9), step("a", if_=SQL), slots=1), {"long": [script(O.SUCCEEDED, duration=30)]}
     )
     assert (evaluated(run), launches(run, "a")) == ([30.0], [30.0])
@@ -41,31 +41,31 @@ def test_conditions_are_evaluated_when_the_slot_is_free_and_not_before() -> None
 
 def test_what_was_true_when_the_step_became_ready_does_not_count() -> None:
     closed = {"a": [V.SKIP]}
-    run = play(plan(step("long", priority=9), step("a", if_=SQL), slots=1), verdicts=closed)
+    run = simulated(plan(step("long", priority=9), step("a", if_=SQL), slots=1), verdicts=closed)
     assert (ends(run)["a"], evaluated(run)) == ("skipped", [1.0])
 
 
 def test_each_instance_is_evaluated_before_its_own_launch() -> None:
     each = step("a", if_=SQL, for_each=ForEach(as_="i", items=("x", "y", "z")))
-    run = play(plan(each, slots=1), verdicts={"a[y]": [V.SKIP]})
+    run = simulated(plan(each, slots=1), verdicts={"a[y]": [V.SKIP]})
     assert [evaluated(run, f"a[{item}]") for item in "xyz"] == [[0.0], [1.0], [1.0]]
     assert (ends(run)["a[y]"], ends(run)["a"]) == ("skipped", "succeeded")
 
 
 def test_each_attempt_is_evaluated_before_its_launch() -> None:
-    run = play(plan(step("a", if_=SQL, retry=Retry(max_attempts=3, delay=2.0))), {"a": [script(O.FAILED)]})
+    run = simulated(plan(step("a", if_=SQL, retry=Retry(max_attempts=3, delay=2.0))), {"a": [script(O.FAILED)]})
     assert (evaluated(run), launches(run, "a")) == ([0.0, 3.0, 6.0], [0.0, 3.0, 6.0])
 
 
 def test_each_iteration_is_evaluated_before_its_launch() -> None:
     more, done = script(O.SUCCEEDED, row_count=5), script(O.SUCCEEDED, row_count=0)
-    run = play(plan(step("a", repeat=LOOP, **GATED)), {"a": [more, more, done]})
+    run = simulated(plan(step("a", repeat=LOOP, **GATED)), {"a": [more, more, done]})
     assert (evaluated(run), launches(run, "a"), ends(run)["a"]) == ([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], "succeeded")
 
 
 def test_a_loop_that_its_condition_stops_has_succeeded_and_says_so() -> None:
     more = script(O.SUCCEEDED, row_count=5)
-    run = play(
+    run = simulated(
         plan(step("a", repeat=LOOP, if_=SQL), step("b", "a")), {"a": [more]}, {"a": [V.PROCEED, V.PROCEED, V.SKIP]}
     )
     assert (ends(run), len(launches(run, "a")), code(run)) == ({"a": "succeeded", "b": "succeeded"}, 2, 0)
@@ -73,13 +73,13 @@ def test_a_loop_that_its_condition_stops_has_succeeded_and_says_so() -> None:
 
 
 def test_a_loop_that_does_not_begin_is_skipped() -> None:
-    run = play(plan(step("a", repeat=LOOP, if_=SQL)), verdicts={"a": [V.SKIP]})
+    run = simulated(plan(step("a", repeat=LOOP, if_=SQL)), verdicts={"a": [V.SKIP]})
     assert (ends(run)["a"], launches(run, "a")) == ("skipped", [])
 
 
 def test_a_condition_that_ends_the_attempts_leaves_the_failure_as_it_is() -> None:
     tried = step("a", if_=SQL, retry=Retry(max_attempts=3))
-    run = play(plan(tried), {"a": [script(O.FAILED, "55P03")]}, {"a": [V.PROCEED, V.SKIP]})
+    run = simulated(plan(tried), {"a": [script(O.FAILED, "55P03")]}, {"a": [V.PROCEED, V.SKIP]})
     error = finish(run).error
     assert error is not None
     assert (ends(run)["a"], error.message, error.detail) == ("failed", "scripted", "not retried: if is false")
@@ -88,7 +88,7 @@ def test_a_condition_that_ends_the_attempts_leaves_the_failure_as_it_is() -> Non
 def test_a_loop_whose_failed_iteration_is_not_tried_again_has_failed() -> None:
     tried = step("a", if_=SQL, repeat=LOOP, retry=Retry(max_attempts=3))
     attempts = [script(O.SUCCEEDED, row_count=5), script(O.TIMED_OUT)]
-    run = play(plan(tried), {"a": attempts}, {"a": [V.PROCEED, V.PROCEED, V.SKIP]})
+    run = simulated(plan(tried), {"a": attempts}, {"a": [V.PROCEED, V.PROCEED, V.SKIP]})
     assert (ends(run)["a"], finish(run).because) == ("timed_out", None)
 
 
@@ -96,40 +96,40 @@ def test_a_loop_whose_failed_iteration_is_not_tried_again_has_failed() -> None:
 def test_an_unmet_precondition_fails_the_step_before_any_iteration(iteration: int) -> None:
     more = script(O.SUCCEEDED, row_count=5)
     verdicts = [V.PROCEED] * (iteration - 1) + [V.FAIL]
-    run = play(plan(step("a", repeat=LOOP, **GATED)), {"a": [more]}, {"a": verdicts})
+    run = simulated(plan(step("a", repeat=LOOP, **GATED)), {"a": [more]}, {"a": verdicts})
     assert (ends(run)["a"], len(launches(run, "a")), code(run)) == ("failed", iteration - 1, 1)
     assert message(run, "a") == "scripted before fail"
 
 
 def test_an_unmet_precondition_is_tried_again_as_retry_says() -> None:
     waits = step("a", retry=Retry(max_attempts=3, delay=4.0, backoff=2.0), **GATED)
-    run = play(plan(waits), verdicts={"a": [V.FAIL, V.FAIL, V.PROCEED]})
+    run = simulated(plan(waits), verdicts={"a": [V.FAIL, V.FAIL, V.PROCEED]})
     assert (evaluated(run), launches(run, "a"), ends(run)["a"]) == ([0.0, 4.0, 12.0], [12.0], "succeeded")
     assert run.state.records["a"].attempt == 1
 
 
 def test_a_precondition_that_stays_unmet_fails_the_step_when_its_attempts_are_used_up() -> None:
     waits = step("a", retry=Retry(max_attempts=3, delay=4.0), **GATED)
-    run = play(plan(waits), verdicts={"a": [V.FAIL]})
+    run = simulated(plan(waits), verdicts={"a": [V.FAIL]})
     assert (evaluated(run), launches(run, "a"), ends(run)["a"]) == ([0.0, 4.0, 8.0], [], "failed")
 
 
 def test_each_iteration_has_its_own_attempts_for_a_precondition() -> None:
     more, done = script(O.SUCCEEDED, row_count=5), script(O.SUCCEEDED, row_count=0)
     waits = step("a", repeat=LOOP, retry=Retry(max_attempts=2, delay=4.0), **GATED)
-    run = play(plan(waits), {"a": [more, done]}, {"a": [V.FAIL, V.PROCEED, V.FAIL, V.PROCEED]})
+    run = simulated(plan(waits), {"a": [more, done]}, {"a": [V.FAIL, V.PROCEED, V.FAIL, V.PROCEED]})
     assert (launches(run, "a"), ends(run)["a"]) == ([4.0, 9.0], "succeeded")
 
 
 def test_a_precondition_is_not_one_of_the_errors_that_retry_names() -> None:
     waits = step("a", retry=Retry(max_attempts=3, on=frozenset({"55P03"})), **GATED)
-    run = play(plan(waits), verdicts={"a": [V.FAIL]})
+    run = simulated(plan(waits), verdicts={"a": [V.FAIL]})
     assert (len(evaluated(run)), ends(run)["a"]) == (1, "failed")
 
 
 def test_nothing_takes_the_slot_between_the_answer_and_the_launch() -> None:
     steps = (step("a", if_=SQL), *(step(f"b{number}") for number in range(4)))
-    run = play(plan(*steps, slots=1), verdicts={"a": [CheckScript(duration=HOLD_FOR / 2)]})
+    run = simulated(plan(*steps, slots=1), verdicts={"a": [CheckScript(duration=HOLD_FOR / 2)]})
     assert launches(run, "a") == [HOLD_FOR / 2]
     assert min(launches(run, f"b{number}")[0] for number in range(4)) == HOLD_FOR / 2 + 1.0
 
@@ -137,26 +137,26 @@ def test_nothing_takes_the_slot_between_the_answer_and_the_launch() -> None:
 def test_a_slow_condition_gives_its_slot_to_others_and_is_evaluated_again() -> None:
     slow = CheckScript(duration=50.0)
     other = {"b": [script(O.SUCCEEDED, duration=55.0)]}
-    run = play(plan(step("a", if_=SQL), step("b"), slots=1), other, {"a": [slow, V.PROCEED]})
+    run = simulated(plan(step("a", if_=SQL), step("b"), slots=1), other, {"a": [slow, V.PROCEED]})
     assert launches(run, "b") == [HOLD_FOR]
     assert (evaluated(run), launches(run, "a")) == ([0.0, HOLD_FOR + 55.0], [HOLD_FOR + 55.0])
 
 
 def test_a_slow_condition_that_finds_its_slot_free_is_launched_at_once() -> None:
     slow = CheckScript(duration=50.0)
-    run = play(plan(step("a", if_=SQL, queue_timeout=5.0), step("b"), slots=1), verdicts={"a": [slow]})
+    run = simulated(plan(step("a", if_=SQL, queue_timeout=5.0), step("b"), slots=1), verdicts={"a": [slow]})
     assert (launches(run, "b"), launches(run, "a"), code(run)) == ([HOLD_FOR], [50.0], 0)
 
 
 def test_a_condition_that_is_always_slow_gives_way_only_once() -> None:
     slow = CheckScript(duration=3.0)
     others = {f"b{number}": [script(O.SUCCEEDED, duration=10.0)] for number in range(3)}
-    run = play(plan(step("a", if_=SQL), *(step(key) for key in others), slots=1), others, {"a": [slow]})
+    run = simulated(plan(step("a", if_=SQL), *(step(key) for key in others), slots=1), others, {"a": [slow]})
     assert (evaluated(run), launches(run, "a")) == ([0.0, 11.0], [14.0])
 
 
 def test_a_launch_that_the_server_defers_is_evaluated_again() -> None:
-    run = play(
+    run = simulated(
         plan(step("a", if_=SQL)),
         capacity=lambda now: 0 if now < 2.5 else 9,
     )
@@ -180,7 +180,7 @@ def test_a_runner_that_dies_while_conditions_are_evaluated_leaves_nothing_open(
 ) -> None:
     """No worker was asked for: the step begins anew, and its conditions are evaluated again."""
     more = script(O.SUCCEEDED, row_count=5)
-    whole = play(plan(step("a", repeat=LOOP, **GATED)), {"a": [more]}, {"a": [V.PROCEED, V.SKIP]})
+    whole = simulated(plan(step("a", repeat=LOOP, **GATED)), {"a": [more]}, {"a": [V.PROCEED, V.SKIP]})
     state = initial_state(plan(step("a", repeat=LOOP, **GATED)))
     seen = 0
     for event in whole.events:
@@ -200,11 +200,11 @@ def test_a_runner_that_dies_while_conditions_are_evaluated_leaves_nothing_open(
 
 def test_conditions_that_are_being_evaluated_leave_a_run_that_stops_nothing_to_launch() -> None:
     checks = {"a": [CheckScript(duration=0.5)]}
-    run = play(plan(step("a", if_=SQL)), verdicts=checks, interrupts=[0.2])
+    run = simulated(plan(step("a", if_=SQL)), verdicts=checks, interrupts=[0.2])
     assert (ends(run)["a"], launches(run, "a"), code(run)) == ("skipped", [], 130)
 
 
 def test_a_step_whose_end_was_asked_for_is_not_launched_when_its_conditions_hold() -> None:
     checks = {"a": [CheckScript(duration=0.5)]}
-    run = play(plan(step("a", if_=SQL)), verdicts=checks, cancels=[(0.2, "a")])
+    run = simulated(plan(step("a", if_=SQL)), verdicts=checks, cancels=[(0.2, "a")])
     assert (ends(run)["a"], launches(run, "a")) == ("cancelled", [])

@@ -18,8 +18,8 @@ from runner.plan.model import ForEach, Need, NeedOn, OnRunnerExit, Plan, Repeat
 from runner.structs import replace
 from tests.builders import sql
 from tests.invariants import validate
-from tests.unit.plays import IDLE, SQL, ends, gives, launches, plan, play, script, step
 from tests.unit.random_runs import World, random_plan
+from tests.unit.simulated_runs import IDLE, SQL, ends, item_rows, launches, plan, script, simulated, step
 
 RUNS = 600
 
@@ -31,10 +31,10 @@ def resumed(at: float, **keys: Any) -> ev.RunResumed:
 
 
 def take_up(a_plan: Plan, first: Sequence[ev.Event], **keys: Any) -> Simulation:
-    """Run the plan on from these events; what `keys` are not for the event goes to `play`."""
+    """Run the plan on from these events; what `keys` are not for the event goes to `simulated`."""
     reported = {name: keys.pop(name) for name in ("settled", "adopted") if name in keys}
     last = first[-1].at
-    return play(a_plan, history=[*first, resumed(last + 10.0, **reported)], **keys)
+    return simulated(a_plan, history=[*first, resumed(last + 10.0, **reported)], **keys)
 
 
 def adopted(key: str, attempt: int = 1) -> ev.Adopted:
@@ -53,7 +53,7 @@ def until(run: Simulation, kind: type[ev.Event], key: str | None = None) -> Sequ
 
 def test_what_succeeded_is_not_run_again_and_what_failed_is() -> None:
     p = plan(step("a"), step("b", "a"), step("c", "b"))
-    first = play(p, {"b": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"b": [script(ev.Outcome.FAILED)]})
     assert ends(first) == {"a": "succeeded", "b": "failed", "c": "skipped"}
     second = take_up(p, first.events)
     assert ends(second) == {"a": "succeeded", "b": "succeeded", "c": "succeeded"}
@@ -64,7 +64,7 @@ def test_what_succeeded_is_not_run_again_and_what_failed_is() -> None:
 def test_what_was_skipped_because_of_what_stays_stays_skipped() -> None:
     after_failure = Need(step="a", on=NeedOn.FAILURE)
     p = plan(step("a"), step("b", after_failure), step("c", "b"), finally_=(step("z"),))
-    first = play(p)
+    first = simulated(p)
     assert ends(first) == {"a": "succeeded", "b": "skipped", "c": "skipped", "z": "succeeded"}
     assert not finally_starts_again(first.state, {}, p)
     second = take_up(p, first.events)
@@ -74,14 +74,14 @@ def test_what_was_skipped_because_of_what_stays_stays_skipped() -> None:
 
 def test_what_was_skipped_because_of_a_failure_has_another_chance() -> None:
     p = plan(step("a"), step("b", "a"), step("c", "b"), finally_=(step("z"),))
-    first = play(p, {"a": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"a": [script(ev.Outcome.FAILED)]})
     assert steps_over(first.state, {}, p) == {"z"}
     assert finally_starts_again(first.state, {}, p)
 
 
 def test_a_success_that_could_not_be_judged_is_judged_again_and_not_run_again() -> None:
     p = plan(step("a", verify=SQL))
-    first = play(p, verdicts={"a": [ev.Verdict.ERROR]})
+    first = simulated(p, verdicts={"a": [ev.Verdict.ERROR]})
     assert ends(first) == {"a": "failed"}
     second = take_up(p, first.events)
     assert ends(second) == {"a": "succeeded"}
@@ -90,7 +90,7 @@ def test_a_success_that_could_not_be_judged_is_judged_again_and_not_run_again() 
 
 def test_a_success_that_was_found_wanting_runs_again() -> None:
     p = plan(step("a", verify=SQL))
-    first = play(p, verdicts={"a": [ev.Verdict.FAIL]})
+    first = simulated(p, verdicts={"a": [ev.Verdict.FAIL]})
     second = take_up(p, first.events)
     assert ends(second) == {"a": "succeeded"}
     assert len(launches(second, "a")) == 1
@@ -98,7 +98,7 @@ def test_a_success_that_was_found_wanting_runs_again() -> None:
 
 def test_what_was_known_of_a_step_that_is_kept_stays_known() -> None:
     p = plan(step("a"), step("b", "a"))
-    first = play(p, {"b": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"b": [script(ev.Outcome.FAILED)]})
     second = take_up(p, first.events)
     a = second.state.records["a"]
     assert (a.attempt, a.last and a.last.outcome, a.since) == (1, ev.Outcome.SUCCEEDED, 1.0)
@@ -106,7 +106,7 @@ def test_what_was_known_of_a_step_that_is_kept_stays_known() -> None:
 
 def test_a_worker_that_lives_is_followed_and_not_started_again() -> None:
     p = plan(step("a"), step("b", "a"))
-    first = play(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=5.0)]})
+    first = simulated(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=5.0)]})
     second = take_up(p, until(first, ev.AttemptRunning, "a"), adopted=(adopted("a"),))
     assert ends(second) == {"a": "succeeded", "b": "succeeded"}
     assert launches(second, "a") == []
@@ -114,7 +114,7 @@ def test_a_worker_that_lives_is_followed_and_not_started_again() -> None:
 
 def test_an_adopted_worker_keeps_its_slot() -> None:
     p = plan(step("a"), step("b"), slots=1)
-    first = play(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=5.0)]})
+    first = simulated(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=5.0)]})
     second = take_up(p, until(first, ev.AttemptRunning, "a"), adopted=(adopted("a"),))
     ended = [event.at for event in second.events if isinstance(event, ev.AttemptFinished) and event.step == "a"]
     assert launches(second, "b") == ended
@@ -123,7 +123,7 @@ def test_an_adopted_worker_keeps_its_slot() -> None:
 @pytest.mark.parametrize(("outcome", "again"), [(ev.Outcome.SUCCEEDED, 0), (ev.Outcome.FAILED, 1)])
 def test_a_settled_outcome_decides(outcome: ev.Outcome, again: int) -> None:
     p = plan(step("a"), step("b", "a"))
-    first = play(p, {"a": [script(ev.Outcome.UNKNOWN)]})
+    first = simulated(p, {"a": [script(ev.Outcome.UNKNOWN)]})
     second = take_up(p, first.events, settled=(ev.Settled(step="a", outcome=outcome, by="ledger"),))
     assert ends(second) == {"a": "succeeded", "b": "succeeded"}
     assert len(launches(second, "a")) == again
@@ -131,7 +131,7 @@ def test_a_settled_outcome_decides(outcome: ev.Outcome, again: int) -> None:
 
 def test_a_detached_step_stays_so_but_an_awaited_one_that_was_detached_does_not() -> None:
     p = plan(step("a", on_runner_exit=OnRunnerExit.DETACH), step("d", **IDLE), step("b", "a"))
-    first = play(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
+    first = simulated(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
     assert ends(first) == {"a": "detached", "d": "succeeded", "b": "skipped"}
     second = take_up(p, first.events)
     assert ends(second) == {"a": "succeeded", "d": "succeeded", "b": "succeeded"}
@@ -141,7 +141,7 @@ def test_a_detached_step_stays_so_but_an_awaited_one_that_was_detached_does_not(
 def test_the_answer_about_a_detached_worker_is_not_asked_again_and_its_dependents_run() -> None:
     """An interrupted runner detached it; then evidence, or a person, said that its work was done."""
     p = plan(step("a", on_runner_exit=OnRunnerExit.DETACH), step("b", "a"), step("c"))
-    first = play(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
+    first = simulated(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
     assert ends(first)["a"] == "detached"
     settled = (ev.Settled(step="a", outcome=ev.Outcome.SUCCEEDED, by="a user"),)
     second = take_up(p, first.events, settled=settled)
@@ -152,22 +152,22 @@ def test_the_answer_about_a_detached_worker_is_not_asked_again_and_its_dependent
 
 def test_items_are_kept_and_only_the_rest_of_them_runs() -> None:
     p = plan(step("a", for_each=ForEach(as_="t", sql=step("x").sql)), step("b", "a"))
-    first = play(p, {"a[y]": [script(ev.Outcome.FAILED)]}, {"a": [gives("x", "y", "z")]})
-    second = take_up(p, first.events, verdicts={"a": [gives("other")]})
+    first = simulated(p, {"a[y]": [script(ev.Outcome.FAILED)]}, {"a": [item_rows("x", "y", "z")]})
+    second = take_up(p, first.events, verdicts={"a": [item_rows("other")]})
     assert ends(second) == dict.fromkeys(("a", "a[x]", "a[y]", "a[z]", "b"), "succeeded")
     assert [event.step for event in second.events if isinstance(event, ev.AttemptLaunching)] == ["a[y]", "b"]
 
 
 def test_a_step_skipped_by_its_condition_or_not_selected_stays_skipped() -> None:
     p = plan(step("a", if_=step("x").sql), step("b"), step("c"))
-    first = play(p, {"c": [script(ev.Outcome.FAILED)]}, {"a": [ev.Verdict.SKIP]}, not_selected=["b"])
+    first = simulated(p, {"c": [script(ev.Outcome.FAILED)]}, {"a": [ev.Verdict.SKIP]}, not_selected=["b"])
     second = take_up(p, first.events)
     assert ends(second) == {"a": "skipped", "b": "skipped", "c": "succeeded"}
 
 
 def test_finally_comes_once_more_after_what_runs_again() -> None:
     p = plan(step("a"), finally_=(step("f"),))
-    first = play(p, {"a": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"a": [script(ev.Outcome.FAILED)]})
     assert finally_starts_again(first.state, {}, p)
     second = take_up(p, first.events)
     assert len(launches(second, "f")) == 1
@@ -176,7 +176,7 @@ def test_finally_comes_once_more_after_what_runs_again() -> None:
 
 def test_of_finally_only_the_rest_runs_if_nothing_else_is_left() -> None:
     p = plan(step("a"), finally_=(step("f"), step("g")))
-    first = play(p, {"g": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"g": [script(ev.Outcome.FAILED)]})
     assert not finally_starts_again(first.state, {}, p)
     second = take_up(p, first.events)
     assert [event.step for event in second.events if isinstance(event, ev.AttemptLaunching)] == ["g"]
@@ -184,7 +184,7 @@ def test_of_finally_only_the_rest_runs_if_nothing_else_is_left() -> None:
 
 def test_an_iteration_that_was_under_way_begins_the_repeat_anew() -> None:
     p = plan(step("a", repeat=Repeat(max_iterations=3)))
-    first = play(p, {"a": [script(ev.Outcome.SUCCEEDED, row_count=5), script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"a": [script(ev.Outcome.SUCCEEDED, row_count=5), script(ev.Outcome.FAILED)]})
     assert ends(first) == {"a": "failed"}
     second = take_up(p, first.events)
     assert ends(second) == {"a": "succeeded"}
@@ -192,7 +192,7 @@ def test_an_iteration_that_was_under_way_begins_the_repeat_anew() -> None:
 
 
 def test_a_step_that_the_changed_plan_does_not_have_is_left_out() -> None:
-    first = play(plan(step("a"), step("b")))
+    first = simulated(plan(step("a"), step("b")))
     changed = plan(step("b"), step("c"))
     state = first.state
     state.plan = changed
@@ -328,36 +328,36 @@ def _last_of(events: Sequence[ev.Event], key: str) -> ev.Event | None:
 
 def test_a_step_for_a_failure_that_did_not_come_is_over() -> None:
     p = plan(step("a"), step("mend", Need(step="a", on=NeedOn.FAILURE)), finally_=(step("clean"),))
-    first = play(p, {"clean": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"clean": [script(ev.Outcome.FAILED)]})
     assert ends(first) == {"a": "succeeded", "mend": "skipped", "clean": "failed"}
     assert not finally_starts_again(first.state, {}, p)
 
 
 def test_what_was_skipped_for_such_a_step_is_over_too() -> None:
     p = plan(step("a"), step("mend", Need(step="a", on=NeedOn.FAILURE)), step("tell", "mend"))
-    first = play(p)
+    first = simulated(p)
     assert steps_over(first.state, {}, p) == {"a", "mend", "tell"}
-    failed = play(p, {"a": [script(ev.Outcome.FAILED)]}, {"mend": [ev.Verdict.PROCEED]})
+    failed = simulated(p, {"a": [script(ev.Outcome.FAILED)]}, {"mend": [ev.Verdict.PROCEED]})
     assert steps_over(failed.state, {}, p) == {"mend", "tell"}
 
 
 def test_what_was_skipped_for_a_step_that_runs_again_is_not_over() -> None:
     p = plan(step("a"), step("b", "a"), step("c", "b"))
-    first = play(p, {"a": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"a": [script(ev.Outcome.FAILED)]})
     assert steps_over(first.state, {}, p) == frozenset()
     assert steps_over(first.state, {"a": ev.Outcome.SUCCEEDED}, p) == {"a"}
 
 
 def test_finally_comes_once_more_after_a_step_that_is_new_in_the_plan() -> None:
     p = plan(step("a"), finally_=(step("f"), step("g")))
-    first = play(p, {"g": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"g": [script(ev.Outcome.FAILED)]})
     changed = plan(step("a"), step("b"), finally_=p.finally_)
     assert finally_starts_again(first.state, {}, changed)
 
 
 def test_an_item_that_is_new_in_the_plan_is_run() -> None:
     p = plan(step("a", for_each=ForEach(as_="t", items=("x", "y"))), finally_=(step("f"),))
-    first = play(p, {"a[y]": [script(ev.Outcome.FAILED)]})
+    first = simulated(p, {"a[y]": [script(ev.Outcome.FAILED)]})
     changed = plan(step("a", for_each=ForEach(as_="t", items=("x", "z"))), finally_=p.finally_)
     state = first.state
     state.plan = changed
@@ -378,7 +378,7 @@ def queried(text: str, as_: str = "t") -> Plan:
 
 
 def test_items_that_a_query_gave_stay_and_that_is_reported() -> None:
-    first = play(queried("select 1"), verdicts={"a": [gives("x", "y")]})
+    first = simulated(queried("select 1"), verdicts={"a": [item_rows("x", "y")]})
     assert list(kept_items(first.state, queried("select 1"))) == []
     assert list(kept_items(first.state, plan(step("a", for_each=ForEach(as_="t", items=("z",)))))) == []
     assert list(kept_items(first.state, queried("select 2"))) == [

@@ -23,7 +23,7 @@ from runner.plan.model import (
 )
 from tests.builders import sql
 from tests.invariants import validate
-from tests.unit.plays import IDLE, code, ends, launches, plan, play, script, step
+from tests.unit.simulated_runs import IDLE, code, ends, launches, plan, script, simulated, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
 
@@ -84,7 +84,7 @@ class Table:
     ],
 )
 def test_a_failed_step_is_tried_again(retry: Retry, expected: list[float]) -> None:
-    run = play(plan(step("a", retry=retry)), {"a": [script(O.FAILED, "40P01")]})
+    run = simulated(plan(step("a", retry=retry)), {"a": [script(O.FAILED, "40P01")]})
     assert launches(run, "a") == expected
     assert (ends(run), code(run)) == ({"a": "failed"}, 1)
 
@@ -101,14 +101,14 @@ def test_a_failed_step_is_tried_again(retry: Retry, expected: list[float]) -> No
     ],
 )
 def test_what_counts_as_worth_another_attempt(outcome: ev.Outcome, on: frozenset[str], attempts: int) -> None:
-    run = play(plan(step("a", retry=Retry(max_attempts=3, on=on))), {"a": [script(outcome)]})
+    run = simulated(plan(step("a", retry=Retry(max_attempts=3, on=on))), {"a": [script(outcome)]})
     assert len(launches(run, "a")) == attempts
     assert ends(run) == {"a": str(outcome)}
 
 
 def test_the_slot_is_free_during_the_backoff() -> None:
     two = plan(step("a", retry=Retry(max_attempts=2, delay=5.0)), step("b"), slots=1)
-    run = play(two, {"a": [script(O.FAILED), script(O.SUCCEEDED)]})
+    run = simulated(two, {"a": [script(O.FAILED), script(O.SUCCEEDED)]})
     assert (launches(run, "a"), launches(run, "b")) == ([0.0, 6.0], [1.0])
 
 
@@ -123,7 +123,7 @@ def test_the_slot_is_free_during_the_backoff() -> None:
 def test_only_an_idempotent_step_runs_again_when_its_outcome_is_unknown(
     idempotent: bool, retry: Retry, expected: list[float]
 ) -> None:
-    run = play(plan(step("a", idempotent=idempotent, retry=retry)), {"a": [script(O.UNKNOWN)]})
+    run = simulated(plan(step("a", idempotent=idempotent, retry=retry)), {"a": [script(O.UNKNOWN)]})
     assert launches(run, "a") == expected
     assert (ends(run), code(run)) == ({"a": "unknown"}, 7)
 
@@ -147,17 +147,17 @@ def test_only_an_idempotent_step_runs_again_when_its_outcome_is_unknown(
     ],
 )
 def test_a_dependent_starts_on_the_end_it_needs(outcome: ev.Outcome, on: NeedOn, runs: bool) -> None:
-    run = play(plan(step("a"), step("b", Need(step="a", on=on))), {"a": [script(outcome)]})
+    run = simulated(plan(step("a"), step("b", Need(step="a", on=on))), {"a": [script(outcome)]})
     assert ends(run)["b"] == ("succeeded" if runs else "skipped")
 
 
 def test_a_skip_by_condition_counts_as_a_success() -> None:
-    run = play(plan(step("a"), step("b", "a"), step("c", "b"), slots=1), {"a": [script(O.SUCCEEDED, skip=True)]})
+    run = simulated(plan(step("a"), step("b", "a"), step("c", "b"), slots=1), {"a": [script(O.SUCCEEDED, skip=True)]})
     assert (ends(run), code(run)) == ({"a": "skipped", "b": "succeeded", "c": "succeeded"}, 0)
 
 
 def test_an_upstream_skip_passes_on() -> None:
-    run = play(plan(step("a"), step("b", "a"), step("c", "b"), step("d", Need(step="c", on=NeedOn.DONE))),
+    run = simulated(plan(step("a"), step("b", "a"), step("c", "b"), step("d", Need(step="c", on=NeedOn.DONE))),
                {"a": [script(O.FAILED)]})  # fmt: skip
     assert ends(run) == {"a": "failed", "b": "skipped", "c": "skipped", "d": "succeeded"}
     assert [e.because for e in run.events if isinstance(e, ev.StepSkipped)] == ["a failed", "b skipped"]
@@ -165,7 +165,7 @@ def test_an_upstream_skip_passes_on() -> None:
 
 def test_an_upstream_skip_is_early_and_names_the_step_that_failed() -> None:
     """The first need still runs; the second has failed, and nothing can make up for that."""
-    run = play(
+    run = simulated(
         plan(step("slow"), step("bad"), step("c", "slow", "bad")),
         {"slow": [script(O.SUCCEEDED, duration=100.0)], "bad": [script(O.FAILED)]},
     )
@@ -174,7 +174,7 @@ def test_an_upstream_skip_is_early_and_names_the_step_that_failed() -> None:
 
 
 def test_an_allowed_failure_lets_dependents_run() -> None:
-    run = play(plan(step("a", allow_failure=AllowFailure()), step("b", "a")), {"a": [script(O.FAILED)]})
+    run = simulated(plan(step("a", allow_failure=AllowFailure()), step("b", "a")), {"a": [script(O.FAILED)]})
     assert (ends(run), code(run)) == ({"a": "failed_allowed", "b": "succeeded"}, 0)
 
 
@@ -184,7 +184,7 @@ def test_an_allowed_failure_lets_dependents_run() -> None:
 )
 def test_only_the_listed_failures_are_allowed(outcome: ev.Outcome, sqlstate: str | None, state: str) -> None:
     allow = AllowFailure(sqlstates=frozenset({"23505"}))
-    assert ends(play(plan(step("a", allow_failure=allow)), {"a": [script(outcome, sqlstate)]})) == {"a": state}
+    assert ends(simulated(plan(step("a", allow_failure=allow)), {"a": [script(outcome, sqlstate)]})) == {"a": state}
 
 
 # --- failure, time, interrupt -----------------------------------------------------------------------------------------
@@ -200,18 +200,18 @@ def test_only_the_listed_failures_are_allowed(outcome: ev.Outcome, sqlstate: str
 )
 def test_on_failure(policy: OnFailure, expected: dict[str, str]) -> None:
     three = plan(step("bad"), step("long"), step("later"), slots=2, on_failure=policy)
-    run = play(three, {"bad": [script(O.FAILED)], "long": [script(O.SUCCEEDED, duration=9.0)]})
+    run = simulated(three, {"bad": [script(O.FAILED)], "long": [script(O.SUCCEEDED, duration=9.0)]})
     assert (ends(run), code(run)) == (expected, 1)
 
 
 def test_a_failure_after_which_nothing_is_left_drains_nothing() -> None:
-    run = play(plan(step("a"), on_failure=OnFailure.DRAIN), {"a": [script(O.FAILED)]})
+    run = simulated(plan(step("a"), on_failure=OnFailure.DRAIN), {"a": [script(O.FAILED)]})
     assert not any(isinstance(event, ev.RunDraining) for event in run.events)
 
 
 def test_a_drain_ends_retries_with_their_last_failure() -> None:
     two = plan(step("a", retry=Retry(max_attempts=2, delay=9.0)), step("b"), on_failure=OnFailure.DRAIN)
-    run = play(two, {"a": [script(O.FAILED, "40P01")], "b": [script(O.FAILED, duration=2.0)]})
+    run = simulated(two, {"a": [script(O.FAILED, "40P01")], "b": [script(O.FAILED, duration=2.0)]})
     assert (ends(run), run.makespan) == ({"a": "failed", "b": "failed"}, 2.0)
 
 
@@ -221,7 +221,7 @@ def test_a_drain_ends_retries_with_their_last_failure() -> None:
 )
 def test_run_timeout_caps_the_timeout_of_wait_steps(timeout: float | None, waits: bool, expected: float | None) -> None:
     keys = {} if waits else IDLE
-    run = play(plan(step("first"), step("a", "first", timeout=timeout, **keys), run_timeout=10.0),
+    run = simulated(plan(step("first"), step("a", "first", timeout=timeout, **keys), run_timeout=10.0),
                {"first": [script(O.SUCCEEDED, duration=3.0)]})  # fmt: skip
     launching = [event for event in run.events if isinstance(event, ev.AttemptLaunching)]
     assert launching[1].timeout == expected
@@ -230,13 +230,13 @@ def test_run_timeout_caps_the_timeout_of_wait_steps(timeout: float | None, waits
 def test_run_timeout_cancels_wait_steps_and_detaches_the_others() -> None:
     two = plan(step("a"), step("b", **IDLE), step("c", "a"), run_timeout=5.0)
     long = [script(O.SUCCEEDED, duration=50.0, stops_on_timeout=False, cancel_latency=2.0)]
-    run = play(two, {"a": long, "b": long})
+    run = simulated(two, {"a": long, "b": long})
     assert ends(run) == {"a": "cancelled", "b": "detached", "c": "skipped"}
     assert (code(run), run.makespan) == (5, 7.0)
 
 
 def test_the_second_line_cancels_five_seconds_after_the_timeout() -> None:
-    run = play(plan(step("a", timeout=10.0)), {"a": [script(O.SUCCEEDED, duration=99.0, stops_on_timeout=False)]})
+    run = simulated(plan(step("a", timeout=10.0)), {"a": [script(O.SUCCEEDED, duration=99.0, stops_on_timeout=False)]})
     asked = next(event for event in run.events if isinstance(event, ev.AttemptCancelRequested))
     assert (asked.at, asked.reason) == (10.0 + GRACE, ev.CancelReason.TIMEOUT)
     assert (ends(run), code(run)) == ({"a": "timed_out"}, 1)
@@ -245,7 +245,7 @@ def test_the_second_line_cancels_five_seconds_after_the_timeout() -> None:
 def test_a_step_stopped_by_the_second_line_is_tried_again_like_any_timeout() -> None:
     retry = Retry(max_attempts=2, on=frozenset({"timeout"}))
     deaf = script(O.SUCCEEDED, duration=99.0, stops_on_timeout=False)
-    run = play(plan(step("a", timeout=10.0, retry=retry)), {"a": [deaf, script(O.SUCCEEDED)]})
+    run = simulated(plan(step("a", timeout=10.0, retry=retry)), {"a": [deaf, script(O.SUCCEEDED)]})
     assert (launches(run, "a"), ends(run)) == ([0.0, 15.0], {"a": "succeeded"})
 
 
@@ -269,18 +269,18 @@ def test_the_second_line_of_a_worker_that_is_being_detached_causes_no_wake_up() 
 )
 def test_an_interrupt_applies_on_runner_exit_and_starts_nothing(keys: dict[str, Any], state: str) -> None:
     two = plan(step("a", **keys), step("b"), slots=1)
-    run = play(two, {"a": [script(O.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
+    run = simulated(two, {"a": [script(O.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
     assert (ends(run), code(run)) == ({"a": state, "b": "skipped"}, 130)
 
 
 def test_a_detach_step_is_detached_when_the_rest_is_over() -> None:
-    run = play(plan(step("a", **IDLE), step("b")), {"a": [script(O.SUCCEEDED, duration=50.0)]})
+    run = simulated(plan(step("a", **IDLE), step("b")), {"a": [script(O.SUCCEEDED, duration=50.0)]})
     assert (ends(run), code(run), run.makespan) == ({"a": "detached", "b": "succeeded"}, 0, 1.0)
 
 
 def test_a_detach_step_keeps_its_slot_while_another_step_waits_for_it() -> None:
     two = plan(step("a", **IDLE), step("b", **IDLE), slots=1)
-    run = play(two, {"a": [script(O.SUCCEEDED, duration=7.0)], "b": [script(O.SUCCEEDED, duration=50.0)]})
+    run = simulated(two, {"a": [script(O.SUCCEEDED, duration=7.0)], "b": [script(O.SUCCEEDED, duration=50.0)]})
     assert (ends(run), launches(run, "b")) == ({"a": "succeeded", "b": "detached"}, [7.0])
 
 
@@ -289,14 +289,14 @@ def test_a_detach_step_keeps_its_slot_while_another_step_waits_for_it() -> None:
 
 def test_priority_comes_first_then_the_longest_remaining_path_then_the_plan() -> None:
     steps = [step("x"), step("y"), step("end", "z"), step("z"), step("p", priority=1)]
-    run = play(plan(*steps, slots=1))
+    run = simulated(plan(*steps, slots=1))
     launched = [event.step for event in run.events if isinstance(event, ev.AttemptLaunching)]
     assert launched == ["p", "z", "x", "y", "end"]
 
 
 def test_steps_that_share_an_exclusive_name_never_run_together() -> None:
     name = frozenset({"orders"})
-    run = play(plan(step("a", exclusive=name), step("b", exclusive=name), step("c")))
+    run = simulated(plan(step("a", exclusive=name), step("b", exclusive=name), step("c")))
     assert (launches(run, "b"), launches(run, "c")) == ([1.0], [0.0])
 
 
@@ -304,7 +304,7 @@ def test_a_wide_step_gets_its_turn() -> None:
     """Narrow steps that never end together would keep a wide one waiting for ever."""
     narrow = [step(f"n{number:02}") for number in range(40)]
     scripts = {one.id: [script(O.SUCCEEDED, duration=1.0 + number % 2 * 0.5)] for number, one in enumerate(narrow)}
-    run = play(plan(step("n"), step("wide", slots=2), *narrow, slots=2), scripts)
+    run = simulated(plan(step("n"), step("wide", slots=2), *narrow, slots=2), scripts)
     order = [event.step for event in run.events if isinstance(event, ev.AttemptLaunching)]
     assert order.index("wide") <= 1 + OVERTAKES_PER_SLOT * 2 + 2
 
@@ -329,7 +329,7 @@ def test_whose_patience_is_over_keeps_its_place_before_newcomers_of_its_kind() -
     ],
 )
 def test_why_a_step_is_queued(steps: tuple[Step, ...], reason: str) -> None:
-    run = play(plan(*steps, pools={"io": 1}))
+    run = simulated(plan(*steps, pools={"io": 1}))
     assert [e.reason for e in run.events if isinstance(e, ev.StepQueued)] == [reason]
 
 
@@ -343,7 +343,7 @@ def test_a_step_that_fits_waits_for_its_turn() -> None:
 @pytest.mark.parametrize("start", [0.0, 1000.0])
 def test_queue_timeout_fails_a_step_that_gets_no_slot(start: float) -> None:
     two = plan(step("a", priority=1), step("b", queue_timeout=3.0), step("c", "b"), slots=1)
-    run = play(two, {"a": [script(O.SUCCEEDED, duration=10.0)]}, start=start)
+    run = simulated(two, {"a": [script(O.SUCCEEDED, duration=10.0)]}, start=start)
     waited = [(e.at - start, e.waited) for e in run.events if isinstance(e, ev.StepQueueTimedOut)]
     assert waited == [(3.0, 3.0)]
     assert (ends(run), code(run)) == ({"a": "succeeded", "b": "failed", "c": "skipped"}, 1)
@@ -353,7 +353,7 @@ def test_queue_timeout_fails_a_step_that_gets_no_slot(start: float) -> None:
 
 
 def test_a_refusal_is_reported_once_and_its_end_once() -> None:
-    run = play(plan(*[step(f"s{n}") for n in range(6)]), capacity=lambda now: 0 if now < 3.5 else 9)
+    run = simulated(plan(*[step(f"s{n}") for n in range(6)]), capacity=lambda now: 0 if now < 3.5 else 9)
     names = [event.name for event in run.events]
     assert (names.count("capacity_short"), names.count("capacity_restored")) == (1, 1)
     assert set(ends(run).values()) == {"succeeded"}
@@ -362,13 +362,13 @@ def test_a_refusal_is_reported_once_and_its_end_once() -> None:
 def test_an_episode_is_one_though_the_server_gives_a_little_more_now_and_then() -> None:
     steps = [step(f"s{n}", timeout=None) for n in range(4)]
     scripts = {one.id: [script(O.SUCCEEDED, duration=20.0)] for one in steps}
-    run = play(plan(*steps), scripts, capacity=lambda now: int(now / 2.5))
+    run = simulated(plan(*steps), scripts, capacity=lambda now: int(now / 2.5))
     names = [event.name for event in run.events]
     assert (names.count("capacity_short"), names.count("capacity_restored")) == (1, 1)
 
 
 def test_one_probe_a_second_asks_a_server_that_refused() -> None:
-    run = play(plan(*[step(f"s{n}") for n in range(4)]), capacity=lambda now: 0 if now < 3.5 else 9)
+    run = simulated(plan(*[step(f"s{n}") for n in range(4)]), capacity=lambda now: 0 if now < 3.5 else 9)
     refused = [event.at for event in run.events if isinstance(event, ev.AttemptDeferred)]
     assert refused == [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0]
 
@@ -416,12 +416,12 @@ def test_a_step_whose_condition_is_false_gives_its_slot_back() -> None:
 
 
 def test_queue_timeout_continues_while_the_server_refuses() -> None:
-    run = play(plan(step("a", queue_timeout=2.5)), capacity=lambda _: 0)
+    run = simulated(plan(step("a", queue_timeout=2.5)), capacity=lambda _: 0)
     assert (ends(run), run.makespan) == ({"a": "failed"}, 2.5)
 
 
 def test_run_timeout_ends_a_run_that_gets_no_worker() -> None:
-    run = play(plan(step("a"), run_timeout=2.5), capacity=lambda _: 0)
+    run = simulated(plan(step("a"), run_timeout=2.5), capacity=lambda _: 0)
     assert (ends(run), code(run), run.makespan) == ({"a": "skipped"}, 5, 2.5)
 
 
@@ -440,7 +440,7 @@ def test_run_timeout_ends_a_run_that_gets_no_worker() -> None:
     ],
 )
 def test_exit_codes(outcomes: tuple[ev.Outcome, ev.Outcome], expected: int) -> None:
-    run = play(plan(step("a"), step("b")), {"a": [script(outcomes[0])], "b": [script(outcomes[1])]})
+    run = simulated(plan(step("a"), step("b")), {"a": [script(outcomes[0])], "b": [script(outcomes[1])]})
     assert code(run) == expected
 
 
@@ -474,4 +474,4 @@ def test_a_simulation_that_asks_the_same_again_and_again_ends_with_a_word(monkey
 
     monkeypatch.setattr("runner.engine.simulation.apply", forget)
     with pytest.raises(RuntimeError, match=r"second evaluation of a \(after, after 1 attempts\)"):
-        play(plan(step("a", verify=sql("select true"))))
+        simulated(plan(step("a", verify=sql("select true"))))

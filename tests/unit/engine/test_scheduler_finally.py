@@ -10,7 +10,7 @@ from runner.engine import events as ev
 from runner.engine.scheduler import run_status
 from runner.engine.simulation import CheckScript, Simulation
 from runner.plan.model import ForEach, Need, NeedOn, OnFailure, Plan, Repeat, Retry, Step
-from tests.unit.plays import IDLE, SQL, code, ends, launches, plan, play, script, step
+from tests.unit.simulated_runs import IDLE, SQL, code, ends, launches, plan, script, simulated, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
 LONG = {"a": [script(O.SUCCEEDED, duration=50.0)]}
@@ -44,31 +44,31 @@ def skips(run: Simulation) -> dict[str, tuple[str, str]]:
 def test_finally_runs_however_the_rest_ended(
     a_plan: Plan, scripts: dict[str, Any], keys: dict[str, Any], status: str, exit_code: int, at: float
 ) -> None:
-    run = play(a_plan, scripts, **keys)
+    run = simulated(a_plan, scripts, **keys)
     assert (launches(run, "note"), ends(run)["note"]) == ([at], "succeeded")
     assert (run_status(run.state), code(run)) == (status, exit_code)
 
 
 def test_finally_waits_for_a_worker_that_ends_late_after_its_cancel() -> None:
     slow = {"a": [script(O.SUCCEEDED, duration=50.0, cancel_latency=7.0)]}
-    assert launches(play(with_note(step("a")), slow, interrupts=[2.0]), "note") == [9.0]
+    assert launches(simulated(with_note(step("a")), slow, interrupts=[2.0]), "note") == [9.0]
 
 
 def test_finally_waits_for_what_is_being_asked() -> None:
     asked = CheckScript(duration=6.0)
-    run = play(with_note(step("a", verify=SQL)), verdicts={"a": [asked]}, interrupts=[2.0])
+    run = simulated(with_note(step("a", verify=SQL)), verdicts={"a": [asked]}, interrupts=[2.0])
     assert (launches(run, "note"), ends(run)["a"]) == ([7.0], "succeeded")
 
 
 def test_finally_steps_have_only_their_own_timeouts() -> None:
-    run = play(with_note(step("a"), run_timeout=5.0), {**LONG, "note": [script(O.SUCCEEDED, duration=30.0)]})
+    run = simulated(with_note(step("a"), run_timeout=5.0), {**LONG, "note": [script(O.SUCCEEDED, duration=30.0)]})
     timeouts = {event.step: event.timeout for event in run.events if isinstance(event, ev.AttemptLaunching)}
     assert (timeouts, run.makespan, code(run)) == ({"a": 5.0, "note": 60.0}, 35.0, 5)
 
 
 def test_finally_steps_need_each_other() -> None:
     steps = (step("f"), step("g", "f"), step("h", Need(step="f", on=NeedOn.FAILURE)), step("i"))
-    run = play(plan(step("a"), finally_=steps), {"f": [script(O.FAILED)]})
+    run = simulated(plan(step("a"), finally_=steps), {"f": [script(O.FAILED)]})
     assert {key: ends(run)[key] for key in "fghi"} == {
         "f": "failed", "g": "skipped", "h": "succeeded", "i": "succeeded",
     }  # fmt: skip
@@ -77,7 +77,7 @@ def test_finally_steps_need_each_other() -> None:
 
 def test_a_finally_step_that_fails_stops_no_other_and_does_not_change_how_the_run_ended() -> None:
     steps = (step("f"), step("g", Need(step="f", on=NeedOn.DONE)))
-    run = play(plan(step("a"), finally_=steps, on_failure=OnFailure.CANCEL), {"f": [script(O.FAILED)]})
+    run = simulated(plan(step("a"), finally_=steps, on_failure=OnFailure.CANCEL), {"f": [script(O.FAILED)]})
     assert (ends(run)["g"], run_status(run.state), code(run)) == ("succeeded", "succeeded", 1)
     assert not any(isinstance(event, ev.RunDraining) for event in run.events)
 
@@ -89,7 +89,7 @@ def test_finally_steps_retry_and_repeat_after_an_interrupt() -> None:
         "f": [script(O.FAILED), script(O.SUCCEEDED)],
         "g": [script(O.SUCCEEDED, row_count=1), script(O.SUCCEEDED)],
     }
-    run = play(plan(step("a"), finally_=steps), scripts, interrupts=[2.0])
+    run = simulated(plan(step("a"), finally_=steps), scripts, interrupts=[2.0])
     assert (launches(run, "f"), launches(run, "g")) == ([2.0, 4.0], [2.0, 3.0])
     assert (ends(run), code(run)) == ({"a": "cancelled", "f": "succeeded", "g": "succeeded"}, 130)
 
@@ -97,7 +97,7 @@ def test_finally_steps_retry_and_repeat_after_an_interrupt() -> None:
 def test_an_interrupt_of_finally_ends_it() -> None:
     steps = (step("f"), step("g", "f"), step("h", for_each=ForEach(as_="t", items=("x", "y"), max_parallel=1)))
     scripts = {key: [script(O.SUCCEEDED, duration=50.0)] for key in ("f", "h[x]")}
-    run = play(plan(step("a"), finally_=steps), scripts, interrupts=[3.0])
+    run = simulated(plan(step("a"), finally_=steps), scripts, interrupts=[3.0])
     assert ends(run) == {
         "a": "succeeded", "f": "cancelled", "g": "skipped", "h": "cancelled", "h[x]": "cancelled", "h[y]": "skipped",
     }  # fmt: skip
@@ -106,12 +106,12 @@ def test_an_interrupt_of_finally_ends_it() -> None:
 
 def test_detach_steps_of_finally_are_detached_at_the_end() -> None:
     steps = (step("f", **IDLE), step("g"))
-    run = play(plan(step("a"), finally_=steps), {"f": [script(O.SUCCEEDED, duration=50.0)]})
+    run = simulated(plan(step("a"), finally_=steps), {"f": [script(O.SUCCEEDED, duration=50.0)]})
     assert (ends(run)["f"], run.makespan) == ("detached", 2.0)
 
 
 def test_finally_has_to_fit_into_the_budget_too() -> None:
-    run = play(plan(step("a"), finally_=(step("f"), step("g")), slots=1))
+    run = simulated(plan(step("a"), finally_=(step("f"), step("g")), slots=1))
     assert (launches(run, "f"), launches(run, "g")) == ([1.0], [2.0])
 
 
@@ -120,13 +120,15 @@ def test_finally_has_to_fit_into_the_budget_too() -> None:
 
 def test_a_step_that_was_not_selected_counts_as_done() -> None:
     late = step("d", Need(step="a", on=NeedOn.FAILURE))
-    run = play(plan(step("a"), step("b", "a"), step("c", Need(step="a", on=NeedOn.DONE)), late), not_selected=["a"])
+    run = simulated(
+        plan(step("a"), step("b", "a"), step("c", Need(step="a", on=NeedOn.DONE)), late), not_selected=["a"]
+    )
     assert ends(run) == {"a": "skipped", "b": "succeeded", "c": "succeeded", "d": "skipped"}
     assert (skips(run)["d"], code(run)) == (("upstream", "a skipped"), 0)
 
 
 def test_nothing_is_asked_of_a_step_that_was_not_selected() -> None:
     steps = (step("a", if_=SQL), step("b", for_each=ForEach(as_="t", sql=SQL)), step("c", "a", "b"))
-    run = play(plan(*steps), not_selected=["a", "b"])
+    run = simulated(plan(*steps), not_selected=["a", "b"])
     assert not any(isinstance(event, ev.StepChecking) for event in run.events)
     assert (ends(run)["c"], launches(run, "c")) == ("succeeded", [0.0])

@@ -36,8 +36,20 @@ from runner.plan.model import (
 from runner.plan.window import Opening
 from runner.structs import replace
 from tests.unit.inspector import Inspector
-from tests.unit.plays import IDLE, NOWHERE_SQL, SQL, code, ends, gives, launches, plan, play, script, step
 from tests.unit.random_runs import World, random_plan
+from tests.unit.simulated_runs import (
+    IDLE,
+    NOWHERE_SQL,
+    SQL,
+    code,
+    ends,
+    item_rows,
+    launches,
+    plan,
+    script,
+    simulated,
+    step,
+)
 
 #: Midnight of a day in UTC; the window of most tests is open from 10 to 20 seconds after it.
 DAY = 1_767_225_600.0
@@ -45,9 +57,9 @@ OPEN = Window(timezone="UTC", from_=10, to=20, outside=Outside.WAIT)
 IN_WINDOW = DAY + 10
 
 
-def run_in(window: Window, *steps: Step, start: float = IN_WINDOW, keys: dict[str, Any] | None = None, **more: Any):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as `play`
-    """Run steps under a window; `keys` are those of the plan, the rest is for `play`."""
-    return play(plan(*steps, window=window, **(keys or {})), start=start, **more)
+def run_in(window: Window, *steps: Step, start: float = IN_WINDOW, keys: dict[str, Any] | None = None, **more: Any):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as `simulated`
+    """Run steps under a window; `keys` are those of the plan, the rest is for `simulated`."""
+    return simulated(plan(*steps, window=window, **(keys or {})), start=start, **more)
 
 
 def skips(run: Simulation) -> dict[str, str]:
@@ -79,7 +91,7 @@ def test_a_run_waits_for_the_opening_and_then_starts_its_steps() -> None:
 
 def test_items_are_queried_when_the_window_is_open() -> None:
     each = ForEach(as_="t", sql=SQL)
-    run = run_in(OPEN, step("a", for_each=each), start=DAY + 3, verdicts={"a": [gives("x", "y")]})
+    run = run_in(OPEN, step("a", for_each=each), start=DAY + 3, verdicts={"a": [item_rows("x", "y")]})
     assert of(run, ev.StepChecking) == [10]
     assert ends(run) == {"a": "succeeded", "a[x]": "succeeded", "a[y]": "succeeded"}
 
@@ -243,14 +255,14 @@ def test_the_rest_of_each_chain_of_a_group_is_left_over_and_resumed() -> None:
     items = ForEach(as_="x", items=("a", "b"), max_parallel=1)
     group = replace(step("g"), sql=NOWHERE_SQL, timeout=None, for_each=items, steps=chain)
     a_plan = plan(group, step("after", "g"), window=OPEN, slots=1)
-    run = play(a_plan, {"g[a].rebuild": lasting(12)}, start=IN_WINDOW)
+    run = simulated(a_plan, {"g[a].rebuild": lasting(12)}, start=IN_WINDOW)
     states = ends(run)
     assert (states["g[a].rebuild"], states["g[a].free"]) == ("succeeded", "succeeded")
     left = ("g[a].log", "g[b].rebuild", "g[b].log", "g[b].free", "g[a]", "g[b]", "g", "after")
     assert {states[key] for key in left} == {"skipped"}
     assert skips(run).keys() == set(left)
     assert code(run) == 8
-    again = play(a_plan, history=[*run.events, resumed(DAY + 86_400 + 10)])
+    again = simulated(a_plan, history=[*run.events, resumed(DAY + 86_400 + 10)])
     assert set(ends(again).values()) == {"succeeded"}
     assert (code(again), launches(again, "g[a].rebuild")) == (0, [])
 
@@ -413,7 +425,7 @@ def test_a_night_with_a_change_of_the_clock_has_as_many_iterations_as_it_has_hou
 def test_a_launch_that_the_server_refuses_is_made_again_a_moment_later() -> None:
     a_plan = plan(step("a"), window=OPEN)
     state = initial_state(a_plan)
-    run = play(a_plan, start=IN_WINDOW)
+    run = simulated(a_plan, start=IN_WINDOW)
     at_launch = next(number for number, e in enumerate(run.events) if isinstance(e, ev.AttemptLaunching))
     for event in run.events[: at_launch + 1]:
         apply(state, event)
@@ -461,7 +473,7 @@ def test_a_run_that_was_killed_after_any_event_is_finished_in_the_next_window(at
     rows = [script(ev.Outcome.SUCCEEDED, duration=4.0, row_count=n) for n in (5, 5, 5, 0)]
     scripts = {"b": [script(ev.Outcome.FAILED, "40P01"), script(ev.Outcome.SUCCEEDED)], "d": rows}
     usual = {"a": 1.0, "c": 3.0}
-    first = play(a_plan, scripts, start=DAY + 5, usual=usual)
+    first = simulated(a_plan, scripts, start=DAY + 5, usual=usual)
     assert (code(first), first.state.records["d"].state) == (8, StepState.SKIPPED)
     for number in range(1, len(first.events) + 1):
         state = initial_state(a_plan)
@@ -472,7 +484,7 @@ def test_a_run_that_was_killed_after_any_event_is_finished_in_the_next_window(at
             for key, record in state.records.items()
             if record.state in (StepState.LAUNCHING, StepState.RUNNING)
         )
-        again = play(
+        again = simulated(
             a_plan,
             {"d": [script(ev.Outcome.SUCCEEDED, row_count=0)]},
             history=[*first.events[:number], resumed(DAY + 86_400 + 5, settled=settled)],

@@ -12,7 +12,7 @@ from runner.engine.outcomes import classify, settle
 from runner.engine.ports import WorkerEnd
 from runner.engine.state import RunState, StepState, initial_state
 from runner.plan.model import AllowFailure, Retry
-from tests.unit.plays import SQL, plan, step
+from tests.unit.simulated_runs import SQL, plan, step
 
 WORKER = ev.Worker(pid=7, backend_start="2026-11-30 01:00:00+00", application_name="jobplan:r:a")
 ERROR = ev.ErrorDetails(message="duplicate key", sqlstate="23505")

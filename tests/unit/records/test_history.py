@@ -16,15 +16,15 @@ from runner.plan.model import Plan
 from runner.records.summaries import durations, previous_runs
 from runner.reports.report_kinds import report_text
 from runner.reports.worker_activity import estimate
-from tests.unit.plays import plan, play, step
 from tests.unit.report_samples import AT, RUN, everything
+from tests.unit.simulated_runs import plan, simulated, step
 
 PLAN = plan(step("a"), step("b", "a"), step("c"), slots=2)
 
 
 def recorded(root: Path, run_id: str, start: float) -> None:
     """Write the journal of a run that began at a moment."""
-    run = play(PLAN, {"a": [AttemptScript(duration=3.0)]}, start=start)
+    run = simulated(PLAN, {"a": [AttemptScript(duration=3.0)]}, start=start)
     folder = root / run_id
     folder.mkdir(parents=True)
     lines = [json.dumps(to_json(event, run_id)) for event in run.events]
@@ -58,7 +58,7 @@ def test_the_page_has_each_step_s_past() -> None:
 
 
 def at_second(a_plan: Plan, second: float) -> RunState:
-    run = play(a_plan, {}, start=AT)
+    run = simulated(a_plan, {}, start=AT)
     state = initial_state(a_plan)
     for event in run.events:
         if event.at <= AT + second:

@@ -17,7 +17,7 @@ from runner.reports.check_reports import codequality_json, findings_junit, verdi
 from runner.reports.plan_graph import drawing
 from runner.reports.plan_problems import PlanVerdict
 from runner.structs import replace
-from tests.unit.plays import plan, step
+from tests.unit.simulated_runs import plan, step
 
 XSD = Path(__file__).parents[2] / "schemas" / "junit-10.xsd"
 HOSTILE = '<b>@team</b> | `x` \x1b[31m\x00 ]]> & "quoted" ::error::x ##[error]y'

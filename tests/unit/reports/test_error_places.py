@@ -16,7 +16,7 @@ from runner.reports.messages import Verbosity, error_block, event_lines
 from runner.reports.plan_problems import excerpt
 from runner.sql.placeholders import render
 from runner.structs import replace
-from tests.unit.plays import plan, step
+from tests.unit.simulated_runs import plan, step
 
 RUN = "260101-abcdef"
 

@@ -13,8 +13,8 @@ from runner.plan.model import ForEach, Plan, Retry
 from runner.reports.fan_outs import counts_words, fan_outs, run_counts
 from runner.reports.report_builder import run_report
 from runner.structs import replace
-from tests.unit.plays import plan, play, script, step
 from tests.unit.report_samples import AT, RUN
+from tests.unit.simulated_runs import plan, script, simulated, step
 
 ITEMS = tuple(f"i{number}" for number in range(60))
 
@@ -22,7 +22,7 @@ ITEMS = tuple(f"i{number}" for number in range(60))
 def at_second(a_plan: Plan, second: float, **scripts: list[AttemptScript]) -> RunState:
     """Return the state of a run of the plan after some seconds."""
     state = initial_state(a_plan)
-    for event in play(a_plan, scripts, start=AT, watch=None).events:
+    for event in simulated(a_plan, scripts, start=AT, watch=None).events:
         if event.at <= AT + second:
             apply(state, event)
     return state
@@ -81,7 +81,7 @@ def test_a_chunk_counts_with_its_items() -> None:
 
 
 def test_a_report_has_the_counts_of_its_run() -> None:
-    run = play(fan(), {"partitions[i7]": [script(ev.Outcome.FAILED, "42P01")]}, start=AT)
+    run = simulated(fan(), {"partitions[i7]": [script(ev.Outcome.FAILED, "42P01")]}, start=AT)
     report = run_report(fan(), RUN, run.events)
     assert report.fan_outs["partitions"].words() == "59/60 done, 1 failed"
     assert (report.tally.all_steps, report.tally.steps_ended) == (3, 3)

@@ -14,8 +14,8 @@ from runner.errors import Position
 from runner.plan.model import Plan
 from runner.reports.github import GithubActions, from_environment
 from runner.structs import replace
-from tests.unit.plays import plan, step
 from tests.unit.report_samples import RUN, everything
+from tests.unit.simulated_runs import plan, step
 
 
 def placed() -> Plan:

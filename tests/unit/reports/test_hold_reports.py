@@ -20,7 +20,7 @@ from runner.reports.progress import heartbeat
 from runner.reports.prometheus import prometheus_text
 from runner.reports.report_builder import run_report
 from runner.reports.run_report import RunReport, Waiting
-from tests.unit.plays import SQL, plan, play, step
+from tests.unit.simulated_runs import SQL, plan, simulated, step
 
 RUN = "260101-abcdef"
 HOLD = Hold(name="replicas", while_=SQL)
@@ -37,11 +37,11 @@ YIELDS = plan(
 
 def held() -> Simulation:
     changes = [HoldScript(at=0.5, hold="replicas", on=True), HoldScript(at=30.5, hold="replicas", on=False)]
-    return play(HELD, holds=changes)
+    return simulated(HELD, holds=changes)
 
 
 def yielded() -> Simulation:
-    return play(YIELDS, {"locks": [AttemptScript(duration=9.0, yields_at=2.5), AttemptScript(duration=1.0)]})
+    return simulated(YIELDS, {"locks": [AttemptScript(duration=9.0, yields_at=2.5), AttemptScript(duration=1.0)]})
 
 
 def state_at(of: Plan, run: Simulation, second: float) -> RunState:
@@ -113,7 +113,7 @@ def test_a_report_has_the_spans_of_holds_and_the_held_time_of_steps_apart_from_t
 def test_a_hold_that_begins_while_a_step_is_queued_splits_its_wait() -> None:
     p = plan(step("long"), step("waits", holds=("replicas",)), slots=1, holds=(HOLD,))
     changes = [HoldScript(at=2.0, hold="replicas", on=True), HoldScript(at=4.0, hold="replicas", on=False)]
-    found = report(p, play(p, {"long": [AttemptScript(duration=9.0)]}, holds=changes))
+    found = report(p, simulated(p, {"long": [AttemptScript(duration=9.0)]}, holds=changes))
     waits = next(one for one in found.steps if one.key == "waits").waits
     assert [(wait.kind, wait.since, wait.until) for wait in waits] == [
         (Waiting.QUEUED, 0.0, 2.0),

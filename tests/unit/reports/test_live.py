@@ -21,13 +21,13 @@ from runner.plan.model import ForEach, Plan, Repeat, Retry
 from runner.reports.live import Live, View, frame, printable
 from runner.reports.worker_activity import WorkerView, forwards, worker_view, worker_views
 from runner.structs import replace
-from tests.unit.plays import plan, play, step
 from tests.unit.report_samples import AT, HOSTILE, RUN, everything
+from tests.unit.simulated_runs import plan, simulated, step
 
 
 def at_second(a_plan: Plan, second: float, **scripts: list[AttemptScript]) -> RunState:
     """Return the state of a run of the plan after some seconds."""
-    run = play(a_plan, scripts, start=AT, watch=None)
+    run = simulated(a_plan, scripts, start=AT, watch=None)
     state = initial_state(a_plan)
     for event in run.events:
         if event.at <= AT + second:

@@ -14,15 +14,15 @@ from runner.reports.page_summary import time_split, went_wrong
 from runner.reports.report_builder import run_report
 from runner.reports.run_report import AttemptReport, LockWaitReport, RunReport, StepReport, TimeSplit, Wait, Waiting
 from runner.structs import replace
-from tests.unit.plays import plan, play, script, step
 from tests.unit.report_samples import HOSTILE, RUN, everything, sql
+from tests.unit.simulated_runs import plan, script, simulated, step
 
 SQL = "-- 日本語\nCREATE INDEX i\n    ON orders (customer, '日本', broken)\n WHERE status = 'new'"
 
 
 def _failed(text: str = SQL, position: int | None = None, **keys: str) -> RunReport:
     a_plan = plan(step("index", sql=sql(text)), step("after", "index"), step("last", "after"), step("free"))
-    run = play(a_plan, {"index": [script(ev.Outcome.FAILED, "42703")]})
+    run = simulated(a_plan, {"index": [script(ev.Outcome.FAILED, "42703")]})
     events = [
         replace(event, error=replace(event.error, position=position, **keys), file="nightly.yaml", line=57)
         if isinstance(event, ev.StepFinished) and event.error is not None
@@ -80,7 +80,7 @@ def test_a_position_behind_the_text_and_an_empty_text_are_no_trouble() -> None:
 
 def test_a_run_that_succeeded_has_no_card_and_one_without_an_end_says_so() -> None:
     a_plan = plan(step("a"))
-    run = play(a_plan)
+    run = simulated(a_plan)
     assert went_wrong(run_report(a_plan, RUN, run.events)) == ""
     cut = run_report(a_plan, RUN, run.events[:-1])
     assert "The run has no end" in went_wrong(cut)
@@ -94,7 +94,7 @@ def test_a_run_that_cannot_be_resumed_offers_no_command() -> None:
 
 def test_hundreds_of_failures_are_listed_within_limits() -> None:
     a_plan = plan(*(step(f"s{at}") for at in range(150)), slots=150)
-    run = play(a_plan, {f"s{at}": [script(ev.Outcome.FAILED, "23505")] for at in range(150)}, watch=None)
+    run = simulated(a_plan, {f"s{at}": [script(ev.Outcome.FAILED, "23505")] for at in range(150)}, watch=None)
     card = went_wrong(run_report(a_plan, RUN, run.events))
     assert card.count("<article>") == 10
     assert card.count("<details>") == 7
@@ -144,7 +144,7 @@ def test_a_lock_wait_longer_than_its_attempt_leaves_no_negative_time() -> None:
 def test_the_split_of_a_run_is_that_of_all_steps() -> None:
     retried = step("a", retry=Retry(max_attempts=2, delay=4.0))
     a_plan = plan(retried, step("b"), slots=1)
-    run = play(a_plan, {"a": [script(ev.Outcome.FAILED, "40P01"), script(ev.Outcome.SUCCEEDED)]})
+    run = simulated(a_plan, {"a": [script(ev.Outcome.FAILED, "40P01"), script(ev.Outcome.SUCCEEDED)]})
     report = run_report(a_plan, RUN, run.events)
     assert TimeSplit.of(report.leaves) == TimeSplit(queue=1.0, run=2.0, retry=5.0)
     assert _text(time_split(report)).endswith("queue 1.0srun 2.0sretry 5.0s")
@@ -155,6 +155,6 @@ def test_the_split_of_a_run_is_that_of_all_steps() -> None:
 
 
 def test_a_page_without_steps_that_ran_and_with_history_is_made() -> None:
-    report = run_report(plan(step("a")), RUN, play(plan(step("a"))).events[:1])
+    report = run_report(plan(step("a")), RUN, simulated(plan(step("a"))).events[:1])
     past = PreviousRun(run="x", started_at=0.0, steps={})
     assert "not finished" in html_page(replace(report, history=(past,)))

@@ -6,8 +6,8 @@ import re
 
 from runner.plan.model import ForEach, Need, NeedOn, Repeat
 from runner.reports.plan_graph import FORMS, dot, mermaid, plan_graph, tree
-from tests.unit.plays import IDLE, plan, step
 from tests.unit.report_samples import sql
+from tests.unit.simulated_runs import IDLE, plan, step
 
 PLAN = plan(
     step("end"),

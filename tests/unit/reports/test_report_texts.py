@@ -16,8 +16,8 @@ from runner.reports.messages import tag_words
 from runner.reports.prometheus import prometheus_text
 from runner.reports.report_builder import run_report
 from runner.reports.run_report import RunReport
-from tests.unit.plays import plan, play, script, step
 from tests.unit.report_samples import HOSTILE_ITEM, RUN, everything
+from tests.unit.simulated_runs import plan, script, simulated, step
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "junit-10.xsd"
 
@@ -33,7 +33,7 @@ def huge() -> RunReport:
     """A run of a thousand steps of which every second one failed."""
     steps = [step(f"step_{number}") for number in range(1000)]
     scripts = {one.id: [script(ev.Outcome.FAILED, "23505")] for one in steps[::2]}
-    run = play(plan(*steps, slots=8), scripts, watch=None)
+    run = simulated(plan(*steps, slots=8), scripts, watch=None)
     return run_report(run.state.plan, RUN, run.events)
 
 
@@ -80,7 +80,7 @@ def test_junit_has_an_error_with_its_details() -> None:
 
 
 def _failed(error: ev.ErrorDetails) -> RunReport:
-    run = play(plan(step("a")), {"a": [script(ev.Outcome.FAILED, error.sqlstate)]})
+    run = simulated(plan(step("a")), {"a": [script(ev.Outcome.FAILED, error.sqlstate)]})
     events = [
         ev.StepFinished(at=event.at, step="a", state=event.state, error=error)
         if isinstance(event, ev.StepFinished)

@@ -18,8 +18,8 @@ from runner.reports.html import TALLEST, lay_out
 from runner.reports.report_builder import assign_lanes, run_report
 from runner.reports.run_report import RunReport, StepReport, Waiting, run_end
 from runner.structs import replace
-from tests.unit.plays import plan, play, step
 from tests.unit.report_samples import AT, HOSTILE_ITEM, RUN, everything
+from tests.unit.simulated_runs import plan, simulated, step
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_events_begin_with_the_start_of_the_run() -> None:
 
 
 def test_a_deferred_attempt_is_a_wait() -> None:
-    run = play(
+    run = simulated(
         plan(step("a"), step("b"), slots=2), {"a": [AttemptScript(duration=3.0)]}, start=AT, capacity=lambda _: 1
     )
     report = run_report(run.state.plan, RUN, run.events)
@@ -188,7 +188,7 @@ def test_a_very_tall_column_is_broken() -> None:
 def test_a_resumed_run_is_reported_as_one() -> None:
     a_plan = plan(step("done"), step("settled"), step("lives"), step("again"), slots=4)
     keys = [one.id for one in a_plan.steps]
-    begun = play(a_plan, {key: [AttemptScript(duration=1.0 if key == "done" else 9.0)] for key in keys}, start=AT)
+    begun = simulated(a_plan, {key: [AttemptScript(duration=1.0 if key == "done" else 9.0)] for key in keys}, start=AT)
     events = [event for event in begun.events if event.at < AT + 5]
     worker = ev.Worker(pid=7, backend_start="2026-01-01T00:00:00.0Z", application_name="jobplan:x:lives")
     events.append(

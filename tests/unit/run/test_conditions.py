@@ -13,7 +13,7 @@ from runner.engine.state import StepRecord, new_record
 from runner.errors import Position, ServerLostError
 from runner.plan.model import Check, Expect, ForEach, Repeat, Sql, Value
 from runner.run.conditions import MAX_ITEMS, Conditions
-from tests.unit.plays import step
+from tests.unit.simulated_runs import step
 
 BEFORE, AFTER, ITEMS = ev.CheckPhase.BEFORE, ev.CheckPhase.AFTER, ev.CheckPhase.ITEMS
 V = ev.Verdict

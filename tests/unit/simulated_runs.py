@@ -1,4 +1,4 @@
-"""A few steps, what the server makes of them, and how they end: the vocabulary of the scheduler's table tests."""
+"""Small plans, runs of them on a simulated server, and their ends: helpers of the table tests of the scheduler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOWHERE_SQL = Sql(text="", start=SQL.start)
 STEP = Step(id="a", sql=SQL, timeout=60.0, on_finish=OnFinish.WAIT, on_runner_exit=OnRunnerExit.CANCEL)
 IDLE: Mapping[str, Any] = {"on_finish": OnFinish.DETACH, "on_runner_exit": OnRunnerExit.DETACH}
 
-#: What a step's checks say, one after the other; the last word is said again.
+#: The results of a step's checks, one after the other; the last one is used again.
 Verdicts = Sequence[ev.Verdict | CheckScript]
 
 
@@ -34,13 +34,13 @@ def plan(*steps: Step, slots: int = 4, pools: Mapping[str, int] | None = None, *
     return Plan(name="table", budget=Budget(slots=slots, pools=pools or {}), steps=steps, **keys)
 
 
-def play(
+def simulated(
     a_plan: Plan,
     scripts: Mapping[str, Sequence[AttemptScript]] | None = None,
     verdicts: Mapping[str, Verdicts] | None = None,
     **keys: Any,
 ) -> Simulation:
-    """Run the plan; the last script of a step is used again, and who has none takes a second and succeeds."""
+    """Run the plan; the last script of a step is used again, and a step without one takes a second and succeeds."""
     asked: dict[str, int] = defaultdict(int)
 
     def attempt(of: Step, number: int) -> AttemptScript:
@@ -62,7 +62,7 @@ def script(outcome: ev.Outcome, sqlstate: str | None = None, **keys: Any) -> Att
     return AttemptScript(**{"duration": 1.0, "outcome": outcome, "sqlstate": sqlstate, **keys})
 
 
-def gives(*items: str | None, **keys: Any) -> CheckScript:
+def item_rows(*items: str | None, **keys: Any) -> CheckScript:
     """Return a query of items with one column."""
     return CheckScript(rows=ev.Rows(columns=("c",), rows=tuple((item,) for item in items)), **keys)
 
@@ -85,7 +85,7 @@ def launches(run: Simulation, key: str) -> list[float]:
 
 
 def message(run: Simulation, key: str) -> str | None:
-    """Return what is said of the step's end."""
+    """Return the message of the step's last end."""
     ended = [event for event in run.events if isinstance(event, ev.StepFinished) and event.step == key]
     error = ended[-1].error if ended else None
     return error.message if error else None

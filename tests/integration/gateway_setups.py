@@ -1,4 +1,4 @@
-"""What a test of the gateway needs beside it: a second pair of eyes on the server, and somebody who meddles with it."""
+"""What tests of the gateway share: a real and a fake one with their surroundings, and ways to disturb sessions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.builders import Recorder, new_run, pauses
 
 #: Seconds after which a test gives up on something that must happen.
 PATIENCE = 60.0
-#: All sessions of a run but its first, the monitor.
 #: The sessions of this database: another process of tests may use the same server.
 HERE = "pg_stat_activity WHERE datname = current_database()"
+#: All sessions of a run but its first, the monitor.
 LAUNCHERS = f"SELECT pid FROM {HERE} AND application_name = %s ORDER BY backend_start OFFSET 1"
 MONITORS = f"SELECT pid FROM {HERE} AND application_name = %s ORDER BY backend_start LIMIT 1"
 SESSIONS = f"SELECT pid FROM {HERE} AND application_name = %s AND backend_type = 'client backend'"
@@ -42,7 +42,7 @@ def value(dsn: str, query: str, *parameters: object) -> Any:
     return one
 
 
-def strike(dsn: str, run_id: str, which: str, function: str = "pg_terminate_backend") -> int:
+def signal_sessions(dsn: str, run_id: str, which: str, function: str = "pg_terminate_backend") -> int:
     """Terminate or cancel sessions of the run; return how many there were."""
     return len(ask(dsn, f"SELECT {function}(pid) FROM ({which}) AS s", runner_name(run_id)))
 
@@ -56,7 +56,7 @@ async def until(true: Callable[[], object]) -> None:
             await asyncio.sleep(pause)
 
 
-class House(Protocol):
+class GatewaySetup(Protocol):
     """A gateway under contract and what surrounds it."""
 
     run_id: str
@@ -78,8 +78,8 @@ class House(Protocol):
         """Return how many sessions the gateway has."""
         ...
 
-    async def succeed(self) -> None:
-        """Have another runner of the same run take the place of the one that was."""
+    async def replace_runner(self) -> None:
+        """Have another runner of the same run take the place of the previous one."""
         ...
 
     def end(self) -> None:
@@ -87,7 +87,7 @@ class House(Protocol):
         ...
 
 
-class RealHouse:
+class RealSetup:
     """PostgreSQL with pg_background; with a ledger if the schema of one is given."""
 
     def __init__(self, dsn: str, run_id: str, *, ledger: str | None = None) -> None:
@@ -118,7 +118,7 @@ class RealHouse:
         query = f"SELECT count(*) FROM {HERE} AND backend_type = 'client backend' AND application_name = %s"
         return int(value(self.dsn, query, runner_name(self.run_id)))
 
-    async def succeed(self) -> None:
+    async def replace_runner(self) -> None:
         """Close the gateway and open another."""
         await self.gateway.close()
         self.gateway = PgGateway(self.dsn, self.run_id)
@@ -130,27 +130,27 @@ class RealHouse:
         ask(self.dsn, query + "starts_with(application_name, %s)", worker_name(self.run_id, ""))
 
 
-class FakeHouse:
-    """The double."""
+class FakeSetup:
+    """The fake gateway."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.gateway = FakeGateway()
 
     def alive(self) -> set[str]:
-        """Ask the double."""
+        """Ask the fake gateway."""
         return set(self.gateway.alive)
 
     def lose_session(self, name: str) -> None:
-        """Have the double behave so."""
+        """Have the fake worker lose its session."""
         self.gateway.alive[name].lose_session()
 
     def connections(self) -> int:
-        """Say what a real one would have: one for each worker that ran at the same time, and the monitor's."""
+        """Return what a real gateway would have: one for each worker that ran at the same time, and the monitor's."""
         return 0 if self.gateway.closed else self.gateway.most_alive + 1
 
-    async def succeed(self) -> None:
-        """Open it once more; virtual workers go on."""
+    async def replace_runner(self) -> None:
+        """Open it once more; virtual workers continue."""
         await self.gateway.close()
         await self.gateway.open()
 
@@ -164,13 +164,13 @@ class FakeHouse:
 class Follower:
     """Launches a worker and follows it in a task; keeps what was reported."""
 
-    def __init__(self, house: House, step: str, sql: str, **keys: Any) -> None:
-        self.name = worker_name(house.run_id, step)
-        label = WorkerLabel(run=house.run_id, plan="p", step=step, attempt=1, on_finish="wait", timeout=None)
+    def __init__(self, setup: GatewaySetup, step: str, sql: str, **keys: Any) -> None:
+        self.name = worker_name(setup.run_id, step)
+        label = WorkerLabel(run=setup.run_id, plan="p", step=step, attempt=1, on_finish="wait", timeout=None)
         self.request = LaunchRequest(sql=sql, application_name=self.name, **{"label": label, **keys})
         self.seen: list[Worker] = []
         self.lost: list[str] = []
-        self._house = house
+        self._house = setup
         self._seen = asyncio.Event()
         self.handle: WorkerHandle
         self.task: asyncio.Task[WorkerEnd]
@@ -221,6 +221,6 @@ async def run_plan(
     return await run.execute(), recorder
 
 
-async def run_one(house: House, sql: str, step: str = "step", **keys: Any) -> WorkerEnd:
+async def run_one(setup: GatewaySetup, sql: str, step: str = "step", **keys: Any) -> WorkerEnd:
     """Launch a worker and follow it to its end."""
-    return await (await Follower(house, step, sql, **keys).launch()).follow().wait_until_ended()
+    return await (await Follower(setup, step, sql, **keys).launch()).follow().wait_until_ended()
