@@ -9,8 +9,10 @@ BY_FILE  := --dist loadfile --no-loadscope-reorder
 PARALLEL := -n $(WORKERS) $(BY_FILE)
 CHAOS_ARGS ?=
 LOCK_ARGS ?=
+AIRFLOW := integrations/airflow
+AIRFLOW_ARGS ?=
 
-.PHONY: help demo test unit coverage check bench chaos docs man site lock clean
+.PHONY: help demo test unit coverage check bench chaos airflow airflow-lock docs man site lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +26,7 @@ help:
 	@echo "make lock   write requirements-dev.lock anew (LOCK_ARGS=--upgrade takes the newest versions)"
 	@echo "make site   build the documentation as a site in build/site; a broken link fails"
 	@echo "make chaos  random plans under faults, judged by what they left behind (CHAOS_ARGS='--runs 50 --seed 3')"
+	@echo "make airflow  install Airflow into integrations/airflow/.venv, and run the provider's tests (AIRFLOW_ARGS='-k name')"
 	@echo "make bench  benchmarks: prints a table, stores JSON in benchmarks/results/"
 
 $(VENV)/bin/pip:
@@ -69,6 +72,20 @@ bench: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
+# Airflow has 130 packages of its own, so it gets an environment of its own. constraints.txt has their versions.
+$(AIRFLOW)/.venv/.installed: $(AIRFLOW)/constraints.txt $(AIRFLOW)/pyproject.toml pyproject.toml
+	$(PYTHON) -m venv $(AIRFLOW)/.venv
+	$(AIRFLOW)/.venv/bin/pip install --quiet --disable-pip-version-check --constraint $(AIRFLOW)/constraints.txt -e . -e './$(AIRFLOW)[test]'
+	@touch $@
+
+airflow: $(AIRFLOW)/.venv/.installed
+	cd $(AIRFLOW) && .venv/bin/pytest $(AIRFLOW_ARGS)
+
+airflow-lock: $(AIRFLOW)/.venv/.installed
+	$(AIRFLOW)/.venv/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e . -e './$(AIRFLOW)[test]'
+	{ grep '^#' $(AIRFLOW)/constraints.txt; $(AIRFLOW)/.venv/bin/pip freeze --exclude-editable; } > $(AIRFLOW)/constraints.new
+	mv $(AIRFLOW)/constraints.new $(AIRFLOW)/constraints.txt
+
 docs: $(VENV)/.runtime
 	$(BIN)/python -m runner.reference docs
 
@@ -84,4 +101,4 @@ lock: $(VENV)/.dev
 		--output-file requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(AIRFLOW)/.venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

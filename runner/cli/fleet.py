@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ from runner.cli.project_options import (
     environment_options,
 )
 from runner.clock import MonotonicClock
-from runner.errors import RecordError, UsageError
+from runner.errors import JournalHeldError, RecordError, UsageError
 from runner.exit_codes import ExitCode, help_text
 from runner.identity import new_run_id, run_id_problem
 from runner.reports.destinations import STDOUT
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 #: The longest id of a fleet run: a member's has `-001` behind it.
 _LONGEST = 31
+#: Seconds between two looks at whether another process still executes the fleet run.
+_WAIT = 1.0
 
 _targets_option = click.option(
     "--targets",
@@ -175,6 +178,11 @@ def dry_run_command(
     is_flag=True,
     help="With --fleet-id: finish the fleet run if its record is here, or the ledgers of its targets have its runs.",
 )
+@click.option(
+    "--wait-for-runner",
+    is_flag=True,
+    help="With --or-resume: if another process on this machine executes the fleet run, wait until it ends.",
+)
 @parameter_options
 @selection_options
 @environment_options
@@ -192,6 +200,7 @@ def run_command(
     waves: tuple[str, ...],
     fleet_id: str | None,
     or_resume: bool,
+    wait_for_runner: bool,
     params: tuple[str, ...],
     params_file: Path | None,
     select: tuple[str, ...],
@@ -210,7 +219,7 @@ def run_command(
     line, entered again on any machine, does that.
     """
     from runner.fleet.plans import FleetPlans
-    from runner.fleet.records import fleets_folder
+    from runner.fleet.records import fleets_folder, has_begun, is_running
     from runner.fleet.rollout import assign_runs
     from runner.fleet.targets import read_targets
 
@@ -219,14 +228,27 @@ def run_command(
         raise UsageError("--require-ledger and --no-ledger exclude each other.")
     if or_resume and fleet_id is None:
         raise UsageError("--or-resume needs --fleet-id: it says which fleet run is meant.")
+    if wait_for_runner and not or_resume:
+        raise UsageError("--wait-for-runner needs --or-resume.")
     fleet_id = _checked_id(fleet_id) if fleet_id is not None else new_run_id(MonotonicClock().now())
     targets = read_targets(targets_file)
     _check_waves(waves, targets)
     wanted = _wanted_reports(_chosen_reports(reports), plan, targets_file, params_file)
-    if or_resume and (fleets_folder(journal) / fleet_id).exists():
-        return _resume_recorded(
-            fleet_id, where, marks=(), allow_changed=False, trusted_roles=trusted_roles, wanted=wanted, journal=journal
-        )
+    recorded = fleets_folder(journal) / fleet_id
+    if or_resume and (has_begun(recorded) or is_running(recorded)):
+
+        def resume() -> int:
+            return _resume_recorded(
+                fleet_id,
+                where,
+                marks=(),
+                allow_changed=False,
+                trusted_roles=trusted_roles,
+                wanted=wanted,
+                journal=journal,
+            )
+
+        return _when_free(resume, fleet_id, wait=wait_for_runner)
     values = parameter_values(params, params_file)
     plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
     resolved = _resolved(targets, where)
@@ -260,6 +282,21 @@ def run_command(
         return _execute(
             begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
         )
+
+
+def _when_free(resume: Callable[[], int], fleet_id: str, *, wait: bool) -> int:
+    """Resume the fleet run, with `wait` once no other process executes it."""
+    reported = False
+    while True:
+        try:
+            return resume()
+        except JournalHeldError:
+            if not wait:
+                raise
+        if not reported:
+            print_text(f"fleet run {fleet_id}: another process executes it; jobplan is waiting for its end.", err=True)
+            reported = True
+        time.sleep(_WAIT)
 
 
 def _check_waves(names: Sequence[str], targets: Targets) -> None:

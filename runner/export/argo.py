@@ -11,7 +11,6 @@ from runner.export.pod import (
     Export,
     Object,
     all_seconds,
-    clusters,
     codes,
     config_map,
     container,
@@ -21,10 +20,11 @@ from runner.export.pod import (
     run_words,
     security_context,
     try_seconds,
+    used_waves,
     volumes,
 )
 from runner.export.yaml_text import Commented, yaml_documents
-from runner.fleet.targets import Targets, Wave, place
+from runner.fleet.targets import Wave
 
 #: The longest name, so that the names of its workflows (`-` and 10 digits behind it) are ids of runs.
 LONGEST_NAME = 25
@@ -85,7 +85,7 @@ def _main(export: Export) -> Object:
     if export.targets is None:
         return {"name": "main", "steps": [[{"name": "run", "template": "jobplan"}]]}
     steps: list[object] = []
-    waves = _used_waves(export.targets)
+    waves = used_waves(export.targets)
     for number, (wave, names) in enumerate(waves, 1):
         arguments = {
             "parameters": [{"name": "wave", "value": wave.name}, {"name": "cluster", "value": "{{item}}"}],
@@ -100,24 +100,12 @@ def _main(export: Export) -> Object:
 def _pauses(export: Export) -> list[object]:
     if export.targets is None:
         return []
-    waves = _used_waves(export.targets)
+    waves = used_waves(export.targets)
     return [
         {"name": _pause_name(number), "suspend": {"duration": str(round(wave.pause))}}
         for number, (wave, _) in enumerate(waves[:-1], 1)
         if wave.pause
     ]
-
-
-def _used_waves(targets: Targets) -> list[tuple[Wave, list[str]]]:
-    """Return the waves with the clusters that may have a target in them: a query can find targets for each."""
-    found = {one.cluster for one in targets.discover}
-    waves = []
-    for wave, members in place(targets.targets, targets.rollout.waves).waves:
-        used = {one.cluster for one in members} | found
-        names = [name for name in clusters(targets) if name in used]
-        if names:
-            waves.append((wave, names))
-    return waves
 
 
 def _step_name(number: int, wave: Wave) -> str:

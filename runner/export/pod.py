@@ -16,7 +16,7 @@ from typing import Final
 from runner.errors import UsageError
 from runner.exit_codes import RETRIES, Retry
 from runner.export.yaml_text import Commented
-from runner.fleet.targets import Targets
+from runner.fleet.targets import Targets, Wave, place
 from runner.plan.model import Plan
 from runner.structs import Struct, field
 
@@ -158,6 +158,18 @@ def clusters(targets: Targets) -> list[str]:
     """Return the clusters that have targets, in the order of the file."""
     used = {one.cluster for one in targets.targets} | {one.cluster for one in targets.discover}
     return [name for name in targets.clusters if name in used]
+
+
+def used_waves(targets: Targets) -> list[tuple[Wave, list[str]]]:
+    """Return the waves with the clusters that may have a target in them: a query can find targets for each."""
+    found = {one.cluster for one in targets.discover}
+    waves = []
+    for wave, members in place(targets.targets, targets.rollout.waves).waves:
+        used = {one.cluster for one in members} | found
+        names = [name for name in clusters(targets) if name in used]
+        if names:
+            waves.append((wave, names))
+    return waves
 
 
 def security_context() -> Object:

@@ -170,13 +170,13 @@ def cancel_request(folder: Path) -> str | None:
 def fleets(root: Path) -> tuple[str, ...]:
     """Return the ids of the recorded fleet runs, the last one last."""
     try:
-        found = [folder for folder in root.iterdir() if _has_begun(folder)]
+        found = [folder for folder in root.iterdir() if has_begun(folder)]
     except OSError:
         return ()
     return tuple(folder.name for folder in sorted(found, key=_began))
 
 
-def _has_begun(folder: Path) -> bool:
+def has_begun(folder: Path) -> bool:
     """Return whether the record has its first event; without it, nothing was started."""
     try:
         with (folder / EVENTS).open("rb") as file:
@@ -187,7 +187,7 @@ def _has_begun(folder: Path) -> bool:
 
 def _remove_unbegun(folder: Path) -> None:
     """Remove what a process has left that was killed before its fleet run began; nothing was started then."""
-    if folder.is_symlink() or not folder.is_dir() or _has_begun(folder) or is_running(folder):
+    if folder.is_symlink() or not folder.is_dir() or has_begun(folder) or is_running(folder):
         return
     with contextlib.suppress(OSError):
         for name in (EVENTS, TARGETS):
