@@ -173,7 +173,7 @@ class SchemaFacts(Struct, frozen=True, kw_only=True):
 
 
 class NamedFacts(Struct, frozen=True, kw_only=True):
-    """An existing object that is not a relation; for a tablespace, whether the role may use it, and its folder."""
+    """An existing object that is no relation; whether the role may use a tablespace or type; a tablespace's folder."""
 
     open: bool = True
     location: str = ""

@@ -127,18 +127,21 @@ SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true)),
 
 -- name: mentioned
 -- $1 JSON array of [sort, schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for
--- each existing object: its number in $1; for a tablespace whether the role may create objects there, and its location.
-SELECT w.n - 1, coalesce(s.open, true), coalesce(s.location, '')
+-- each existing object: its number in $1; for a tablespace whether the role may create objects there, and its location;
+-- for a type whether the role may use it.
+SELECT w.n - 1, coalesce(s.open, u.open, true), coalesce(s.location, '')
 FROM json_array_elements($1::json) WITH ORDINALITY AS w(wanted, n)
 LEFT JOIN LATERAL (
   SELECT has_tablespace_privilege($3::name, ts.oid, 'CREATE') AS open, pg_tablespace_location(ts.oid) AS location
   FROM pg_tablespace AS ts WHERE w.wanted->>0 = 'tablespace' AND ts.spcname = w.wanted->>2) AS s ON true
+LEFT JOIN LATERAL (
+  SELECT bool_or(has_type_privilege($3::name, t.oid, 'USAGE')) AS open
+  FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+  WHERE w.wanted->>0 = 'type' AND t.typname = w.wanted->>2
+    AND CASE WHEN w.wanted->>1 IS NULL THEN n.nspname IN (SELECT json_array_elements_text($2::json))
+             ELSE n.nspname = w.wanted->>1 END) AS u ON true
 WHERE CASE w.wanted->>0
-  WHEN 'type' THEN EXISTS (
-    SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
-    WHERE t.typname = w.wanted->>2
-      AND CASE WHEN w.wanted->>1 IS NULL THEN n.nspname IN (SELECT json_array_elements_text($2::json))
-               ELSE n.nspname = w.wanted->>1 END)
+  WHEN 'type' THEN u.open IS NOT NULL
   WHEN 'function' THEN EXISTS (
     SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE p.proname = w.wanted->>2

@@ -22,7 +22,7 @@ from runner.plan.model import Plan, Sql
 from runner.plan.problem_collector import Placed, Report
 from runner.plan.schema_check import check_shape
 from runner.plan.yaml_nodes import Fields, Mapping, Node, Scalar, sql_of_file
-from runner.plan.yaml_reader import MAX_NODES, directional_character, read, read_text
+from runner.plan.yaml_reader import MAX_NODES, directional_character, read, read_text, special_file
 from runner.sql.tokens import name_of
 from runner.structs import Struct
 
@@ -62,7 +62,7 @@ class PlanFiles:
             self._report.add(place, "JP217", f"`{key}` is outside the plan's folder", hint=hint, step=step)
             return None
         if not exists:
-            self._report.add(place, "JP218", f"`{key}`: there is no file {name}", step=step)
+            self._report.add(place, "JP218", f"`{key}`: {_why_no_file(path, name)}", step=step)
             return None
         return FoundFile(path=path, name=name)
 
@@ -82,6 +82,12 @@ class PlanFiles:
                 )
             self._sql[file.path] = sql
         return self._sql[file.path]
+
+
+def _why_no_file(path: Path, name: str) -> str:
+    """Return why there is no file that can be read under this name."""
+    what = "a folder" if path.is_dir() else special_file(path)
+    return f"{name} is {what}, not a file" if what is not None else f"there is no file {name}"
 
 
 #: How many includes a plan may have in all. A file that is included twice counts twice, with its own includes.

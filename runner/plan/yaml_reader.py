@@ -322,7 +322,7 @@ def read_text(path: Path, name: str, report: Report, *, limit: int = MAX_BYTES, 
     """
     start = Position(file=name, line=1, column=1)
     try:
-        if not pipe and (special := _special(path)) is not None:
+        if not pipe and (special := special_file(path)) is not None:
             hint = "write it to a file first"
             report.add(start, "JP001", f"the file cannot be read: it is {special}, not a file", hint=hint)
             return None
@@ -344,7 +344,7 @@ _SPECIAL: Final = (
 )
 
 
-def _special(path: Path) -> str | None:
+def special_file(path: Path) -> str | None:
     """Return the kind of a path if reading it may wait forever; None for files and for missing paths."""
     try:
         mode = path.stat().st_mode

@@ -50,7 +50,7 @@ from runner.preflight.option_checks import (
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import Action, Sort
-from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions
+from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions, typed
 from runner.sql.facts import adopted_indexes, computes, created_relations, is_cascading, is_computed
 from runner.sql.placeholders import quote_identifier
 from runner.sql.statements import Statement, StatementKind
@@ -67,6 +67,15 @@ _CODES: Mapping[ObjectSort, tuple[str, str]] = {
     ObjectSort.LANGUAGE: ("JP623", "language"),
     ObjectSort.ACCESS_METHOD: ("JP623", "access method"),
 }
+#: A tablespace that no relation of a user can be in, and the commands that put a relation into a tablespace.
+_SHARED = "pg_global"
+_PLACED = frozenset(
+    {
+        *(StatementKind.CREATE_TABLE, StatementKind.CREATE_TABLE_AS, StatementKind.CREATE_MATERIALIZED_VIEW),
+        *(StatementKind.CREATE_INDEX, StatementKind.ALTER_TABLE, StatementKind.ALTER_INDEX),
+        *(StatementKind.ALTER_MATERIALIZED_VIEW, StatementKind.REINDEX),
+    }
+)
 #: Objects that a previous statement may have created.
 _SORTS: Mapping[ObjectSort, Sort] = {
     ObjectSort.TYPE: Sort.TYPE,
@@ -84,11 +93,24 @@ def check_mentioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
             yield StatementFinding(code="JP604", message=message, offset=one.offset)
         elif facts is None:
             yield from _absent(unit, one, made, sight)
+        elif one.sort is ObjectSort.TABLESPACE and one.name.name == _SHARED and unit.statement.kind in _PLACED:
+            message = f"the tablespace {_SHARED} takes only the catalogs that all databases share"
+            yield StatementFinding(code="JP606", message=message, offset=one.offset)
+        elif not facts.open and one.sort is ObjectSort.TYPE:
+            yield from _closed_type(unit, one, sight)
         elif not facts.open:
             role = quote_identifier(sight.around.role)
             message = f'role "{sight.around.role}" may not create objects in the tablespace {one.name}'
             hint = f"GRANT CREATE ON TABLESPACE {quote_identifier(one.name.name)} TO {role};"
             yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
+
+
+def _closed_type(unit: Unit, one: Mention, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield a type of a column, domain or routine that the role may not use; a cast needs no privilege."""
+    if one.name in typed(unit.statement):
+        message = f'role "{sight.around.role}" has no USAGE on the type {one.name}'
+        hint = f"GRANT USAGE ON TYPE {one.name} TO {quote_identifier(sight.around.role)};"
+        yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
 
 
 def _made(one: Mention, sight: CatalogView) -> Made | None:

@@ -18,13 +18,14 @@ from runner.sql.facts import (
     strangers,
     system_columns,
     unknown_key_columns,
-    wrong_identities,
 )
-from runner.sql.relations import Relation
+from runner.sql.new_columns import refused_columns
+from runner.sql.relations import Relation, databases
 from runner.sql.statements import StatementKind
 from runner.sql.storage_parameters import (
     given_parameters,
     index_method,
+    refused_of_columns,
     refused_parameter,
     table_method,
     values_in_reset,
@@ -51,6 +52,8 @@ def check_parameters(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
     for name in values_in_reset(unit.statement):
         message = f"RESET takes the name of a parameter alone, and {name} has a value"
         yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
+    for message, offset in refused_of_columns(unit.statement):
+        yield StatementFinding(code="JP606", message=message, offset=offset)
     given = given_parameters(unit.statement)
     if not given:
         return
@@ -133,8 +136,8 @@ def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
             yield _partitioned("SET ACCESS METHOD", 17, table, action.offset)
 
 
-def check_repeated(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
-    """Yield what a new table has twice, or a table gets twice, and what its keys name and it does not have."""
+def check_repeated(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield what a new table has twice or cannot have, what its keys name and it has not, and other databases."""
     for what in repeated_parts(unit.statement):
         yield StatementFinding(code="JP606", message=f"the table has {what} twice", offset=unit.statement.start)
     for name in unknown_key_columns(unit.statement):
@@ -143,8 +146,11 @@ def check_repeated(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
     for name in system_columns(unit.statement):
         message = f"the name {name} is one of the system's columns, which every table has"
         yield StatementFinding(code="JP608", message=message, offset=unit.statement.start)
-    for name, offset in wrong_identities(unit.statement):
-        message = f"the type of the identity column {Relation(None, name)} must be smallint, integer or bigint"
+    for name, offset in databases(unit.statement):
+        if name != sight.around.database:
+            message = f"the name refers to the database {name}, and PostgreSQL cannot reach another database"
+            yield StatementFinding(code="JP606", message=message, offset=offset)
+    for message, offset in refused_columns(unit.statement):
         yield StatementFinding(code="JP606", message=message, offset=offset)
     for relation in strangers(unit.statement):
         message = f"CREATE SCHEMA cannot create {relation}, which is in another schema"

@@ -22,7 +22,7 @@ from runner.plan.model import ItemValues, Plan, Sql, Step, Value
 from runner.sql.catalog_needs import ObjectSort
 from runner.sql.placeholders import Rendered, TemplateError, render_traced
 from runner.sql.relations import Relation
-from runner.sql.session_settings import assigned, computed_after, settings_after
+from runner.sql.session_settings import ALL, assigned, computed_after
 from runner.sql.statements import SqlSyntaxError, Statement, parse_statements
 from runner.structs import Struct
 
@@ -63,7 +63,14 @@ class Unit:
     @property
     def settings_after(self) -> tuple[tuple[str, str], ...]:
         """The settings for the next statement of the text."""
-        return settings_after(self.settings, assigned(self.statement))
+        found = dict(self.settings)
+        for name, value in assigned(self.statement):
+            if name == ALL:
+                found = {kept: found[kept] for kept in found if kept in _OF_USERS} | {ALL: _RESET}
+            else:
+                found.pop(name, None)  # the order counts
+                found[name] = _RESET if value is None else value
+        return tuple(found.items())
 
     def at(self, offset: int) -> Position:
         """Return the place in the plan of the character at `offset` of `sql`."""
@@ -192,6 +199,10 @@ def _texts(step: Step) -> Iterator[tuple[str, Sql]]:
 
 #: Settings of the transaction: the dry run keeps its own.
 _OF_TRANSACTION = "transaction_"
+#: RESET ALL does not reset them.
+_OF_USERS = frozenset({"role", "session_authorization"})
+#: The value of a setting that RESET or SET … TO DEFAULT has restored.
+_RESET = "\0"
 
 
 #: A name in the value of search_path.
@@ -298,11 +309,24 @@ class Rooms:
     def _with(self, unit: Unit, assigned: Settings) -> Settings:
         settings = dict(self._settings(unit.step, condition=unit.is_condition))
         for name, value in assigned:
-            if name == "session_authorization":  # then the role of the step does not apply any more
-                settings.pop("role", None)
-            if not name.startswith(_OF_TRANSACTION):
-                settings[name] = value
+            if name == ALL:
+                settings = {kept: settings[kept] for kept in settings if kept in _OF_USERS}
+                settings["search_path"] = self._inspector.search_path
+            elif name.startswith(_OF_TRANSACTION):
+                continue
+            else:
+                self._assign(settings, name, value)
         return tuple(settings.items())
+
+    def _assign(self, settings: dict[str, str], name: str, value: str) -> None:
+        """Give a setting its value; RESET restores that of the session, not the one that the step has set before."""
+        settings.pop(name, None)
+        if name == "session_authorization":  # a new session user has no role until the next SET ROLE
+            settings.pop("role", None)
+        if value != _RESET:
+            settings[name] = value
+        elif name == "search_path":
+            settings[name] = self._inspector.search_path
 
     def _settings(self, step: Step | None, *, condition: bool) -> Settings:
         path = self._inspector.search_path

@@ -226,6 +226,17 @@ def type_names(statement: Statement) -> Iterator[tuple[Relation, int]]:
             yield relation_named(parts), statement.offset(node)
 
 
+def typed(statement: Statement) -> frozenset[Relation]:
+    """Return the types that columns, domains, parameters and results get: the role needs USAGE on them."""
+    nodes = [column.type_name for column in find(statement.node, "ColumnDef")]
+    nodes += [parameter.arg_type for parameter in find(statement.node, "FunctionParameter")]
+    if statement.kind is _K.CREATE_FUNCTION:
+        nodes.append(statement.node.return_type)
+    elif statement.node.DESCRIPTOR.name == "CreateDomainStmt":
+        nodes.append(statement.node.type_name)
+    return frozenset(relation_named(strings(node.names)) for node in nodes if node.names)
+
+
 def _types(statement: Statement) -> Iterator[Mention]:
     for name, offset in type_names(statement):
         yield Mention(sort=ObjectSort.TYPE, name=name, offset=offset)

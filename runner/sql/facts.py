@@ -114,21 +114,6 @@ def computes(statement: Statement) -> bool:
     return not all(map(_is_constant, given))
 
 
-#: The types that an identity column can have.
-_IDENTITY_TYPES = frozenset({"int2", "int4", "int8"})
-
-
-def wrong_identities(statement: Statement) -> Iterator[tuple[str, int]]:
-    """Yield new identity columns of a type other than smallint, integer and bigint, each with its offset."""
-    if statement.kind not in {_K.CREATE_TABLE, _K.ALTER_TABLE}:
-        return
-    for column in find(statement.node, "ColumnDef"):
-        kinds = {label(constraint, "contype") for constraint in map(unwrap, column.constraints)}
-        types = strings(column.type_name.names)
-        if "CONSTR_IDENTITY" in kinds and types and types[-1] not in _IDENTITY_TYPES:
-            yield column.colname, statement.offset(column)
-
-
 def _is_constant(node: Tree) -> bool:
     return node.DESCRIPTOR.name == "A_Const" or (node.DESCRIPTOR.name == "TypeCast" and _is_constant(unwrap(node.arg)))
 

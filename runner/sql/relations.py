@@ -263,6 +263,21 @@ def _relations(node: Tree) -> list[tuple[str, Relation]]:
     return [(found.alias.aliasname or found.relname, relation_of(found)) for found in find(node, "RangeVar")]
 
 
+def databases(statement: Statement) -> Iterator[tuple[str, int]]:
+    """Yield the databases that relations are named with (`db.schema.table`), each with its offset."""
+    for node in find(statement.node, "RangeVar"):
+        if node.catalogname:
+            yield node.catalogname, statement.offset(node)
+    if statement.node.DESCRIPTOR.name == "DropStmt":
+        for dropped in map(unwrap, statement.node.objects):
+            parts = strings(dropped.items) if dropped.DESCRIPTOR.name == "List" else ()
+            if len(parts) == 3 and label(statement.node, "remove_type") in _THREE_PARTS:
+                yield parts[0], statement.start
+
+
+_THREE_PARTS = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_INDEX", "OBJECT_MATVIEW", "OBJECT_SEQUENCE"})
+
+
 def has_star(statement: Statement) -> bool:
     """Return whether a query takes all columns of something: `*`, `t.*`."""
     return next(find(statement.node, "A_Star"), None) is not None

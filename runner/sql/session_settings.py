@@ -207,9 +207,6 @@ def settings_after(
         elif value is None:
             found.pop(name, None)
         else:
-            if name == "session_authorization":  # a new session user has no role until the next SET ROLE
-                found.pop("role", None)
-            found.pop(name, None)  # the order counts
             found[name] = value
     return tuple(found.items())
 

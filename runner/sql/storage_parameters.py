@@ -138,6 +138,30 @@ def _given(statement: Statement, options: Iterable[Tree]) -> Iterator[Given]:
         )
 
 
+#: Parameters of a column, by name in small letters.
+_COLUMN: Mapping[str, Parameter] = dict.fromkeys(
+    ("n_distinct", "n_distinct_inherited"), _range(-1, math.inf, whole=False)
+)
+
+
+def refused_of_columns(statement: Statement) -> Iterator[tuple[str, int]]:
+    """Yield the server's errors for ALTER COLUMN … SET (…) and SET STATISTICS, each with its offset."""
+    if statement.node.DESCRIPTOR.name != "AlterTableStmt":
+        return
+    for command in map(unwrap, statement.node.cmds):
+        definition = unwrap(getattr(command, "def"))
+        if label(command, "subtype") == "AT_SetOptions":
+            for one in _given(statement, map(unwrap, definition.items)):
+                known = _COLUMN.get(one.name)
+                refused = known.refusal(one.name, one.value) if known else f'unrecognized parameter "{one.name}"'
+                if refused is not None:
+                    yield refused, one.offset
+            continue
+        targets = label(command, "subtype") == "AT_SetStatistics" and definition.DESCRIPTOR.name == "Integer"
+        if targets and definition.ival < -1:
+            yield f"the statistics target {definition.ival} is too low", statement.start
+
+
 def values_in_reset(statement: Statement) -> Iterator[str]:
     """Yield the parameters to which ALTER … RESET (…) gives a value, which the server refuses."""
     if statement.node.DESCRIPTOR.name == "AlterTableStmt":

@@ -359,6 +359,7 @@ ROWS = Group(
         UPDATE homes SET a.zip = '1'
         DROP TYPE addr
         DROP TABLE rowy
+        role=gate_nobody CREATE TABLE pg_temp.w (a addr)
     """,
 )
 

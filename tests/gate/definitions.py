@@ -531,4 +531,32 @@ SESSION = Group(
     """,
 )
 
-DEFINITIONS = (DOMAINS, CLASSES, CALLED, POLICIES, SERVER_ROLES, EXTENDED, SHADOWS, SESSION)
+USERS = Group(
+    name="users of a step",
+    together=True,
+    changes="""
+        RESET ROLE
+        SET ROLE NONE
+        SET ROLE DEFAULT
+        SET ROLE gate_owner
+        SET LOCAL ROLE gate_owner
+        SET ROLE gate_owner; RESET ROLE
+        RESET ALL
+        SET SESSION AUTHORIZATION gate_owner
+        SET SESSION AUTHORIZATION gate_owner; RESET SESSION AUTHORIZATION
+        SET SESSION AUTHORIZATION gate_owner; SET ROLE gate_reader
+        SET search_path = s1; RESET search_path
+        SET search_path = s1; RESET ALL
+        SET search_path TO DEFAULT
+    """,
+    uses="""
+        SELECT count(*) FROM own
+        role=gate_reader SELECT count(*) FROM own
+        role=gate_owner SELECT count(*) FROM own
+        role=gate_reader SELECT count(*) FROM t
+        role=gate_nobody CREATE TABLE w (id int)
+        role=gate_nobody SELECT count(*) FROM a
+    """,
+)
+
+DEFINITIONS = (DOMAINS, CLASSES, CALLED, POLICIES, SERVER_ROLES, EXTENDED, SHADOWS, SESSION, USERS)

@@ -297,6 +297,42 @@ PARTS = Group(
         CREATE TABLE w (id numeric GENERATED ALWAYS AS IDENTITY)
         CREATE TABLE w (id bigint GENERATED ALWAYS AS IDENTITY)
         UPDATE t SET b = 1 WHERE CURRENT OF nowhere
+        CREATE TABLE otherdb.public.w (id int)
+        CREATE TABLE postgres.public.w (id int)
+        DROP TABLE otherdb.public.victim
+        ALTER TABLE otherdb.public.t ADD COLUMN z int
+        TRUNCATE otherdb.public.victim
+        VACUUM otherdb.public.t
+        SELECT id FROM otherdb.public.t
+        CREATE TABLE w (a int NOT NULL NULL)
+        CREATE TABLE w (a int PRIMARY KEY NULL)
+        CREATE TABLE w (a int NULL)
+        CREATE TABLE w (a json PRIMARY KEY)
+        CREATE TABLE w (a json, UNIQUE (a))
+        CREATE TABLE w (a jsonb PRIMARY KEY, b int[] UNIQUE, c uuid UNIQUE, d inet UNIQUE, e bytea UNIQUE)
+        CREATE TABLE w (a point UNIQUE)
+        ALTER TABLE t ADD COLUMN z xml UNIQUE
+        CREATE TABLE w (a varchar(0))
+        CREATE TABLE w (a char(10485761))
+        CREATE TABLE w (a varchar(10485760), b numeric(1000, 1000), c bit(3), d numeric(3, -2), e timestamp(6))
+        CREATE TABLE w (a numeric(2000, 2))
+        CREATE TABLE w (a bit(0))
+        CREATE TABLE w (a setof int)
+        CREATE TEMP TABLE public.w (a int)
+        CREATE TEMP TABLE pg_temp.w (a int)
+        ALTER TABLE t ADD COLUMN z varchar(0)
+        ALTER TABLE t ALTER c TYPE varchar(0)
+        ALTER TABLE t ALTER b SET (n_distinct = -5)
+        ALTER TABLE t ALTER b SET (n_distinct = -0.5)
+        ALTER TABLE t ALTER b SET (n_distinct = 1e9, n_distinct_inherited = 3)
+        ALTER TABLE t ALTER b SET (fillfactor = 50)
+        ALTER TABLE t ALTER b SET STATISTICS -2
+        ALTER TABLE t ALTER b SET STATISTICS -1
+        ALTER TABLE t ALTER b SET STATISTICS DEFAULT
+        ALTER TABLE t SET TABLESPACE pg_global
+        ALTER INDEX t_b SET TABLESPACE pg_global
+        CREATE TABLE w (id int) TABLESPACE pg_global
+        CREATE INDEX w ON t (b) TABLESPACE pg_global
         DELETE FROM t WHERE CURRENT OF nowhere
         ALTER TABLE t ADD COLUMN x int, ADD COLUMN y int DEFAULT 1, ALTER COLUMN y SET NOT NULL
         ALTER TABLE t ADD COLUMN x int, ADD PRIMARY KEY (x)

@@ -79,6 +79,10 @@ NAMED = (
     "cascades: ALTER TABLE gen SET SCHEMA s1 -> SELECT nextval('gen_id_seq')",
     "parts: - -> ALTER TABLE t ADD COLUMN z text GENERATED ALWAYS AS IDENTITY",
     "parts: - -> UPDATE t SET b = 1 WHERE CURRENT OF nowhere",
+    "parts: - -> ALTER TABLE t ALTER b SET (n_distinct = -5)",
+    "parts: - -> CREATE TABLE w (id int) TABLESPACE pg_global",
+    "users of a step: RESET ROLE + SELECT count(*) FROM own as gate_reader",
+    "users of a step: SET SESSION AUTHORIZATION gate_owner + SELECT count(*) FROM own as gate_reader",
     "routines: DROP FUNCTION stamp() CASCADE -> ALTER TABLE trg DISABLE TRIGGER trg_stamp",
 )
 CASES = {case.name: case for case in every_case()}

@@ -199,7 +199,26 @@ def test_a_plan_that_is_a_socket_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_a_plan_that_is_a_named_pipe_is_refused_at_once(tmp_path: Path, key: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     step = f"steps:\n  - id: a\n    {key}\n"
-    assert [problem.code for problem in load(tmp_path, _HEAD + step)] == ["JP218"]
+    (problem,) = load(tmp_path, _HEAD + step)
+    assert problem.code == "JP218"
+    assert problem.message.endswith("pipe is a named pipe, not a file")
+
+
+@pytest.mark.parametrize(
+    "inner", ["include: [pipe]\nsteps: [{id: b, sql: VACUUM t}]", "steps: [{id: b, sql_file: pipe}]"]
+)
+def test_a_named_pipe_of_an_included_file_is_refused_at_once(tmp_path: Path, inner: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "inner.yaml").write_text(f"{inner}\n")
+    (problem,) = load(tmp_path, f"{_HEAD}include: [inner.yaml]\nsteps: [{{id: a, sql: VACUUM t}}]\n")
+    assert (problem.code, problem.position.line) == ("JP218", 1)
+    assert problem.message.endswith("pipe is a named pipe, not a file")
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sql").mkdir()
+    (problem,) = load(tmp_path, f"{_HEAD}steps: [{{id: a, sql_file: sql}}]\n")
+    assert problem.message.endswith("sql is a folder, not a file")
 
 
 @pytest.mark.parametrize("sql", ["-- to do\n", "/* a /* b */ */\n;\n-- c", " \n", ";;"])
