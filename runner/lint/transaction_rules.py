@@ -14,7 +14,12 @@ from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.definition_changes import AddedValue, added_value, created_types, value_used
 from runner.sql.facts import holds_its_rows, parameter_symbols, unfiltered_writes
 from runner.sql.lock_modes import LockMode, RelationLock, conflict
-from runner.sql.plpgsql_bodies import called_procedure, committing_procedure, ends_transaction_for_sure
+from runner.sql.plpgsql_bodies import (
+    called_procedure,
+    commands_in_body,
+    committing_procedure,
+    ends_transaction_for_sure,
+)
 from runner.sql.relations import Relation
 from runner.sql.statement_effects import SessionState, session_state, state_of
 from runner.sql.statements import Statement
@@ -165,7 +170,8 @@ ALONE_RULES = (
 
 
 _DDL = (Kind.ALTER_TABLE, Kind.CREATE_TRIGGER, Kind.DROP_TRIGGER, Kind.RENAME, Kind.CREATE_RULE, Kind.CREATE_INDEX)
-_FILLS = frozenset({Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE, Kind.COPY_FROM})
+_FILLS = frozenset({Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE, Kind.COPY_FROM, Kind.SELECT, Kind.DO})
+_WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 
 
 def _new_enum_value(subject: Subject) -> Iterator[Finding]:
@@ -221,7 +227,13 @@ def _strong(place: StatementPlace, created: Created) -> RelationLock | None:
 
 def _is_long(place: StatementPlace, locked: Relation, created: Created) -> bool:
     """Return whether a statement may change many rows: of the locked table, or of another one without a condition."""
-    statement = place.statement
+    found = [place.statement]
+    if place.statement.kind is Kind.DO:
+        found = [each.statement for each in commands_in_body(place.statement, place.text, _WRITING_WORDS)]
+    return any(_changes_much(statement, place, locked, created) for statement in found)
+
+
+def _changes_much(statement: Statement, place: StatementPlace, locked: Relation, created: Created) -> bool:
     if statement.kind in {Kind.INSERT, Kind.COPY_FROM}:
         return not holds_its_rows(statement)
     changed = [change.relation for change in row_changes(statement)]

@@ -86,7 +86,10 @@ class PlanFiles:
 
 def _why_no_file(path: Path, name: str) -> str:
     """Return why there is no file that can be read under this name."""
-    what = "a folder" if path.is_dir() else special_file(path)
+    try:
+        what = "a folder" if path.is_dir() else special_file(path)
+    except OSError:  # a link to itself
+        what = None
     return f"{name} is {what}, not a file" if what is not None else f"there is no file {name}"
 
 

@@ -104,7 +104,8 @@ def breakable(unit: Unit, sight: CatalogView) -> Iterator[str]:
     yield from _rights_on_new(unit, sight)
     for one in sight.altered(relations):
         alteration = one.alteration
-        if (alteration.removes or alteration.aspect is _A.COLUMN) and _may_break(alteration, one, unit, sight):
+        removes = alteration.removes or alteration.aspect is _A.COLUMN
+        if removes and (_may_break(alteration, one, unit, sight) or _loses_identity(alteration, unit, sight)):
             yield f"{one.words}: only running it shows the result"
     if selects_fields(unit.statement):  # of rows whose type the text does not show
         named = words(unit.sql)
@@ -189,6 +190,21 @@ def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: CatalogV
         **dict.fromkeys((_A.FILLING, _A.CLUSTERING, _A.RELATION, _A.OPERATOR, _A.DEPENDENTS), True),
     }
     return always.get(aspect, named)
+
+
+def _loses_identity(alteration: Alteration, unit: Unit, sight: CatalogView) -> bool:
+    """Return whether the table loses a unique index: a published table needs one for UPDATE and DELETE."""
+    if unit.statement.kind not in {_K.UPDATE, _K.DELETE, _K.MERGE} or alteration.aspect not in {_A.KEY, _A.COLUMN}:
+        return False
+    facts = sight.around.relations.get(alteration.relation) if alteration.relation is not None else None
+    renamed = alteration.name and alteration.old and alteration.name != alteration.old
+    if facts is None or not alteration.removes or renamed:
+        return False
+    gone = {alteration.name, alteration.old} - {""}
+    unique = [index for index in facts.indexes if index.unique]
+    if alteration.aspect is _A.KEY:
+        return any(index.relation.name in gone for index in unique)
+    return any(alteration.old and alteration.old in index.columns for index in unique)
 
 
 def _column_may_break(alteration: Alteration, unit: Unit, *, named: bool) -> bool:

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from runner.gateway.catalog import RelationFacts
-from runner.preflight.catalog_state import CatalogView
+from runner.preflight.catalog_state import CatalogView, State
 from runner.preflight.object_checks import KINDS, there
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, Constraint, alter_actions
 from runner.sql.facts import (
+    created_relations,
     is_partitioned,
     main_relation,
     repeated_parts,
@@ -146,8 +147,9 @@ def check_repeated(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]
     for name in system_columns(unit.statement):
         message = f"the name {name} is one of the system's columns, which every table has"
         yield StatementFinding(code="JP608", message=message, offset=unit.statement.start)
-    for name, offset in databases(unit.statement):
-        if name != sight.around.database:
+    for name, relation, offset in databases(unit.statement):
+        missing = sight.relation(relation).state is State.MISSING and relation not in created_relations(unit.statement)
+        if name != sight.around.database and not missing:  # what is missing is reported so
             message = f"the name refers to the database {name}, and PostgreSQL cannot reach another database"
             yield StatementFinding(code="JP606", message=message, offset=offset)
     for message, offset in refused_columns(unit.statement):

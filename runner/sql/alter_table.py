@@ -167,7 +167,8 @@ def _add_column(command: Tree, statement: Statement) -> Iterator[AlterAction]:
     column = _definition(command)
     offset = statement.offset(column)
     rewrite = _column_rewrite(column)
-    defaults = {label(unwrap(constraint), "contype") for constraint in column.constraints} & _DEFAULTS
+    given = (constraint for constraint in map(unwrap, column.constraints) if not _is_null(unwrap(constraint.raw_expr)))
+    defaults = {label(constraint, "contype") for constraint in given} & _DEFAULTS
     yield AlterAction(
         kind=AlterKind.ADD_COLUMN,
         lock=_AE,
@@ -184,6 +185,13 @@ def _add_column(command: Tree, statement: Statement) -> Iterator[AlterAction]:
             unseen = {Constraint.FOREIGN_KEY: not defaults, Constraint.NOT_NULL: "CONSTR_GENERATED" not in defaults}
             scans = not unseen.get(action.constraint or Constraint.CHECK, False)
             yield replace(action, lock=_AE, inline=True, scans=scans)
+
+
+def _is_null(expression: Tree) -> bool:
+    """Return whether an expression is NULL: a default that is none."""
+    while expression.DESCRIPTOR.name == "TypeCast":
+        expression = unwrap(expression.arg)
+    return expression.DESCRIPTOR.name == "A_Const" and bool(expression.isnull)
 
 
 def _add_constraint(command: Tree, statement: Statement) -> Iterator[AlterAction]:

@@ -596,8 +596,12 @@ def created_types(statement: Statement) -> tuple[Relation, ...]:
 
 def value_used(value: AddedValue, statement: Statement) -> ValueUse | None:
     """Return the first use of an added value in another statement, one that is certain before others."""
-    if statement.kind in {StatementKind.ALTER_TYPE, StatementKind.COMMENT, StatementKind.DO}:
+    if statement.kind in {StatementKind.ALTER_TYPE, StatementKind.COMMENT}:
         return None
+    if statement.kind is StatementKind.DO:
+        bodies = (unwrap(option.arg).sval for option in map(unwrap, statement.node.args) if option.defname == "as")
+        used = any(f"'{value.label}'" in body for body in bodies)
+        return ValueUse(offset=statement.start, certain=False) if used else None
     uses = sorted(_uses(value, statement), key=lambda use: not use.certain)
     return uses[0] if uses else None
 

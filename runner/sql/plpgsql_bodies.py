@@ -163,12 +163,16 @@ def body_syntax_error(statement: Statement, text: str) -> BodyProblem | None:
 
 
 def refused_in_body(statement: Statement, text: str) -> Iterator[BodyProblem]:
-    """Yield the commands of a PL/pgSQL body that no function can run: VACUUM, … CONCURRENTLY, a COMMIT that fails.
+    """Yield the commands of a body that no function can run: VACUUM, … CONCURRENTLY, a COMMIT that fails.
 
     Creating a function does not run its body, so nothing in it is certain.
     """
     body = _body(statement)
-    if body is None or body.language != "plpgsql" or len(body.text) > _LONGEST_BODY:
+    if body is None or len(body.text) > _LONGEST_BODY:
+        return
+    if body.language == "sql":
+        yield from _refused_in_sql(statement, body, text)
+    if body.language != "plpgsql":
         return
     runs = statement.kind is StatementKind.DO
     words = _words(body.text)
@@ -177,6 +181,20 @@ def refused_in_body(statement: Statement, text: str) -> Iterator[BodyProblem]:
         if reason is not None:
             offset = _place(statement, body, text, words[command.index].offset)
             yield BodyProblem(message=reason, offset=offset, certain=runs and command.certain)
+
+
+def _refused_in_sql(statement: Statement, body: _Body, text: str) -> Iterator[BodyProblem]:
+    try:
+        parsed = parse_statements(body.text)
+    except SqlSyntaxError:
+        return
+    for one in parsed:
+        reason = must_stand_alone(one) if one.kind is not StatementKind.DO else None
+        ends = one.kind is StatementKind.TRANSACTION
+        if reason is not None or ends:
+            what = one.kind.value if reason is None else reason.split(" cannot run")[0]
+            message = f"{what} cannot be executed from a function (0A000)"
+            yield BodyProblem(message=message, offset=_place(statement, body, text, one.start), certain=False)
 
 
 class BodyCommand(Struct, frozen=True, kw_only=True):

@@ -263,16 +263,14 @@ def _relations(node: Tree) -> list[tuple[str, Relation]]:
     return [(found.alias.aliasname or found.relname, relation_of(found)) for found in find(node, "RangeVar")]
 
 
-def databases(statement: Statement) -> Iterator[tuple[str, int]]:
-    """Yield the databases that relations are named with (`db.schema.table`), each with its offset."""
+def databases(statement: Statement) -> Iterator[tuple[str, Relation, int]]:
+    """Yield the databases that relations are named with (`db.schema.table`), each with the relation and its offset."""
     for node in find(statement.node, "RangeVar"):
         if node.catalogname:
-            yield node.catalogname, statement.offset(node)
-    if statement.node.DESCRIPTOR.name == "DropStmt":
-        for dropped in map(unwrap, statement.node.objects):
-            parts = strings(dropped.items) if dropped.DESCRIPTOR.name == "List" else ()
-            if len(parts) == 3 and label(statement.node, "remove_type") in _THREE_PARTS:
-                yield parts[0], statement.start
+            yield node.catalogname, relation_of(node), statement.offset(node)
+    if statement.node.DESCRIPTOR.name == "DropStmt" and label(statement.node, "remove_type") in _THREE_PARTS:
+        names = (strings(unwrap(dropped).items) for dropped in statement.node.objects)
+        yield from ((parts[0], relation_named(parts), statement.start) for parts in names if len(parts) == 3)
 
 
 _THREE_PARTS = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_INDEX", "OBJECT_MATVIEW", "OBJECT_SEQUENCE"})

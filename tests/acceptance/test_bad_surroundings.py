@@ -84,13 +84,13 @@ def test_a_secret_parameter_is_refused_with_the_way_that_works(jobplan: Jobplan)
 
 
 def test_sql_of_a_step_can_reset_its_role_as_the_manual_says(jobplan: Jobplan, db: Database) -> None:
-    db.run("DROP ROLE IF EXISTS confined")
-    db.run("CREATE ROLE confined")
+    db.run("DROP ROLE IF EXISTS restricted")
+    db.run("CREATE ROLE restricted")
     db.run("CREATE TABLE seen (who text)")
-    plan = jobplan.plan('- {id: one, role: confined, sql: "RESET ROLE; INSERT INTO seen SELECT current_user"}')
+    plan = jobplan.plan('- {id: one, role: restricted, sql: "RESET ROLE; INSERT INTO seen SELECT current_user"}')
     assert jobplan("run", plan, "--dsn", db.dsn).code == 0
     assert db.column("SELECT who FROM seen") == [db.value("SELECT session_user")]
-    db.run("DROP ROLE confined")
+    db.run("DROP ROLE restricted")
 
 
 def test_the_page_on_security_names_tests_that_exist() -> None:

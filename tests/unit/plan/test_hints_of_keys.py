@@ -105,11 +105,6 @@ ROWS: list[tuple[str, str, str, str]] = [
             "    sql:", "    for_each: {items: [3], as: r, max_parallel: 1}\n    sql:"
         ),
     ),
-        "set `as`",
-        _param("{type: integer, default: 1}").replace(
-            "    sql:", "    for_each: {items: [3], as: r, max_parallel: 1}\n    sql:"
-        ),
-    ),
 ]
 _IDS = [f"{row[0]}-{number}" for number, row in enumerate(ROWS)]
 
