@@ -31,8 +31,9 @@ from runner.preflight.planned_queries import (
 from runner.preflight.sql_units import Rooms, StatementContext, StatementFinding, Unit
 from runner.sql.catalog_needs import needed
 from runner.sql.facts import cursor_of_row, view_aliases
+from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation, inner_query, query_relations
-from runner.sql.session_settings import assigned
+from runner.sql.session_settings import ALL, assigned
 from runner.sql.statements import StatementKind
 from runner.sql.version_needs import foreign_options
 from runner.structs import Struct, field
@@ -40,6 +41,7 @@ from runner.structs import Struct, field
 _K = StatementKind
 #: The finding for a feature of a later version.
 _NEWER = "JP624"
+_NO_OBJECT = "42704"
 #: The most characters of a statement in reports.
 _SHOWN = 100
 #: Settings that a superuser may change, and a role with the privilege SET on them.
@@ -198,6 +200,16 @@ class Examiner:
         reserved = [name for name in names if name.startswith(_OF_SUPERUSERS) or name in _RESERVED]
         if reserved and not sight.around.superuser:
             verdict.why.append(f"only running it shows whether the role may set {reserved[0]}, as superusers may")
+        for name, value in assigned(unit.statement):
+            if value is None and name != ALL and "." not in name:  # the server parses SHOW of known settings alone
+                shown = await self._inspector.probe(
+                    sight.around.settings, f"SHOW {quote_identifier(name)}", explain=False
+                )
+                if shown.parse.error is not None and shown.parse.error.sqlstate == _NO_OBJECT:
+                    message = shown.parse.error.message
+                    verdict.findings.append(
+                        StatementFinding(code="JP523", message=message, offset=unit.statement.start)
+                    )
         after = await self._rooms.after(unit)
         if after.error is not None:
             verdict.findings.append(refused_setting(after, unit.statement.start, dict(assigned(unit.statement))))

@@ -314,7 +314,7 @@ PARTS = Group(
         ALTER TABLE t ADD COLUMN z xml UNIQUE
         CREATE TABLE w (a varchar(0))
         CREATE TABLE w (a char(10485761))
-        CREATE TABLE w (a varchar(10485760), b numeric(1000, 1000), c bit(3), d numeric(3, -2), e timestamp(6))
+        CREATE TABLE w (a varchar(10485760), b numeric(1000, 1000), c bit(3), e timestamp(6))
         CREATE TABLE w (a numeric(2000, 2))
         CREATE TABLE w (a bit(0))
         CREATE TABLE w (a setof int)

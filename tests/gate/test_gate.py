@@ -81,6 +81,8 @@ NAMED = (
     "parts: - -> UPDATE t SET b = 1 WHERE CURRENT OF nowhere",
     "parts: - -> ALTER TABLE t ALTER b SET (n_distinct = -5)",
     "parts: - -> CREATE TABLE w (id int) TABLESPACE pg_global",
+    "parameters: - -> RESET nonsense; SELECT 1",
+    "publications: ALTER TABLE base DROP CONSTRAINT base_pkey -> DELETE FROM base WHERE false",
     "users of a step: RESET ROLE + SELECT count(*) FROM own as gate_reader",
     "users of a step: SET SESSION AUTHORIZATION gate_owner + SELECT count(*) FROM own as gate_reader",
     "routines: DROP FUNCTION stamp() CASCADE -> ALTER TABLE trg DISABLE TRIGGER trg_stamp",
