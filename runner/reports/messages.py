@@ -206,7 +206,7 @@ def iteration_words(record: StepRecord, now: float) -> str:
         done, left = f"{done} of about {record.table_rows:,}", f"at most {format_duration(rest)} left"
     values = ", ".join(f"{name} = {value}" for name, value in batch_values(record).items())
     rate = rate_words(record.rows, seconds_of(record, now)) if done else ""
-    return ", ".join(part for part in (f"iteration {record.iteration}{limit}", done, rate, left, values) if part)
+    return ", ".join(part for part in (f"iteration {record.iteration}{limit}", left, done, rate, values) if part)
 
 
 def loop_lines(state: RunState, now: float) -> Iterator[str]:

@@ -142,13 +142,11 @@ def estimate(state: RunState, now: float, durations: Durations) -> float | None:
     these.
     """
     left = [record for record in state.records.values() if not record.final and record.instances is None]
-    loops = {record.key: seconds for record in left if (seconds := rest_of_loop(record, now)) is not None}
     known = {record.key: seconds for record in left if (seconds := durations(record.key)) is not None}
-    if not left or 2 * len(known.keys() | loops.keys()) < len(left):
+    if not left or 2 * len(known) < len(left):
         return None
-    average = sum(known.values()) / len(known) if known else 0.0
-    usual = {record.key: _rest(record, known.get(record.key, average), now) for record in left}
-    rest = {key: seconds if key in known else loops.get(key, seconds) for key, seconds in usual.items()}
+    average = sum(known.values()) / len(known)
+    rest = {record.key: _rest(record, known.get(record.key, average), now) for record in left}
     work = sum(seconds * state.records[key].step.slots for key, seconds in rest.items())
     needs = {key: [need.step for need in state.records[key].step.needs] for key in rest}
     return max(longest_path(needs, rest)[0], work / state.capacity[SLOTS])

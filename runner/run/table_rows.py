@@ -11,8 +11,8 @@ from runner.sql.carried_rows import changed_table
 from runner.sql.placeholders import quote_literal
 from runner.structs import Struct
 
-#: Seconds for the query: without an answer nothing is estimated.
-_WITHIN = 2.0
+#: Seconds for the query, and for the lock on a partitioned table that it needs: without an answer nothing is estimated.
+_WITHIN, _LOCKED_WITHIN = 1.0, 0.2
 #: The rows of a table, or of the partitions of one; none if a part of it was never analyzed.
 _ROWS = """
 SELECT t.oid::pg_catalog.regclass::pg_catalog.text, pg_catalog.sum(c.reltuples)::pg_catalog.int8
@@ -39,7 +39,7 @@ async def estimated_rows(gateway: Gateway, request: LaunchRequest) -> TableRows 
         role=request.role,
         search_path=request.search_path,
         timeout=_WITHIN,
-        lock_timeout=_WITHIN,
+        lock_timeout=_LOCKED_WITHIN,
         before_launch=True,
     )
     try:

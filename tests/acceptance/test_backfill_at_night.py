@@ -280,7 +280,10 @@ def _seconds(end: dict[str, Any]) -> float:
 
 
 def check_batches(journal: list[dict[str, Any]]) -> None:
-    """Batches settle near the target, however fast the machine is."""
+    """Batches settle near the target, however fast the machine is; the batch after a hold is half as large."""
+    changes = [event for event in journal if event["event"] == "step_adapted"]
+    assert {"duration", "hold"} <= {change["because"] for change in changes}
+    assert all(change["before"] / 2 <= change["value"] <= change["before"] * 2 for change in changes)
     took = [seconds for _, seconds in batches_of(journal)]
     settled = statistics.median(took[len(took) // 2 : -1])
     assert TARGET / 2 <= settled <= TARGET * 2, took

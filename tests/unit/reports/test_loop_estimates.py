@@ -41,23 +41,16 @@ def after(iterations: int, *, table_rows: int | None, rows: int = 1000) -> RunSt
     return state
 
 
-def nothing(_: str) -> float | None:
-    """Return that the usual duration of a step is not known."""
-    return None
-
-
 def test_the_rest_of_a_loop_is_what_its_table_has_left_at_its_speed() -> None:
     state = after(3, table_rows=9_000)
     words = iteration_words(state.records["fill"], 30.0)
-    assert words == "iteration 4 of at most 1000, UPDATE 3,000 of about 9,000, 100 rows/s, at most 1m00s left"
+    assert words == "iteration 4 of at most 1000, at most 1m00s left, UPDATE 3,000 of about 9,000, 100 rows/s"
     assert list(loop_lines(state, 30.0)) == [f"fill: {words}"]
-    assert estimate(state, 30.0, nothing) == pytest.approx(60.0)
 
 
 def test_nothing_is_estimated_without_statistics_without_a_speed_or_beyond_the_table() -> None:
     for state, now in ((after(3, table_rows=None), 30.0), (after(0, table_rows=9_000), 5.0)):
         assert "left" not in iteration_words(state.records["fill"], now)
-        assert estimate(state, now, nothing) is None
     beyond = iteration_words(after(3, table_rows=2_000).records["fill"], 30.0)
     assert beyond == "iteration 4 of at most 1000, UPDATE 3,000, 100 rows/s"
 
