@@ -3,8 +3,8 @@
 psql's loop has one session, one statement for each batch, and a file of as many statements as there are batches: the
 best that can be written by hand. It has batches of the size on which jobplan settles. Both change every row of a table
 once, and take turns. The third side looks for the next unfinished rows (`IS NULL LIMIT`) in each batch, and reads those
-that are finished again and again. Of this side the first and the last batch are compared, and of jobplan's the rows per
-second in the middle and at the end.
+that are finished again and again. Of this side the first and the last batches are compared, and of jobplan's the rows
+per second in the middle and at the end.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from benchmarks.validation import shell_environment
 _NAME = "backfill"
 _ROWS, _QUICK_ROWS = 5_000_000, 500_000
 _TARGET, _QUICK_TARGET = "1s", "200ms"
+#: The side without a key has small batches, as such loops have, and a part of the rows: it would take an hour.
+_SMALL, _PART = 5_000, 5
 #: How many times as many rows per second as the loop jobplan must change; and its last batches as those in the middle.
 _LEAST, _STEADY = 0.95, 0.9
 _PLAN = """\
@@ -74,14 +76,11 @@ def measure(bench: Bench) -> Iterator[Figure]:
     yield Figure.median(_NAME, f"the same by a psql loop, batches of {size:,}", loops, "rows/s")
     yield Figure.median(_NAME, "jobplan against the psql loop", ratios, "times as fast", at_least(_LEAST))
     yield Figure.median(_NAME, "jobplan: last batches against the middle", steady, "times as fast", at_least(_STEADY))
+    rows = rows // _PART
     _fresh(bench, rows)
-    first, last = _first_and_last(bench, size, rows)
-    yield Figure(
-        benchmark=_NAME,
-        what="IS NULL LIMIT: time of the last batch, against the first",
-        value=last / first,
-        unit="times",
-    )
+    first, last = _first_and_last(bench, rows)
+    slower = f"IS NULL LIMIT, batches of {_SMALL:,} of {rows:,} rows: the last ones against the first"
+    yield Figure(benchmark=_NAME, what=slower, value=last / first, unit="times as long")
 
 
 def _fresh(bench: Bench, rows: int) -> None:
@@ -144,12 +143,12 @@ def _check(bench: Bench) -> None:
         raise RuntimeError(f"{left} rows were not changed")
 
 
-def _first_and_last(bench: Bench, size: int, rows: int) -> tuple[float, float]:
-    """Return the seconds of the first full batch, and of the last one, of batches that look for unfinished rows."""
+def _first_and_last(bench: Bench, rows: int) -> tuple[float, float]:
+    """Return the seconds of the first batches, and of the last ones, that look for unfinished rows; medians of five."""
     took: list[float] = []
     with psycopg.connect(bench.dsn, autocommit=True) as connection:
-        for _ in range(max(rows // size, 2)):
+        for _ in range(rows // _SMALL):
             start = time.perf_counter()
-            connection.execute(_WITHOUT_KEY.format(size=size).encode())
+            connection.execute(_WITHOUT_KEY.format(size=_SMALL).encode())
             took.append(time.perf_counter() - start)
-    return took[0], took[-1]
+    return statistics.median(took[:5]), statistics.median(took[-5:])
