@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from runner.errors import Cause, Problem
 from runner.plan import steps
@@ -93,16 +94,23 @@ def _by_id(drafts: Iterable[Draft]) -> dict[str, Draft]:
     return by_id
 
 
+#: What each step must have: the key, the code of the problem, and an example.
+_POLICIES: Final = (("timeout", "JP204", "10m"), ("on_finish", "JP205", "wait"))
+
+
 def _check_policy(draft: Draft) -> None:
     name = draft.fields.step
     named = f"the step `{name}`" if name else "this step"
-    for key, code, example in (("timeout", "JP204", "10m"), ("on_finish", "JP205", "wait")):
-        if not draft.fields.has(key):
-            message = f"{named} has no `{key}`, and `defaults` has none either"
-            hint = f"write `{key}: {example}` in the step or in `defaults`"
-            part = f"`{name}`" if name else f"the step at line {draft.fields.position.line}"
-            cause = Cause(key=key, part=part, hint=f"write `{key}: {example}` in `defaults`")
-            draft.fields.add(draft.fields, code, message, hint=hint, cause=cause)
+    missing = [policy for policy in _POLICIES if not draft.fields.has(policy[0])]
+    lines = " and ".join(f"`{key}: {example}`" for key, _, example in missing)
+    what = f"paste two lines, {lines}," if len(missing) > 1 else f"write {lines}"
+    into = "into" if len(missing) > 1 else "in"
+    for key, code, _ in missing:
+        message = f"{named} has no `{key}`, and `defaults` has none either"
+        part = f"`{name}`" if name else f"the step at line {draft.fields.position.line}"
+        cause = Cause(key=key, part=part, hint=f"{what} {into} `defaults`")
+        hint = f"{what} {into} the step or {into} `defaults`"
+        draft.fields.add(draft.fields, code, message, hint=hint, cause=cause)
 
 
 def _check_needs(

@@ -27,6 +27,8 @@ _BOOLEANS |= {"false": "false", "no": "false", "off": "false", "n": "false"}
 #: Keys of other tools, and the key of a plan that means the same.
 _ELSEWHERE = {
     "after": "needs",
+    "always": "finally",
+    "cmd": "sql",
     "command": "sql",
     "concurrency": "budget",
     "condition": "if",
@@ -47,22 +49,39 @@ _ELSEWHERE = {
     "parameters": "params",
     "pool": "pools",
     "query": "sql",
+    "register": "capture",
     "retries": "retry",
     "run": "sql",
     "script": "sql_file",
     "statement_timeout": "timeout",
     "tasks": "steps",
+    "timeout-minutes": "timeout",
+    "timeout_minutes": "timeout",
+    "uses": "include",
     "variables": "params",
     "vars": "params",
     "when": "if",
     "with_items": "for_each",
 }
+_MAIL = (
+    "`jobplan run --notify` sends to a webhook; a CI job or a timer's OnFailure sends mail by the exit code, with the "
+    "file of `--report`"
+)
 #: Keys of other tools for which a plan has no key: what to use instead.
 _OUTSIDE = {
     "cron": "cron, a systemd timer or a CI schedule starts jobplan",
-    "mail": "see `jobplan run --report`; a CI job or a timer's OnFailure sends mail by the exit code",
-    "notify": "see `jobplan run --report`; a CI job or a timer's OnFailure notifies by the exit code",
+    "email": _MAIL,
+    "mail": _MAIL,
+    "notify": _MAIL,
+    "on_success": "the step that follows has `needs` with this step",
     "schedule": "cron, a systemd timer or a CI schedule starts jobplan",
+    "shell": "a plan has only SQL: the script that calls jobplan runs programs before and after it",
+    "slack": _MAIL,
+    "trigger": "cron, a systemd timer or a CI schedule starts jobplan",
+}
+#: Keys of other tools in a step, where a plan has a similar key with another meaning.
+_OF_ANOTHER_STEP = {
+    "on_failure": "write it in the step that follows: needs: [{step: ID, on: failure}]",
 }
 _UNIT_WORDS = (
     (r"(?:milliseconds?|millis|msecs?)", "ms"),
@@ -182,9 +201,14 @@ def unknown_key(about: About, label: str, key: str, known: Collection[str], gues
         hint = f"{name_of(invisible.group())} is in it, which is invisible or looks like a space; remove it"
         return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
     meant = _ELSEWHERE.get(key)
-    hint = f"did you mean `{meant}`?" if meant in known else guesses.did_you_mean(key, known)
-    if key not in known and meant not in known:
-        hint = _OUTSIDE.get(key, hint)
+    if meant in known:
+        hint = f"did you mean `{meant}`?"
+    elif key in _OUTSIDE:
+        hint = _OUTSIDE[key]
+    elif meant is not None and "steps" in known and "sql" not in known:
+        hint = f"a step has the key `{meant}`"
+    else:
+        hint = _OF_ANOTHER_STEP.get(key) or guesses.did_you_mean(key, known)
     if hint is None and len(known) <= 8:
         hint = f"its keys are {listed(known, last='and')}"
     return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
@@ -276,7 +300,7 @@ def _mend_size(text: str) -> str | None:
 
 
 def _mend_id(text: str) -> str | None:
-    meant = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:63]
+    meant = re.sub(r"[^a-z0-9_-]+", "_", text.lower()).strip("_-")[:63]
     return meant if meant[:1].isalpha() else None
 
 

@@ -20,7 +20,7 @@ from runner.plan.problem_collector import Guesses
 from runner.structs import Struct
 
 _ONLY: Final = "only "
-_SELECTOR: Final = re.compile(r"([a-z][a-z0-9_]*)(\[.*\])?(?:\.([a-z][a-z0-9_]*))?", re.DOTALL)
+_SELECTOR: Final = re.compile(r"([a-z][a-z0-9_-]*)(\[.*\])?(?:\.([a-z][a-z0-9_-]*))?", re.DOTALL)
 
 
 class Part(Struct, frozen=True):

@@ -52,7 +52,8 @@ _RUN = "run"
 def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:
     """Return what a step needs, with the node of each; `prefix` is that of the included file's ids."""
     found: list[tuple[Need, Node]] = []
-    for node in fields.items("needs"):
+    single = fields.scalar("needs")  # `needs: a`
+    for node in fields.items("needs") if single is None else (single,):
         if isinstance(node, Scalar):
             found.append((Need(step=prefix + node.text), node))
         elif isinstance(node, MappingNode):
@@ -66,8 +67,8 @@ def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:
 def read_retry(fields: Fields) -> Retry:
     """Return when a step is tried again."""
     retry = fields.mapping("retry")
-    if retry is None:
-        return Retry()
+    if retry is None:  # `retry: 3`, or none
+        return Retry(max_attempts=fields.integer("retry", 1))
     delay = retry.duration("delay", 0.0, zero=True) or 0.0
     max_delay = retry.duration("max_delay")
     if max_delay is not None and max_delay < delay:

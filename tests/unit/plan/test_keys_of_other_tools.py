@@ -39,14 +39,41 @@ def hint_for(tmp_path: Path, key: str, *, of_step: bool) -> str:
         ("continue-on-error", "allow_failure"),
         ("depends_on", "needs"),
         ("env", "settings"),
+        ("retries", "retry"),
+        ("cmd", "sql"),
+        ("register", "capture"),
+        ("uses", "include"),
+        ("when", "if"),
+        ("timeout-minutes", "timeout"),
+        ("on_failure", "needs: [{step: ID, on: failure}]"),
     ],
 )
 def test_a_key_of_a_step_names_the_key_of_a_plan(tmp_path: Path, key: str, meant: str) -> None:
-    assert f"`{meant}`" in hint_for(tmp_path, key, of_step=True)
+    assert meant in hint_for(tmp_path, key, of_step=True).replace("`", "")
 
 
 @pytest.mark.parametrize(
-    ("key", "word"), [("schedule", "cron"), ("cron", "timer"), ("mail", "--report"), ("notify", "exit code")]
+    ("key", "meant"),
+    [("run", "sql"), ("loop", "for_each"), ("depends_on", "needs"), ("retries", "retry"), ("env", "settings")],
+)
+def test_a_key_of_a_step_at_the_top_of_a_plan_says_that_steps_have_it(tmp_path: Path, key: str, meant: str) -> None:
+    assert hint_for(tmp_path, key, of_step=False) == f"a step has the key `{meant}`"
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("schedule", "cron"),
+        ("cron", "timer"),
+        ("trigger", "timer"),
+        ("mail", "--report"),
+        ("mail", "--notify"),
+        ("email", "--notify"),
+        ("notify", "exit code"),
+        ("shell", "script"),
+        ("always", "finally"),
+    ],
 )
 def test_what_a_plan_does_not_do_names_what_does_it(tmp_path: Path, key: str, word: str) -> None:
     assert word in hint_for(tmp_path, key, of_step=False)
+    assert word in hint_for(tmp_path, key, of_step=True) or key == "always"
