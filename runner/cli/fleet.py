@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.cli.console import print_json, print_lines, print_text
+from runner.cli.fleet_output import FleetOutput, fleet_output, notify_each_option
 from runner.cli.options import (
     ParameterValues,
     Reports,
@@ -20,6 +21,7 @@ from runner.cli.options import (
     journal_option,
     ledger_schema,
     no_ledger_option,
+    notify_options,
     parameter_options,
     parameter_values,
     selection_options,
@@ -28,7 +30,6 @@ from runner.cli.options import (
 )
 from runner.cli.project_options import (
     PlanPath,
-    chosen_reports,
     confirm,
     confirm_option,
     environment_argument,
@@ -44,12 +45,13 @@ from runner.structs import Struct, replace, to_values
 if TYPE_CHECKING:
     from runner.cli.run_signals import RunSignals
     from runner.engine.events import Outcome
+    from runner.engine.ports import Sink
     from runner.fleet.coordinator import FleetSink
     from runner.fleet.discovery import Resolved
     from runner.fleet.events import FleetEvent
     from runner.fleet.plans import FleetPlans
     from runner.fleet.records import FleetJournal
-    from runner.fleet.rollout import FleetState
+    from runner.fleet.rollout import FleetState, Member
     from runner.fleet.targets import Selector, Targets
 
 #: The longest id of a fleet run: a member's has `-001` behind it.
@@ -77,7 +79,8 @@ _report_option = click.option(
     "reports",
     multiple=True,
     metavar="KIND=PATH",
-    help="Write a report of KIND (html, junit, markdown, prometheus) to PATH; - is standard output; repeatable.",
+    help="Write a report of KIND (html, junit, markdown, prometheus) to PATH; - is standard output; repeatable. For "
+    "run and resume also otlp or otlp=URL: send a trace to OpenTelemetry.",
 )
 _format_option = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -192,6 +195,8 @@ def dry_run_command(
 @click.option("--require-ledger", is_flag=True, help="Fail on targets without a ledger: only with one is a retry safe.")
 @trust_option
 @_report_option
+@notify_options
+@notify_each_option
 def run_command(
     plan: Path,
     targets_file: Path,
@@ -211,6 +216,9 @@ def run_command(
     require_ledger: bool,
     trusted_roles: tuple[str, ...],
     reports: tuple[str, ...],
+    notify: str | None,
+    notify_blocked: str | None,
+    notify_each: bool,
 ) -> int:
     """Run a plan on all targets of a file.
 
@@ -224,64 +232,68 @@ def run_command(
     from runner.fleet.targets import read_targets
 
     confirm()
-    if require_ledger and no_ledger:
-        raise UsageError("--require-ledger and --no-ledger exclude each other.")
-    if or_resume and fleet_id is None:
-        raise UsageError("--or-resume needs --fleet-id: it says which fleet run is meant.")
-    if wait_for_runner and not or_resume:
-        raise UsageError("--wait-for-runner needs --or-resume.")
-    fleet_id = _checked_id(fleet_id) if fleet_id is not None else new_run_id(MonotonicClock().now())
-    targets = read_targets(targets_file)
-    _check_waves(waves, targets)
-    wanted = _wanted_reports(_chosen_reports(reports), plan, targets_file, params_file)
-    recorded = fleets_folder(journal) / fleet_id
-    if or_resume and (has_begun(recorded) or is_running(recorded)):
+    output = fleet_output(reports, notify, notify_blocked, each=notify_each)
+    with output.reporting_errors(plan.stem, fleet_id or ""):
+        if require_ledger and no_ledger:
+            raise UsageError("--require-ledger and --no-ledger exclude each other.")
+        if or_resume and fleet_id is None:
+            raise UsageError("--or-resume needs --fleet-id: it says which fleet run is meant.")
+        if wait_for_runner and not or_resume:
+            raise UsageError("--wait-for-runner needs --or-resume.")
+        fleet_id = _checked_id(fleet_id) if fleet_id is not None else new_run_id(MonotonicClock().now())
+        targets = read_targets(targets_file)
+        _check_waves(waves, targets)
+        wanted = _wanted_reports(output.files, plan, targets_file, params_file)
+        recorded = fleets_folder(journal) / fleet_id
+        if or_resume and (has_begun(recorded) or is_running(recorded)):
 
-        def resume() -> int:
-            return _resume_recorded(
-                fleet_id,
-                where,
-                marks=(),
-                allow_changed=False,
-                trusted_roles=trusted_roles,
-                wanted=wanted,
-                journal=journal,
-            )
+            def resume() -> int:
+                return _resume_recorded(
+                    fleet_id,
+                    where,
+                    marks=(),
+                    allow_changed=False,
+                    trusted_roles=trusted_roles,
+                    wanted=wanted,
+                    output=output,
+                    journal=journal,
+                )
 
-        return _when_free(resume, fleet_id, wait=wait_for_runner)
-    values = parameter_values(params, params_file)
-    plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
-    resolved = _resolved(targets, where)
-    ledger = None if no_ledger else ledger_schema()
-    known = _recorded_runs(resolved, fleet_id, ledger, trusted_roles) if or_resume and ledger is not None else {}
-    if waves and not any(members for wave, members in resolved.placed.waves if wave.name in waves):
-        print_text("no target is in these waves: nothing to do.", err=True)
-        return 0
-    begun = _begin(
-        fleet_id,
-        resolved,
-        plans,
-        plan,
-        values,
-        where=where,
-        waves=waves,
-        ledger=ledger,
-        journal=journal,
-        select=select,
-        exclude=exclude,
-    )
-    options = _Options(
-        ledger=ledger,
-        trusted_roles=trusted_roles,
-        require_ledger=require_ledger,
-        reports=wanted,
-    )
-    with begun.record:
-        if known:
-            assign_runs(begun.state, known)
-        return _execute(
-            begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
+            return _when_free(resume, fleet_id, wait=wait_for_runner)
+        values = parameter_values(params, params_file)
+        plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
+        resolved = _resolved(targets, where)
+        ledger = None if no_ledger else ledger_schema()
+        known = _recorded_runs(resolved, fleet_id, ledger, trusted_roles) if or_resume and ledger is not None else {}
+        if waves and not any(members for wave, members in resolved.placed.waves if wave.name in waves):
+            print_text("no target is in these waves: nothing to do.", err=True)
+            return 0
+        begun = _begin(
+            fleet_id,
+            resolved,
+            plans,
+            plan,
+            values,
+            where=where,
+            waves=waves,
+            ledger=ledger,
+            journal=journal,
+            select=select,
+            exclude=exclude,
         )
+        options = _Options(
+            ledger=ledger,
+            trusted_roles=trusted_roles,
+            require_ledger=require_ledger,
+            reports=wanted,
+            output=output,
+        )
+        with begun.record:
+            if known:
+                assign_runs(begun.state, known)
+            return _execute(
+                begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
+            )
 
 
 def _when_free(resume: Callable[[], int], fleet_id: str, *, wait: bool) -> int:
@@ -396,6 +408,8 @@ def _begin(
 @journal_option
 @trust_option
 @_report_option
+@notify_options
+@notify_each_option
 def resume_command(
     fleet_id: str,
     plan: Path | None,
@@ -409,6 +423,9 @@ def resume_command(
     journal: Path,
     trusted_roles: tuple[str, ...],
     reports: tuple[str, ...],
+    notify: str | None,
+    notify_blocked: str | None,
+    notify_each: bool,
 ) -> int:
     """Finish a fleet run: targets that succeeded are left alone, all others are tried again.
 
@@ -416,28 +433,35 @@ def resume_command(
     ledgers of the targets have the runs.
     """
     confirm()
-    if (plan is None) != (targets_file is None):
-        raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
-    values = parameter_values(params, params_file)
-    wanted = _wanted_reports(_chosen_reports(reports), plan, targets_file, params_file)
-    if plan is not None and targets_file is not None:
-        options = _Options(
-            ledger=ledger_schema(), trusted_roles=trusted_roles, allow_changed=allow_changed, reports=wanted
+    output = fleet_output(reports, notify, notify_blocked, each=notify_each)
+    with output.reporting_errors("" if plan is None else plan.stem, fleet_id):
+        if (plan is None) != (targets_file is None):
+            raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
+        values = parameter_values(params, params_file)
+        wanted = _wanted_reports(output.files, plan, targets_file, params_file)
+        if plan is not None and targets_file is not None:
+            options = _Options(
+                ledger=ledger_schema(),
+                trusted_roles=trusted_roles,
+                allow_changed=allow_changed,
+                reports=wanted,
+                output=output,
+            )
+            return _resume_elsewhere(
+                fleet_id, plan, targets_file, where, values=values, options=options, marks=marks, journal=journal
+            )
+        if params or params_file is not None:
+            raise UsageError("a resume takes its parameters from the record.")
+        return _resume_recorded(
+            fleet_id,
+            where,
+            marks=marks,
+            allow_changed=allow_changed,
+            trusted_roles=trusted_roles,
+            wanted=wanted,
+            output=output,
+            journal=journal,
         )
-        return _resume_elsewhere(
-            fleet_id, plan, targets_file, where, values=values, options=options, marks=marks, journal=journal
-        )
-    if params or params_file is not None:
-        raise UsageError("a resume takes its parameters from the record.")
-    return _resume_recorded(
-        fleet_id,
-        where,
-        marks=marks,
-        allow_changed=allow_changed,
-        trusted_roles=trusted_roles,
-        wanted=wanted,
-        journal=journal,
-    )
 
 
 def _resume_recorded(
@@ -448,6 +472,7 @@ def _resume_recorded(
     allow_changed: bool,
     trusted_roles: tuple[str, ...],
     wanted: Reports,
+    output: FleetOutput,
     journal: Path,
 ) -> int:
     """Finish a fleet run whose record is on this machine."""
@@ -481,6 +506,7 @@ def _resume_recorded(
             allow_changed=allow_changed,
             marks=_marks(marks, state),
             reports=wanted,
+            output=output,
         )
         return _execute(state, targets, plans, record, options, first=resumed, journal=journal)
 
@@ -650,6 +676,7 @@ class _Options(Struct, frozen=True, kw_only=True):
     allow_changed: bool = False
     marks: Mapping[str, Mapping[str, Outcome]] = {}
     reports: Reports = ()
+    output: FleetOutput | None = None
 
 
 def _execute(
@@ -678,6 +705,11 @@ def _execute(
         marks=options.marks,
     )
 
+    outside = () if options.output is None else options.output.sinks(state, record, first)
+
+    def sinks_of(member: Member) -> list[Sink]:
+        return [sink for one in outside if (sink := one.member(member)) is not None]
+
     async def execute(signals: RunSignals, sink: FleetSink) -> int:
         run = FleetRun(
             state,
@@ -686,16 +718,21 @@ def _execute(
             record,
             members,
             clock=MonotonicClock(),
-            sinks=[sink],
+            sinks=[sink, *outside],
             cancel_wanted=lambda: cancel_request(record.folder),
+            sinks_of=sinks_of,
         )
         with signals.passed_to(run.interrupt):
             code = await run.execute(first)
             signals.ignore()
             return code
 
-    with RunSignals() as signals, progress() as shown:
-        code = signals.in_loop(execute(signals, shown))
+    try:
+        with RunSignals() as signals, progress() as shown:
+            code = signals.in_loop(execute(signals, shown))
+    finally:
+        for one in outside:
+            one.close()
     print_lines(summary_lines(state, journal=journal_argument(journal) + environment_argument()), err=True)
     written = _write_reports(options.reports, state)
     print_text(f"record: {', '.join([str(record.folder), *written])}", err=True)
@@ -719,13 +756,6 @@ def _wanted_reports(texts: tuple[str, ...], *inputs: Path | None) -> Reports:
     from runner.fleet.reports import KINDS
 
     return wanted_reports(texts, *inputs, kinds=KINDS)
-
-
-def _chosen_reports(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the values of --report, or those of the project's settings that a fleet run can have."""
-    from runner.fleet.reports import KINDS
-
-    return given or tuple(text for text in chosen_reports(()) if text.partition("=")[0] in KINDS)
 
 
 def _resolved(targets: Targets, where: Sequence[str]) -> Resolved:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,20 +17,31 @@ from runner.cli.options import (
     journal_option,
     ledger_schema,
     no_ledger_option,
+    notify_options,
     protect,
     questions_command,
     report_option,
     trust_option,
+    wanted_notifications,
     wanted_reports,
+    wanted_trace,
     written_out,
 )
 from runner.cli.project_options import chosen_reports, chosen_severities, confirm, confirm_option, environment_options
-from runner.cli.run_control import ProgressOptions, RunSetup, execute_run, finished_line, progress_options
+from runner.cli.run_control import (
+    ProgressOptions,
+    RunSetup,
+    TraceOptions,
+    execute_run,
+    finished_line,
+    notifier,
+    progress_options,
+)
 from runner.cli.run_signals import RunInterruptedError, RunSignals
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
-from runner.errors import JobplanError, OpenQuestionError, PlanError, UsageError
+from runner.errors import JobplanError, OpenQuestionError, PlanError, RecordError, UsageError
 from runner.exit_codes import for_error, help_text
 from runner.lint import read_plan
 from runner.plan.model import Plan
@@ -38,6 +50,9 @@ from runner.run.continuation import Done
 from runner.run.resumption import begun, changed, plan_to_resume, resume_record
 from runner.run.takeover import Orphans
 from runner.structs import Struct
+
+if TYPE_CHECKING:
+    from runner.reports.notify import Notifications
 
 
 class ResumeOptions(Struct, frozen=True, kw_only=True):
@@ -51,7 +66,12 @@ class ResumeOptions(Struct, frozen=True, kw_only=True):
     orphans: Orphans
     marks: Mapping[str, ev.Outcome]
     allow_changed: bool
+    #: The values of --report that name files, or those of the project's settings.
     reports: tuple[str, ...]
+    #: All values of --report, which a suggested command repeats.
+    given_reports: tuple[str, ...]
+    notify: Notifications | None
+    trace: TraceOptions
     ledger: str | None
     trusted_roles: tuple[str, ...]
     from_ledger: bool
@@ -85,6 +105,7 @@ class ResumeOptions(Struct, frozen=True, kw_only=True):
     help="Read the record from the ledger: for a journal that is on another machine or lost.",
 )
 @report_option
+@notify_options
 @no_ledger_option
 @trust_option
 @progress_options
@@ -98,6 +119,8 @@ def resume(
     allow_changed: bool,
     from_ledger: bool,
     reports: tuple[str, ...],
+    notify: str | None,
+    notify_blocked: str | None,
     no_ledger: bool,
     trusted_roles: tuple[str, ...],
     verbose: bool,
@@ -117,10 +140,13 @@ def resume(
     except JobplanError as error:
         progress.report_error(error)
         return for_error(error)
+    notifications: Notifications | None = None
     with unblocked_output():
         try:
             with RunSignals() as signals:
                 try:
+                    notifications = wanted_notifications(notify, notify_blocked)
+                    traced, collector, files = wanted_trace(chosen_reports(reports))
                     options = ResumeOptions(
                         run=run,
                         dsn=chosen_dsn(dsn, general=False),
@@ -129,7 +155,10 @@ def resume(
                         orphans=Orphans(orphans),
                         marks=_marks(marks),
                         allow_changed=allow_changed,
-                        reports=reports,
+                        reports=files,
+                        given_reports=reports,
+                        notify=notifications,
+                        trace=TraceOptions(wanted=traced, collector=collector),
                         ledger=None if no_ledger else ledger_schema(),
                         trusted_roles=trusted_roles,
                         from_ledger=from_ledger,
@@ -139,7 +168,10 @@ def resume(
                 except JobplanError as error:
                     signals.ignore()
                     progress.report_error(error)
-                    return for_error(error)
+                    code = for_error(error)
+                    if notifications is not None:
+                        notifier(notifications, progress, plan=_plan_name(journal, run), run=run).ended_early(code)
+                    return code
         except RunInterruptedError as stop:
             return progress.interrupted(stop.number)
 
@@ -148,7 +180,7 @@ def _resume(options: ResumeOptions, signals: RunSignals) -> int:
     run = _restored(options) if options.from_ledger else options.run
     record = read_record(options.journal, run, notices=False, own=True)
     plan = _plan(record, options)
-    destinations = wanted_reports(chosen_reports(options.reports))
+    destinations = wanted_reports(options.reports)
     if destinations:
         protect(destinations, files_of_recorded(plan))
     with signals.postponed():  # until the journal, once it is open, is closed in any case
@@ -162,6 +194,8 @@ def _resume(options: ResumeOptions, signals: RunSignals) -> int:
             given_dsn=options.given_dsn,
             progress=options.progress,
             reports=destinations,
+            notify=options.notify,
+            trace=options.trace,
             ledger=options.ledger,
             trusted_roles=options.trusted_roles,
         )
@@ -169,6 +203,14 @@ def _resume(options: ResumeOptions, signals: RunSignals) -> int:
             return execute_run(setup, MonotonicClock(), signals)
         except OpenQuestionError as error:
             raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
+
+
+def _plan_name(journal: Path, run: str) -> str:
+    """Return the name of the plan of a run, for a message that it could not be resumed; empty without a record."""
+    try:
+        return read_record(journal, run, notices=False).plan.name
+    except RecordError:
+        return ""
 
 
 def _done(run_id: str, options: ResumeOptions) -> int:
@@ -183,7 +225,7 @@ def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:
     """Return this command again, with a placeholder for the answer to each question."""
     flags = [("--allow-changed", options.allow_changed), ("--no-ledger", options.ledger is None)]
     more = [flag for flag, given in flags if given]
-    more += [word for report in options.reports for word in ("--report", report)]
+    more += [word for report in options.given_reports for word in ("--report", report)]
     given = [f"{step}={outcome}" for step, outcome in options.marks.items()]
     return questions_command(run_id, asked, journal=options.journal, dsn=options.given_dsn, more=more, given=given)
 

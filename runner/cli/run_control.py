@@ -25,7 +25,7 @@ from runner.cli.error_reports import error_sentence, report_error
 from runner.cli.options import written_out
 from runner.cli.run_signals import RunInterruptedError, RunSignals
 from runner.clock import Clock
-from runner.engine.events import Event, RunFinished
+from runner.engine.events import Event, RunFinished, RunStarted
 from runner.engine.ports import PreviousRun, PreviousRuns, Sink
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
@@ -386,7 +386,7 @@ async def _usual_for_fit(setup: RunSetup) -> Mapping[str, float]:
 
 def _traces(setup: RunSetup) -> list[Sink]:
     """Return the sink that sends a trace, if --report or the environment asks for one."""
-    if not setup.trace.wanted and not _wants_trace(os.environ):
+    if not setup.trace.wanted and not wants_trace(os.environ):
         return []
     try:
         from runner.reports.otlp import Trace, span_exporter
@@ -397,10 +397,10 @@ def _traces(setup: RunSetup) -> list[Sink]:
         setup.progress.print(f"jobplan: {text}.", level="warning", event="warning")
 
     exporter = span_exporter(setup.trace.collector)
-    return [Trace(exporter, setup.run_id, environment=dict(os.environ), warn=warn)]
+    return [Trace(exporter, setup.run_id, environment=dict(os.environ), warn=warn, history=setup.history)]
 
 
-def _wants_trace(environment: Mapping[str, str]) -> bool:
+def wants_trace(environment: Mapping[str, str]) -> bool:
     """Return whether the environment names a collector for traces, and does not disable them."""
     disabled = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
     other = environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
@@ -414,11 +414,28 @@ def _notifiers(setup: RunSetup, now: float) -> list[Sink]:
     begun = next((event.at for event in setup.history), now)
     ends = [event.exit_code for event in setup.history if isinstance(event, RunFinished)]
     failed = is_failure(ends[-1]) if ends else failed_before(setup.journal.folder.parent, setup.plan.name, begun)
-    return [notifier(setup.notify, setup.progress, plan=setup.plan.name, run=setup.run_id, failed=failed)]
+    return [
+        notifier(
+            setup.notify,
+            setup.progress,
+            plan=setup.plan.name,
+            run=setup.run_id,
+            database=next((event.database for event in setup.history if isinstance(event, RunStarted)), ""),
+            failed=failed,
+            resumed=bool(ends),
+        )
+    ]
 
 
 def notifier(
-    wanted: Notifications, progress: ProgressOptions, *, plan: str, run: str = "", failed: bool = False
+    wanted: Notifications,
+    progress: ProgressOptions,
+    *,
+    plan: str,
+    run: str = "",
+    database: str = "",
+    failed: bool = False,
+    resumed: bool = False,
 ) -> Notifier:
     """Return what sends the messages of a run; it reports what it could not send as a warning."""
     from runner.reports.notify import Notifier, Webhook
@@ -427,7 +444,15 @@ def notifier(
         progress.print(f"jobplan: {text}.", level="warning", event="warning")
 
     webhook = Webhook(wanted.url, warn)
-    return Notifier(webhook, plan=plan, run=run, failed_before=failed, blocked_after=wanted.blocked_after)
+    return Notifier(
+        webhook,
+        plan=plan,
+        run=run,
+        database=database,
+        failed_before=failed,
+        resumed=resumed,
+        blocked_after=wanted.blocked_after,
+    )
 
 
 def _wants_history(setup: RunSetup) -> bool:

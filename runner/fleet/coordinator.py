@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from runner.clock import Clock
+from runner.engine.ports import Sink
 from runner.errors import JobplanError, RecordError
 from runner.fleet import events as ev
 from runner.fleet.budget import ClusterBudget
@@ -61,6 +62,7 @@ class FleetRun:
         clock: Clock,
         sinks: Sequence[FleetSink] = (),
         cancel_wanted: Callable[[], str | None] = lambda: None,
+        sinks_of: Callable[[Member], Sequence[Sink]] = lambda _: (),
     ) -> None:
         self.state = state
         self._targets = targets
@@ -70,6 +72,8 @@ class FleetRun:
         self._clock = clock
         self._sinks = sinks
         self._cancel_wanted = cancel_wanted
+        #: Returns the sinks for the run of a member, besides its journal.
+        self._sinks_of = sinks_of
         self._budgets = {name: ClusterBudget(cluster.slots) for name, cluster in targets.clusters.items()}
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -176,6 +180,7 @@ class FleetRun:
                     clock=self._clock,
                     slots=slots,
                     on_run=on_run,
+                    sinks=self._sinks_of(member),
                 )
         finally:
             run = self._runs.pop(name, None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runner.clock import Clock
 from runner.engine import events as run_events
-from runner.engine.ports import SharedSlots
+from runner.engine.ports import SharedSlots, Sink
 from runner.engine.state import BAD, RunState, StepRecord
 from runner.errors import ConnectionFailedError, JobplanError, OpenQuestionError, PlanError
 from runner.exit_codes import ExitCode, for_error
@@ -50,6 +50,7 @@ async def run_member(
     clock: Clock,
     slots: SharedSlots,
     on_run: Callable[[Run], None],
+    sinks: Sequence[Sink] = (),
 ) -> MemberFinished:
     """Run the plan on the target, or finish the run that a previous process began there, and return how it ended."""
     target = member.target
@@ -70,6 +71,7 @@ async def run_member(
         result = await carry_out(
             wish,
             clock=clock,
+            sinks=sinks,
             require_ledger=options.require_ledger,
             shared_slots=slots,
             target=target.name,

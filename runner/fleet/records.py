@@ -16,6 +16,7 @@ from typing import Self
 
 from runner.clock import parse_rfc3339, rfc3339
 from runner.errors import RecordError, RunHeldError
+from runner.exit_codes import is_failure
 from runner.fleet import events as ev
 from runner.fleet.rollout import FleetState, apply, initial_state
 from runner.fleet.targets import Targets, place
@@ -27,6 +28,8 @@ from runner.structs import from_values, to_json_line, to_values
 FLEETS = "fleets"
 EVENTS = "fleet.jsonl"
 TARGETS = "targets.json"
+#: Fleet runs that are read to know whether the one before had failed.
+_LATEST = 20
 #: The user who has requested to cancel the fleet run.
 CANCEL = "cancel"
 #: The journals of the members.
@@ -229,6 +232,29 @@ def read_fleet(root: Path, fleet: str) -> tuple[Targets, FleetState]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(f"the record {folder} is damaged: {error}.") from error
     return targets, state
+
+
+def failed_before(root: Path, plan: str, fleet: str) -> bool:
+    """Return whether the last other fleet run of a plan that finished had failed; damaged records are left out."""
+    found: list[tuple[float, int]] = []
+    for folder in _latest(root):
+        if folder.name == fleet:
+            continue
+        try:
+            _, state = read_fleet(root, folder.name)
+        except RecordError:
+            continue
+        if state.started is not None and state.started.plan == plan and state.finished is not None:
+            found.append((state.started.at, state.finished.exit_code))
+    return bool(found) and is_failure(max(found)[1])
+
+
+def _latest(root: Path) -> list[Path]:
+    """Return the folders of the fleet runs that were written last."""
+    with contextlib.suppress(OSError):
+        folders = [folder for folder in root.iterdir() if (folder / EVENTS).is_file()]
+        return sorted(folders, key=lambda folder: (folder / EVENTS).stat().st_mtime)[-_LATEST:]
+    return []
 
 
 def _events(folder: Path) -> Iterator[ev.FleetEvent]:

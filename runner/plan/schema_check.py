@@ -144,7 +144,8 @@ class _Compiler:
         for part in parts:
             resolved, _ = self._resolve(part)
             types = resolved["type"] if isinstance(resolved["type"], list) else [resolved["type"]]
-            titles.append(resolved.get("title") or schema_messages.type_words(types))
+            title = resolved.get("title") or schema_messages.type_words(types)
+            titles.append(title.partition(":")[0])  # without the details of a form
             check = self.compile(part, item=about.item)
             for kind in [*types, *(["integer"] if "number" in types else [])]:
                 if kind in by_kind:

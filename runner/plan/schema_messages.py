@@ -205,7 +205,7 @@ def unknown_key(about: About, label: str, key: str, known: Collection[str], gues
         hint = f"did you mean `{meant}`?"
     elif key in _OUTSIDE:
         hint = _OUTSIDE[key]
-    elif meant is not None and "steps" in known and "sql" not in known:
+    elif meant is not None and key != "name" and "steps" in known and "sql" not in known:
         hint = f"a step has the key `{meant}`"
     else:
         hint = _OF_ANOTHER_STEP.get(key) or guesses.did_you_mean(key, known)
@@ -300,6 +300,11 @@ def _mend_size(text: str) -> str | None:
 
 
 def _mend_id(text: str) -> str | None:
+    meant = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:63]
+    return meant if meant[:1].isalpha() else None
+
+
+def _mend_step_id(text: str) -> str | None:
     meant = re.sub(r"[^a-z0-9_-]+", "_", text.lower()).strip("_-")[:63]
     return meant if meant[:1].isalpha() else None
 
@@ -335,6 +340,7 @@ _MENDERS: Final[MappingABC[str, Callable[[str], str | None]]] = {
     "a size": _mend_size,
     "a time of day": _mend_time,
     "an id": _mend_id,
+    "a step's id": _mend_step_id,
     "a name": _mend_name,
     "a PostgreSQL condition": _mend_condition,
 }

@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
-from typing import Final
+from typing import Final, Protocol
 
 from runner.durations import format_duration
 from runner.engine.events import AttemptBlocked, AttemptFinished, AttemptUnblocked, Event, RunFinished, RunStarted
@@ -138,6 +138,18 @@ def checked_url(url: str) -> str:
     return url
 
 
+class Outbox(Protocol):
+    """Where messages go: a webhook."""
+
+    def send(self, message: Message) -> None:
+        """Send a message; returns at once."""
+        ...
+
+    def close(self) -> None:
+        """Wait, for a short time, until everything is sent."""
+        ...
+
+
 class Notifications(Struct, frozen=True, kw_only=True):
     """What a user wants to know: where to, and after how many seconds a blocked step is worth a message."""
 
@@ -148,21 +160,29 @@ class Notifications(Struct, frozen=True, kw_only=True):
 class Notifier:
     """A sink that sends a message when something happens that a person should know.
 
-    `failed_before`: the previous run of the plan, or this one before it was resumed, had failed.
+    `failed_before`: the previous run of the plan, or this one before it was resumed, had failed. `resumed` says which.
+    Without `ends` the end of the run is not reported: the fleet run that it belongs to reports its own.
     """
 
     def __init__(
         self,
-        webhook: Webhook,
+        webhook: Outbox,
         *,
         plan: str,
         run: str,
+        database: str = "",
         failed_before: bool = False,
+        resumed: bool = False,
+        ends: bool = True,
         blocked_after: float | None = None,
     ) -> None:
         self._webhook = webhook
         self._about = {"plan": plan, "run": run, "host": socket.gethostname()}
+        if database:
+            self._about["database"] = database
         self._failed_before = failed_before
+        self._before = "it had failed before" if resumed else "the run before had failed"
+        self._ends = ends
         self._blocked_after = blocked_after
         self._blocked: dict[str, AttemptBlocked] = {}
         self._reported: set[tuple[str, int]] = set()
@@ -176,9 +196,11 @@ class Notifier:
                 self._blocked[event.step] = event
             case AttemptUnblocked() | AttemptFinished():
                 self._blocked.pop(event.step, None)
+            case RunFinished() if not self._ends:
+                pass
             case RunFinished(exit_code=0):
                 if self._failed_before:
-                    self._send("recovery", "succeeded; the run before had failed", exit_code=0)
+                    self._send("recovery", f"succeeded; {self._before}", exit_code=0)
             case RunFinished() if is_failure(event.exit_code):
                 self._failed(event)
 
@@ -217,7 +239,7 @@ class Notifier:
         self._send("failure", what, exit_code=event.exit_code, steps=steps)
 
     def _send(self, event: str, what: str, **fields: object) -> None:
-        run = f", run {self._about['run']}" if self._about["run"] else ""
+        run = f", run {self._about['run']}" if self._about["run"] and self._about["plan"] else ""
         where = f" on {self._about['database']}" if "database" in self._about else ""
-        text = f"jobplan: {self._about['plan']}{where}{run} {what}"
+        text = f"jobplan: {self._about['plan'] or 'run ' + self._about['run']}{where}{run} {what}"
         self._webhook.send({"text": text, "event": event, **self._about, **fields})

@@ -60,7 +60,9 @@ class Trace:
         *,
         environment: Mapping[str, str],
         warn: Callable[[str], None],
+        history: Sequence[Event] = (),
     ) -> None:
+        self._began = next((event for event in history if isinstance(event, RunStarted)), None)
         self._exporter = exporter
         self._run_id = run_id
         self._environment = environment
@@ -79,7 +81,7 @@ class Trace:
 
     def close(self) -> None:
         """Send the trace, and wait for a short time until that is done."""
-        spans = trace_of(self._events, self._run_id, self._environment)
+        spans = trace_of(self._events, self._run_id, self._environment, began=self._began)
         if not spans:
             return
         thread = threading.Thread(target=self._send, args=(spans,), name="jobplan-otlp", daemon=True)
@@ -89,26 +91,34 @@ class Trace:
             self._warn(f"the trace was not sent: the collector did not answer within {PATIENCE:g} s")
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
-
-        for first in range(0, len(spans), _BATCH):
-            if self._exporter.export(spans[first : first + _BATCH]) is not SpanExportResult.SUCCESS:
-                self._warn("the trace was not sent: the collector refused it, or did not answer")
-                return
+        if not export(self._exporter, spans):
+            self._warn("the trace was not sent: the collector refused it, or did not answer")
 
 
-def trace_of(events: Sequence[Event], run_id: str, environment: Mapping[str, str]) -> Sequence[ReadableSpan]:
-    """Return the spans of a run; none if it never began. Its parent is that of TRACEPARENT."""
+def export(exporter: SpanExporter, spans: Sequence[ReadableSpan]) -> bool:
+    """Send spans, some at a time, and return whether the collector has accepted all of them."""
+    batches = (spans[first : first + _BATCH] for first in range(0, len(spans), _BATCH))
+    return all(exporter.export(batch) is SpanExportResult.SUCCESS for batch in batches)
+
+
+def trace_of(
+    events: Sequence[Event], run_id: str, environment: Mapping[str, str], *, began: RunStarted | None = None
+) -> Sequence[ReadableSpan]:
+    """Return the spans of a run; none if it never began. Its parent is that of TRACEPARENT.
+
+    `began` is the beginning of a run that is resumed.
+    """
     if not any(isinstance(event, RunStarted | RunResumed) for event in events):
         return ()
 
     kept = InMemorySpanExporter()
-    provider = _provider(kept, environment)
-    _Spans(provider.get_tracer("jobplan"), run_id, _parent(environment)).build(events)
+    provider = provider_of(kept, environment)
+    RunSpans(provider.get_tracer("jobplan"), run_id, parent_of(environment), began=began).build(events)
     return kept.get_finished_spans()
 
 
-def _provider(kept: SpanExporter, environment: Mapping[str, str]) -> TracerProvider:
-
+def provider_of(kept: SpanExporter, environment: Mapping[str, str]) -> TracerProvider:
+    """Return what makes spans, which `kept` gets when they have ended."""
     named = "OTEL_SERVICE_NAME" in environment or "service.name" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     provider = TracerProvider(
         resource=Resource.create({} if named else {"service.name": "jobplan"}), shutdown_on_exit=False
@@ -117,18 +127,30 @@ def _provider(kept: SpanExporter, environment: Mapping[str, str]) -> TracerProvi
     return provider
 
 
-def _parent(environment: Mapping[str, str]) -> Context:
-
+def parent_of(environment: Mapping[str, str]) -> Context:
+    """Return the context that TRACEPARENT and TRACESTATE name."""
     names = {"traceparent": "TRACEPARENT", "tracestate": "TRACESTATE"}
     carrier = {key: environment[name] for key, name in names.items() if name in environment}
 
     return TraceContextTextMapPropagator().extract(carrier, Context())
 
 
-class _Spans:
-    """Makes the spans, event by event."""
+class RunSpans:
+    """Makes the spans of a run, event by event. `plan` is its name, for a run that is resumed; see `trace_of`."""
 
-    def __init__(self, tracer: Tracer, run_id: str, parent: Context) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        run_id: str,
+        parent: Context,
+        *,
+        began: RunStarted | None = None,
+        plan: str = "",
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._attributes = attributes or {}
+        self._began = began
         self._tracer = tracer
         self._run_id = run_id
         self._parent = parent
@@ -141,7 +163,7 @@ class _Spans:
         """Make the spans of these events; what has no end ends with the last event."""
         for event in events:
             self._add(event)
-        last = _nanoseconds(events[-1].at)
+        last = nanoseconds(events[-1].at)
         for span in (*self._attempts.values(), *self._steps.values(), *([] if self._run is None else [self._run])):
             span.set_attribute("jobplan.unfinished", value=True)
             span.end(last)
@@ -149,10 +171,9 @@ class _Spans:
     def _add(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self._database |= {"db.namespace": event.database}
-                self._begin_run(event, {"jobplan.plan": event.plan, "db.user": event.user})
+                self._begin_run(event, event)
             case RunResumed() if self._run is None:
-                self._begin_run(event, {"jobplan.resumed": True})
+                self._begin_run(event, self._began)
             case StepReady():
                 self._step(event.step, event.at)
             case AttemptLaunching():
@@ -168,10 +189,16 @@ class _Spans:
                 self._end(self._run, event.at, None if event.exit_code == 0 else f"exit_code_{event.exit_code}")
                 self._run = None
 
-    def _begin_run(self, event: RunStarted | RunResumed, more: Mapping[str, str | bool]) -> None:
-        attributes = {**self._database, "jobplan.run": self._run_id, "process.pid": event.os_pid, **more}
-        name = f"run {event.plan}" if isinstance(event, RunStarted) else f"run {self._run_id}"
-        self._run = self._start(name, event.at, None, attributes)
+    def _begin_run(self, event: RunStarted | RunResumed, began: RunStarted | None) -> None:
+        more: dict[str, str | bool | int | float] = {"jobplan.run": self._run_id, "process.pid": event.os_pid}
+        more |= self._attributes
+        if began is not None:
+            self._database |= {"db.namespace": began.database}
+            more |= {"jobplan.plan": began.plan, "db.user": event.user or began.user}
+        if isinstance(event, RunResumed):
+            more["jobplan.resumed"] = True
+        name = f"run {self._plan or self._run_id}" if began is None else f"run {began.plan}"
+        self._run = self._start(name, event.at, None, {**self._database, **more})
 
     def _step(self, step: str, at: float) -> Span:
         if step not in self._steps:
@@ -198,7 +225,7 @@ class _Spans:
             if event.relation is not None:
                 attributes["db.collection.name"] = event.relation
         name = "lock wait" if isinstance(event, AttemptBlocked) else "lock wait ended"
-        span.add_event(name, attributes, _nanoseconds(event.at))
+        span.add_event(name, attributes, nanoseconds(event.at))
 
     def _end_attempt(self, event: AttemptFinished) -> None:
         span = self._attempts.pop(event.step, None)
@@ -226,7 +253,7 @@ class _Spans:
 
         context = self._parent if parent is None else set_span_in_context(parent, self._parent)
         kind = SpanKind.CLIENT if name.startswith("attempt ") else SpanKind.INTERNAL
-        return self._tracer.start_span(name, context, kind, attributes, start_time=_nanoseconds(at))
+        return self._tracer.start_span(name, context, kind, attributes, start_time=nanoseconds(at))
 
     @staticmethod
     def _end(span: Span, at: float, error: str | None) -> None:
@@ -234,8 +261,9 @@ class _Spans:
         if error is not None:
             span.set_attribute("error.type", error)
             span.set_status(StatusCode.ERROR)
-        span.end(_nanoseconds(at))
+        span.end(nanoseconds(at))
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """Return a moment as spans have it."""
     return round(seconds * 1e9)

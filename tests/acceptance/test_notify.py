@@ -52,3 +52,38 @@ def test_wrong_options_are_refused_without_the_url(db: Database, jobplan: Jobpla
         ran = jobplan("run", jobplan.plan(PLAN), "--dsn", db.dsn, *more)
         assert ran.code == 2
         assert PATH_OF_URL not in ran.err
+
+
+def test_a_resume_sends_messages_too(db: Database, jobplan: Jobplan) -> None:
+    plan = jobplan.plan(PLAN)
+    assert jobplan("run", plan, "--dsn", db.dsn, "--run-id", "r1").code == 1
+    with receiver(200) as server:
+        env = {"JOBPLAN_NOTIFY": server.url}
+        failed = jobplan("resume", "r1", env=env)
+        db.run("CREATE TABLE wanted ()")
+        resumed = jobplan("resume", "r1", "--notify", server.url)
+        again = jobplan("resume", "r1", env=env)  # nothing is left to do
+        assert (failed.code, resumed.code, again.code) == (1, 0, 0), (failed, resumed, again)
+        assert [(one["event"], one["run"], one["plan"]) for one in server.got] == [
+            ("failure", "r1", "trial"),
+            ("recovery", "r1", "trial"),
+        ]
+        assert server.got[1]["database"] == db.value("SELECT current_database()")
+        assert server.got[1]["text"].endswith("run r1 succeeded; it had failed before")
+    for ran in (failed, resumed, again):
+        assert PATH_OF_URL not in ran.out + ran.err
+
+
+def test_a_resume_that_cannot_begin_is_a_failure(db: Database, jobplan: Jobplan) -> None:
+    assert jobplan("run", jobplan.plan(PLAN), "--dsn", db.dsn, "--run-id", "r1").code == 1
+    with receiver(200) as server:
+        env = {"JOBPLAN_NOTIFY": server.url}
+        assert jobplan("resume", "r1", "--dsn", f"{db.dsn} port=1", env=env).code == 4
+        assert jobplan("resume", "unknown", env=env).code == 4
+        assert [(one["event"], one["run"], one["exit_code"]) for one in server.got] == [
+            ("failure", "r1", 4),
+            ("failure", "unknown", 4),
+        ]
+        assert server.got[0]["plan"] == "trial"
+        assert "run unknown ended with exit code 4" in server.got[1]["text"]
+    assert jobplan("resume", "r1", "--notify-blocked", "5m").code == 2

@@ -157,3 +157,21 @@ def test_without_the_sdk_only_the_option_is_an_error(db: Database, jobplan: Jobp
         )
         assert ran.returncode == code, ran.stderr
         assert ("needs OpenTelemetry" in ran.stderr) is bool(more)
+
+
+def test_a_resume_is_a_trace_of_its_own_part(db: Database, jobplan: Jobplan) -> None:
+    plan = jobplan.plan("- {id: first, sql: SELECT 1}\n- {id: second, needs: first, sql: SELECT * FROM gate}")
+    assert jobplan("run", plan, "--dsn", db.dsn, "--run-id", "r1").code == 1
+    db.run("CREATE TABLE gate ()")
+    with collector() as server:
+        env = {"TRACEPARENT": f"00-{TRACE}-{PARENT}-01"}
+        resumed = jobplan("resume", "r1", "--report", f"otlp={server.url}", env=env)
+        assert resumed.code == 0, resumed.err
+        spans = server.spans()
+    run = spans["run trial"]
+    assert (run.trace_id.hex(), run.parent_span_id.hex()) == (TRACE, PARENT)
+    assert attributes(run)["jobplan.resumed"] is True
+    assert attributes(run)["db.namespace"] == db.value("SELECT current_database()")
+    assert attributes(run)["jobplan.run"] == "r1"
+    assert "attempt second" in spans
+    assert "attempt first" not in spans

@@ -13,10 +13,11 @@ from runner.plan.sqlstates import CONDITIONS, sqlstates
 
 _PLAN = Path(__file__).parents[3] / "runner" / "plan"
 _FLEET = Path(__file__).parents[3] / "runner" / "fleet"
+_PROJECT = Path(__file__).parents[3] / "runner" / "project"
 
 
 def test_every_code_that_is_used_is_registered_and_the_other_way_round() -> None:
-    sources = (path.read_text() for folder in (_PLAN, _FLEET) for path in folder.glob("*.py"))
+    sources = (path.read_text() for folder in (_PLAN, _FLEET, _PROJECT) for path in folder.glob("*.py"))
     used = {code for source in sources for code in re.findall(r'"(JP\d{3})"', source)}
     assert used == {code for code in CODES if code < "JP300"}
 

@@ -26,6 +26,7 @@ _SHIPPED = sorted((_PLANS.parents[1] / "plans").glob("*.yaml"))
 _SHOWN_ELSEWHERE = {
     *("JP001", "JP002", "JP016"),
     *("JP270", "JP271", "JP272", "JP273", "JP274"),  # targets files: tests/unit/fleet/test_targets.py
+    *("JP275", "JP276", "JP277"),  # settings: tests/unit/project/test_settings.py
 }
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.errors import SettingsError, UsageError
 from runner.plan.schema_check import schema_text
@@ -186,6 +189,45 @@ def test_a_password_as_a_key_is_refused(load: Callable[..., list[str]], key: str
 def test_the_examples_of_a_code_are_true(load: Callable[..., list[str]], code: str) -> None:
     assert [one.split()[1] for one in load(explain(code).wrong)] == [code]
     assert load(explain(code).right) == []
+
+
+VALUES = st.sampled_from(
+    [
+        "1",
+        "1.5",
+        "true",
+        '""',
+        '"x"',
+        '"html=x"',
+        '["html=x"]',
+        "[]",
+        "{}",
+        "{a = 1}",
+        '{dsn = "a"}',
+        "1979-05-27",
+        "[[]]",
+        "nan",
+    ]
+)
+KEYS = st.sampled_from(["dsn", "service", "journal", "reports", "params", "plans", "lint", "env", "x"])
+SECTIONS = st.sampled_from(
+    ["", "[env.a]", "[params]", "[lint]", "[env]", "[[env]]", "[env.a.params]", '[env."é"]', "[x]"]
+)
+
+
+@given(
+    st.lists(st.tuples(SECTIONS, st.dictionaries(KEYS, VALUES, max_size=4)), max_size=4, unique_by=lambda one: one[0])
+)
+def test_no_content_raises_anything_and_agrees_with_the_schema(parts: list[tuple[str, dict[str, str]]]) -> None:
+    lines = [line for head, keys in parts for line in (head, *(f"{key} = {value}" for key, value in keys.items()))]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "jobplan.toml"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        settings, problems = load_settings(path)
+    assert (settings is None) == bool(problems)
+    if settings is not None:
+        schema = json.loads(schema_text("config-v1"))
+        jsonschema.validate(json.loads(json.dumps(tomllib.loads("\n".join(lines)), default=str)), schema)
 
 
 def test_an_environment_that_does_not_exist_is_named(tmp_path: Path) -> None:
