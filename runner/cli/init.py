@@ -78,6 +78,9 @@ same folder (`plan-v1.schema.json`; `jobplan schema` prints the schema of the in
 
 ## In CI
 
+jobplan is not on the package index yet: replace OWNER with the owner of its repository, and COMMIT with the full SHA of
+a commit.
+
 GitHub Actions, `.github/workflows/plans.yaml`:
 
 ```yaml
@@ -89,7 +92,7 @@ jobs:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
         with: {{python-version: "3.12"}}
-      - run: pip install jobplan
+      - run: pip install "jobplan @ git+https://github.com/OWNER/jobplan@COMMIT"
       - run: jobplan validate --strict {folder}/*.yaml
 ```
 
@@ -99,7 +102,7 @@ GitLab CI, `.gitlab-ci.yml`:
 plans:
   image: python:3.12
   script:
-    - pip install jobplan
+    - pip install "jobplan @ git+https://github.com/OWNER/jobplan@COMMIT"
     - jobplan validate --strict {folder}/*.yaml
 ```
 
@@ -112,7 +115,7 @@ repos:
       - id: jobplan
         name: jobplan validate
         language: python
-        additional_dependencies: [jobplan]
+        additional_dependencies: ["jobplan @ git+https://github.com/OWNER/jobplan@COMMIT"]
         entry: jobplan validate --strict
         files: ^{folder}/.*\\.yaml$
 ```

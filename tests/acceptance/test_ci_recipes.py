@@ -19,7 +19,6 @@ from tests.acceptance.console import Database, clean_environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
-ACTION = ROOT / ".ci" / "action" / "action.yml"
 CONTAINER = ROOT / ".ci" / "container"
 
 
@@ -51,7 +50,7 @@ def _commands(value: Any) -> Iterator[str]:
 
 SHELL = [line for text in blocks("sh") for line in text.splitlines()]
 #: What needs a package index, a container engine or another system's packages.
-ELSEWHERE = ("pip install", "docker compose", "sudo apt-get")
+ELSEWHERE = ("pip install", "pipx install", "docker compose", "sudo apt-get")
 
 
 @pytest.fixture
@@ -105,34 +104,6 @@ def test_a_command_of_the_page_does_what_it_says(command: str, workplace: Path, 
 def _given_server() -> bool:
     """Say whether the tests were given a server: an embedded one then would only cost time; others test it."""
     return any(word.startswith("--test-dsn") for word in sys.argv)
-
-
-def test_the_script_of_the_action_runs_a_plan(workplace: Path, db: Database) -> None:
-    action = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
-    step = action["runs"]["steps"][-1]
-    inputs = {name: reported.get("default", "") for name, reported in action["inputs"].items()}
-    inputs |= {"plan": "plans/quickstart.yaml", "dsn": db.dsn, "params": "orders=1000\n"}
-    environment = {
-        name: re.sub(r"\$\{\{ inputs\.([a-z-]+) \}\}", lambda found: inputs[found[1]], value)
-        for name, value in step["env"].items()
-    }
-    summary = workplace / "summary.md"
-    done = execute(step["run"], workplace, **environment, GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(summary))
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in (workplace / "jobplan-reports").iterdir()} == {
-        "report.html",
-        "junit.xml",
-        "events.jsonl",
-    }
-    assert summary.read_text(encoding="utf-8").startswith("### ✅ `quickstart` succeeded")
-    assert db.value("SELECT count(*) FROM shop.orders") == 1000
-
-
-def test_the_action_knows_the_inputs_that_it_uses() -> None:
-    action = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
-    assert set(re.findall(r"inputs\.([a-z-]+)", ACTION.read_text(encoding="utf-8"))) == action["inputs"].keys()
-    used = yaml.safe_load(next(text for text in blocks("yaml") if "OWNER" in text))[0]["with"]
-    assert used.keys() <= action["inputs"].keys()
 
 
 def test_the_container_makes_the_extension_for_every_new_database(db: Database) -> None:
