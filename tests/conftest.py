@@ -59,7 +59,7 @@ def _version_of(dsn: str) -> str:
     return str(row[0])
 
 
-def _unmet(marker: pytest.Mark, version: str) -> str | None:
+def unmet(marker: pytest.Mark, version: str) -> str | None:
     """Return why a test with this mark cannot run on a server of a version, None if it can."""
     (versions,) = marker.args
     reason = marker.kwargs["reason"]
@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     version = _version_of(given)
     for item, marker in marked:
-        reason = _unmet(marker, version)
+        reason = unmet(marker, version)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
@@ -88,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _right_version(request: pytest.FixtureRequest) -> None:
     """Skip the tests for other versions than that of the server that the tests have started."""
     for marker in request.node.iter_markers("pg"):
-        reason = _unmet(marker, request.getfixturevalue("server_version"))
+        reason = unmet(marker, request.getfixturevalue("server_version"))
         if reason is not None:
             pytest.skip(reason)
 

@@ -44,6 +44,14 @@ class Tunnel:
         port = str(self._listener.getsockname()[1])
         return make_conninfo(self._dsn, host="127.0.0.1", port=port, connect_timeout="2")
 
+    def switch(self, target: str) -> None:
+        """Let the same address lead to another server, and end the connections that there are."""
+        parts = conninfo_to_dict(target)
+        self._host, self._port = str(parts["host"]), int(str(parts["port"]))
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
     def stall(self) -> None:
         """Deliver nothing from now on; connections stay, and new ones are accepted."""
         self._delivers.clear()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,15 +46,6 @@ def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
     command.close()
 
 
-def switch(tunnel: Tunnel, to: str) -> None:
-    """Let the same address lead to another server, and end the connections that there are."""
-    parts = conninfo_to_dict(to)
-    tunnel._host, tunnel._port = str(parts["host"]), int(str(parts["port"]))
-    for one in tunnel._sockets:
-        with contextlib.suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.mark.parametrize("idempotent", [False, True])
 async def test_a_run_does_not_continue_on_another_server_that_has_taken_its_address(
     first: EmbeddedServer, second: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, idempotent: bool
@@ -74,7 +63,7 @@ async def test_a_run_does_not_continue_on_another_server_that_has_taken_its_addr
         run, record = real_run(tunnel.dsn, plan(*steps))
         task = asyncio.create_task(run.execute())
         await until(lambda: record.of(ev.AttemptRunning))
-        switch(tunnel, second.dsn)
+        tunnel.switch(second.dsn)
         result = await task
     finally:
         tunnel.close()
@@ -101,7 +90,7 @@ def test_a_resume_that_is_led_to_another_cluster_executes_nothing_there(
         started.ended()
         ask(first.dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_background'")
         if by == "address":
-            switch(tunnel, second.dsn)
+            tunnel.switch(second.dsn)
         to = second.dsn if by == "--dsn" else tunnel.dsn
         resumed = jobplan("resume", "last", "--dsn", to)
         assert resumed.code == 4, resumed.err

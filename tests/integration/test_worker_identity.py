@@ -41,7 +41,7 @@ async def test_a_worker_that_starts_slowly_while_its_launcher_session_is_lost_is
     dsn = frail_server.dsn
     ask(dsn, "CREATE TABLE witness (n int)")
     verify = sql("SELECT EXISTS (SELECT FROM witness)") if verified else None
-    run, _ = real_run(dsn, plan(step("slow", "INSERT INTO witness VALUES (1)", verify=verify)))
+    run, _ = real_run(dsn, plan(step("slow", "INSERT INTO witness VALUES (1)", verify=verify)), run_id="slow-start")
     # Sessions of the test are open before the delay begins: a new one would see the worker too late.
     with psycopg.connect(dsn, autocommit=True) as watching:
         ask(dsn, "ALTER SYSTEM SET post_auth_delay = 3")
@@ -49,7 +49,7 @@ async def test_a_worker_that_starts_slowly_while_its_launcher_session_is_lost_is
         await until(lambda: ask(dsn, "SHOW post_auth_delay") == [("3s",)])
         task = asyncio.create_task(run.execute())
         ending = f"SELECT pg_terminate_backend(pid) FROM ({LAUNCHERS}) AS launchers WHERE EXISTS ({STARTING})".encode()
-        await until(lambda: watching.execute(ending, (runner_name(run._context.run_id),)).fetchall())
+        await until(lambda: watching.execute(ending, (runner_name("slow-start"),)).fetchall())
     result = await task
     assert value(dsn, "SELECT count(*) FROM witness") == 1, "it was given up while it started"
     assert (result.exit_code, run.state.records["slow"].state) in (
@@ -61,13 +61,13 @@ async def test_steps_that_a_lost_concurrency_group_keeps_from_running_are_no_suc
     lock = "SELECT pg_advisory_lock(hashtextextended('jobplan:g', 0))"
     steps = (step("first", "SELECT pg_sleep(2)"), step("second", "SELECT 1", needs=[Need(step="first")]))
     group = Concurrency(group="g", on_conflict=OnConflict.FAIL)
-    run, record = real_run(database, plan(*steps, concurrency=group))
+    run, record = real_run(database, plan(*steps, concurrency=group), run_id="lost-group")
     with psycopg.connect(database, autocommit=True, application_name=runner_name("another")) as other:
         task = asyncio.create_task(run.execute())
         await until(lambda: record.of(ev.AttemptRunning))
         waiting = asyncio.create_task(asyncio.to_thread(other.execute, lock))
         await until(lambda: ask(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
-        signal_sessions(database, run._context.run_id, SESSIONS + " ORDER BY backend_start LIMIT 1")
+        signal_sessions(database, "lost-group", SESSIONS + " ORDER BY backend_start LIMIT 1")
         await waiting
         result = await task
     assert record.of(ev.GroupLost)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import _unmet
+from tests.conftest import unmet
 
 _TESTS = Path(__file__).parents[1]
 
@@ -45,7 +45,7 @@ def test_every_mark_names_a_range_and_a_reason() -> None:
     ],
 )
 def test_a_mark_is_met_by_its_versions_only(versions: str, version: str, runs: bool) -> None:
-    reason = _unmet(pytest.mark.pg(versions, reason="MERGE").mark, version)
+    reason = unmet(pytest.mark.pg(versions, reason="MERGE").mark, version)
     assert (reason is None) is runs
     if reason is not None:
         assert versions in reason

@@ -16,7 +16,7 @@ from runner.engine.state import RunState, StepState
 from runner.errors import ConnectionFailedError, RecordError, ServerLostError
 from runner.gateway.fake import FakeGateway, FakeWorker, Script
 from runner.plan.model import OnFailure, OnRunnerExit
-from tests.builders import execute, new_run, plan, step
+from tests.builders import Recorder, execute, new_run, plan, step
 
 FOREVER = Script(seconds=None)
 STUBBORN = Script(seconds=None, stops_on_cancel=False)
@@ -222,8 +222,8 @@ async def test_a_worker_that_cannot_be_stopped_ends_the_run_with_7_and_nothing_m
         step("retried", "stubborn", exclusive=frozenset({"x"})),
         step("excluded", "select 1", exclusive=frozenset({"x"}), needs=["retried"]),
     )
-    run, record = new_run(plan(*steps), gateway)
-    run._sinks.append(Trap(ev.AttemptRunning, lambda: run.interrupt(int(signal.SIGTERM)), key="retried"))
+    stop = Trap(ev.AttemptRunning, lambda: run.interrupt(int(signal.SIGTERM)), key="retried")
+    run, record = new_run(plan(*steps), gateway, stop)
     result = await run.execute()
     assert result.exit_code == 7
     assert record.outcomes() == {}
@@ -234,8 +234,9 @@ async def test_a_worker_that_cannot_be_stopped_ends_the_run_with_7_and_nothing_m
 
 async def test_other_workers_are_waited_for_beside_one_that_cannot_be_stopped() -> None:
     gateway = world(stubborn=STUBBORN, slow=Script(seconds=0.5))
-    run, record = new_run(plan(step("a", "stubborn"), step("b", "slow"), step("c", "select 1", needs=["b"])), gateway)
-    run._sinks.append(Trap(ev.AttemptRunning, lambda: run.interrupt(int(signal.SIGTERM)), key="a"))
+    steps = (step("a", "stubborn"), step("b", "slow"), step("c", "select 1", needs=["b"]))
+    stop = Trap(ev.AttemptRunning, lambda: run.interrupt(int(signal.SIGTERM)), key="a")
+    run, record = new_run(plan(*steps), gateway, stop)
     result = await run.execute()
     assert result.exit_code == 7
     assert record.outcomes() == {"b": ev.Outcome.CANCELLED}
@@ -252,9 +253,8 @@ async def test_the_first_interrupt_applies_on_runner_exit_and_waits(number: sign
         step("leave", "forever", on_runner_exit=OnRunnerExit.DETACH),
         step("later", "select 1", needs=["stop"]),
     )
-    run, record = new_run(plan(*steps), gateway)
-    run_trap = Trap(ev.AttemptRunning, lambda: run.interrupt(int(number)), key="leave")
-    run._sinks.append(run_trap)
+    stop = Trap(ev.AttemptRunning, lambda: run.interrupt(int(number)), key="leave")
+    run, record = new_run(plan(*steps), gateway, stop)
     result = await run.execute()
     assert result.exit_code == code
     assert record.outcomes() == {"stop": ev.Outcome.CANCELLED, "leave": ev.Outcome.DETACHED}
@@ -264,9 +264,9 @@ async def test_the_first_interrupt_applies_on_runner_exit_and_waits(number: sign
 
 async def test_the_second_interrupt_stops_waiting() -> None:
     gateway = world(stubborn=STUBBORN)
-    run, record = new_run(plan(step("a", "stubborn")), gateway)
-    run._sinks.append(Trap(ev.AttemptRunning, lambda: run.interrupt(2)))
-    run._sinks.append(Trap(ev.AttemptCancelRequested, lambda: run.interrupt(2)))
+    first = Trap(ev.AttemptRunning, lambda: run.interrupt(2))
+    second = Trap(ev.AttemptCancelRequested, lambda: run.interrupt(2))
+    run, record = new_run(plan(step("a", "stubborn")), gateway, first, second)
     result = await run.execute()
     assert result.exit_code == 130
     (finished,) = record.of(ev.RunFinished)
@@ -298,8 +298,7 @@ async def test_a_worker_that_is_being_asked_for_is_cancelled_once_it_is_there() 
             return await super().launch(request)
 
     gateway = Slow()
-    run, record = new_run(plan(step("a", "forever")), gateway)
-    run._sinks.append(Trap(ev.AttemptCancelRequested, gateway.gate.set))
+    run, record = new_run(plan(step("a", "forever")), gateway, Trap(ev.AttemptCancelRequested, gateway.gate.set))
     task = asyncio.create_task(run.execute())
     await gateway.asked.wait()
     run.interrupt(2)
@@ -319,8 +318,8 @@ async def test_what_is_known_when_the_second_interrupt_comes_is_recorded() -> No
         async def launch(self, request: LaunchRequest) -> FakeWorker:
             return Ending(self, request, Script(), pid=1, refusal=None)
 
-    run, record = new_run(plan(step("a", "select 1")), Gateway())
-    run._sinks.append(Trap(ev.AttemptLaunching, lambda: run.interrupt(2)))
+    stop = Trap(ev.AttemptLaunching, lambda: run.interrupt(2))
+    run, record = new_run(plan(step("a", "select 1")), Gateway(), stop)
     await run.execute()
     assert record.outcomes() == {"a": ev.Outcome.SUCCEEDED}
 
@@ -338,11 +337,11 @@ async def test_a_sink_that_fails_is_left_out_and_remembered() -> None:
 
 async def test_a_sink_that_fails_to_close_is_remembered_and_the_others_are_closed() -> None:
     failing = Failing(ev.RunTimedOut, RecordError("cannot close"), fails_to_close=True)
-    run, record = new_run(plan(step("a", "select 1")), FakeGateway())
-    run._sinks.insert(0, failing)
-    result = await run.execute()
+    after = Recorder()
+    result, record = await execute(plan(step("a", "select 1")), FakeGateway(), failing, after)
     assert [error.message for error in result.record_errors] == ["cannot close"]
     assert record.closed
+    assert after.closed
 
 
 async def test_a_crash_while_a_worker_is_followed_ends_the_run_as_the_bug_that_it_is() -> None:
@@ -357,12 +356,13 @@ async def test_a_crash_while_a_worker_is_followed_ends_the_run_as_the_bug_that_i
 
 async def test_a_sink_with_a_bug_ends_the_run_and_everything_is_closed() -> None:
     gateway = world(forever=FOREVER)
-    run, record = new_run(plan(step("a", "forever")), gateway)
-    run._sinks.insert(0, Failing(ev.AttemptRunning, ZeroDivisionError("bug")))
+    failing, after = Failing(ev.AttemptRunning, ZeroDivisionError("bug")), Recorder()
+    run, record = new_run(plan(step("a", "forever")), gateway, failing, after)
     with pytest.raises(ZeroDivisionError):
         await run.execute()
     assert gateway.closed
     assert record.closed
+    assert after.closed
 
 
 async def test_a_gateway_that_cannot_be_closed_does_not_keep_the_sinks_open() -> None:
@@ -379,8 +379,7 @@ async def test_a_gateway_that_cannot_be_closed_does_not_keep_the_sinks_open() ->
 async def test_a_run_that_is_cancelled_leaves_no_task_behind() -> None:
     gateway = world(forever=FOREVER)
     running = asyncio.Event()
-    run, record = new_run(plan(step("a", "forever")), gateway)
-    run._sinks.append(Trap(ev.AttemptRunning, running.set))
+    run, record = new_run(plan(step("a", "forever")), gateway, Trap(ev.AttemptRunning, running.set))
     task = asyncio.create_task(run.execute())
     await running.wait()
     task.cancel()
