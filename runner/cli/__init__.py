@@ -29,6 +29,7 @@ _COMMANDS = {
     "run": "Run a plan.",
     "runs": "List recorded runs, and remove old records.",
     "show": "Show the record of a run.",
+    "report": "Write static pages of all recorded runs.",
     "resume": "Finish a run: steps that succeeded do not run again.",
     "graph": "Draw a plan's graph: as a tree, Mermaid or DOT.",
     "status": "Show what runs on the server now: runs, workers and lock waits.",

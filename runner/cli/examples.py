@@ -24,6 +24,7 @@ EXAMPLES: Final = MappingProxyType(
             "jobplan show 260131-k7f3qz --step load --log",
             "jobplan show last --report html=run.html",
         ),
+        "report": ("jobplan report --site public", "jobplan report --site public --dsn 'host=db1 dbname=app'"),
         "resume": ("jobplan resume last", "jobplan resume 260131-k7f3qz --mark load=succeeded"),
         "graph": ("jobplan graph plans/nightly.yaml --format mermaid",),
         "status": ("jobplan status --dsn 'host=db1 dbname=app'", "jobplan status 260131-k7f3qz --watch"),

@@ -522,6 +522,29 @@ class PreviousRun(Struct, frozen=True, kw_only=True):
     steps: Mapping[str, tuple[float, str]]
 
 
+class PastRun(Struct, frozen=True, kw_only=True):
+    """A run in short, from its journal or from the ledger; times are seconds since the epoch.
+
+    `standing` is `finished`, `running`, `broken_off`, `not_started` or `unreadable`, with the reason in `problem`.
+    `target` is the name of its database in a fleet, else empty. `steps` are those of `PreviousRun`; `failures` are the
+    steps that went wrong in the end, each with its state and message.
+    """
+
+    run: str
+    standing: str
+    plan: str = ""
+    target: str = ""
+    database: str = ""
+    host: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None
+    exit_code: int | None = None
+    seconds: float | None = None
+    steps: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    failures: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    problem: str = ""
+
+
 #: The number of previous runs that are kept: the latest ones.
 MOST_PREVIOUS_RUNS = 20
 

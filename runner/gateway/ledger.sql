@@ -573,6 +573,51 @@ SELECT EXISTS (
   WHERE d.refclassid = 'pg_namespace'::regclass AND d.deptype = 'n' AND n.nspname = $1::text
 )
 
+-- name: ledger_recorded_runs
+-- $1 number of runs. The latest runs, the last one first: run, plan, host, start and end in seconds, exit code, and the
+-- target, database and duration that its events have. Of several writers of a run, a trusted one counts.
+SELECT r.run, r.plan, r.host, extract(epoch FROM r.started_at)::float8, extract(epoch FROM r.finished_at)::float8,
+       r.exit_code, b.body ->> 'target', b.body ->> 'database', (f.body ->> 'duration')::float8, r.writer::text
+FROM (
+  SELECT DISTINCT ON (run) * FROM {ledger}.runs ORDER BY run, writer IN {writers} DESC, started_at DESC
+) AS r
+LEFT JOIN LATERAL (
+  SELECT e.body FROM {ledger}.events AS e
+  WHERE e.run = r.run AND e.writer = r.writer AND e.event = 'run_started' ORDER BY e.seq LIMIT 1
+) AS b ON true
+LEFT JOIN LATERAL (
+  SELECT e.body FROM {ledger}.events AS e
+  WHERE e.run = r.run AND e.writer = r.writer AND e.event = 'run_finished' ORDER BY e.seq DESC LIMIT 1
+) AS f ON true
+ORDER BY r.started_at DESC LIMIT $1::int4
+
+-- name: ledger_recorded_steps
+-- $1 run, $2 its writer. For each step that has ended: its seconds, as the sum over the run's runners from the first
+-- launch to the end of the last attempt (NULL if none was launched), its last state, the message of its error, and
+-- whether it ended after the last resume.
+WITH happened AS (
+  SELECT e.seq, e.step, e.attempt, e.event, e.at, e.body,
+         count(*) FILTER (WHERE e.event = 'run_resumed') OVER (ORDER BY e.seq) AS runner
+  FROM {ledger}.events AS e
+  WHERE e.run = $1::text AND e.writer = $2::text
+    AND e.event IN ('attempt_launching', 'attempt_finished', 'step_finished', 'run_resumed')
+), attempts AS (
+  SELECT step, attempt, min(runner) AS runner,
+         max(at) FILTER (WHERE event = 'attempt_launching') AS began,
+         max(at) FILTER (WHERE event = 'attempt_finished') AS ended
+  FROM happened WHERE event IN ('attempt_launching', 'attempt_finished') GROUP BY step, attempt
+), spans AS (
+  SELECT step, runner, max(ended) - min(began) AS took
+  FROM attempts WHERE began IS NOT NULL AND ended IS NOT NULL GROUP BY step, runner
+), times AS (
+  SELECT step, round(extract(epoch FROM sum(took)), 3)::float8 AS seconds FROM spans GROUP BY step
+)
+SELECT DISTINCT ON (h.step) h.step, t.seconds, h.body ->> 'state', coalesce(h.body #>> '{error,message}', ''),
+       h.runner = (SELECT max(runner) FROM happened)
+FROM happened AS h LEFT JOIN times AS t USING (step)
+WHERE h.event = 'step_finished'
+ORDER BY h.step, h.seq DESC
+
 -- name: ledger_find
 -- $1 a run's id, its beginning, or `last`. The matching runs, the latest first, those of trusted writers before others:
 -- run, whether a trusted role has written it, and a writer.

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.clock import parse_rfc3339
-from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun, StepTimes
+from runner.engine.ports import MOST_PREVIOUS_RUNS, PastRun, PreviousRun, StepTimes
+from runner.engine.state import BAD
 from runner.errors import RecordError
 from runner.exit_codes import is_failure
 from runner.identity import is_of_chain
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
-from runner.structs import Struct, field
+from runner.structs import Struct, field, replace
 
 #: The bytes of a journal that are read at once, from either end.
 _CHUNK = 65_536
@@ -167,6 +168,63 @@ def previous_runs(root: Path, plan: str, before: float) -> tuple[PreviousRun, ..
             if steps:
                 found.append(PreviousRun(run=summary.run_id, started_at=summary.started_at, steps=steps))
     return tuple(reversed(found))
+
+
+def recorded_runs(root: Path) -> Iterator[PastRun]:
+    """Yield all runs whose journals are in `root`, the latest first, including unreadable ones.
+
+    RecordError if `root` itself cannot be read.
+    """
+    yield from map(_recorded_run, list_records(root))
+
+
+def _recorded_run(summary: Summary) -> PastRun:
+    found = PastRun(
+        run=summary.run_id,
+        standing=summary.standing.value,
+        plan=summary.plan,
+        host=summary.host,
+        started_at=summary.started_at,
+        ended_at=summary.ended_at,
+        exit_code=summary.exit_code,
+        seconds=summary.took,
+        problem=summary.problem,
+    )
+    if summary.standing is Standing.UNREADABLE or summary.started_at is None:
+        return found
+    path = summary.folder / EVENTS
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            return replace(found, problem=f"its steps are left out: the journal has {size / 1e6:,.0f} MB")
+        lines = [line for _, line in read_lines(path, read_regular(path), notices=False)]
+        first = next(line for line in lines if line["event"] == "run_started")
+        return replace(
+            found,
+            target=first.get("target") or "",
+            database=first["database"],
+            steps=durations(lines),
+            failures=_failures(lines),
+        )
+    except OSError as error:
+        return replace(found, standing=Standing.UNREADABLE.value, problem=error.strerror or str(error))
+    except RecordError as error:
+        return replace(found, standing=Standing.UNREADABLE.value, problem=error.message)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+        return replace(found, standing=Standing.UNREADABLE.value, problem="its events are damaged")
+
+
+def _failures(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return the steps that went wrong in the end, with state and message; a resume runs them again."""
+    found: dict[str, tuple[str, str]] = {}
+    for line in lines:
+        if line["event"] == "run_resumed":
+            found.clear()
+        elif line["event"] == "step_finished":
+            found.pop(line["step"], None)
+            if line["state"] in BAD:
+                found[line["step"]] = (str(line["state"]), str((line.get("error") or {}).get("message") or ""))
+    return found
 
 
 def failed_before(root: Path, plan: str, before: float) -> bool:

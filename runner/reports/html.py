@@ -257,15 +257,13 @@ _COLUMNS = (
 
 def html_page(report: RunReport) -> str:
     """Write the report as a page."""
-    style, script = _asset("report.css"), "".join(_asset(name) for name in _SCRIPTS)
     counts = report.counts()
     most = max((step.time_split.total for step in report.leaves), default=0.0)
     rows = [_row(report, index, step, most) for index, step in enumerate(report.steps)]
-    return Template(_asset("page.html")).substitute(
-        style=style,
-        style_hash=_hash(style),
-        script=script,
-        script_hash=_hash(script),
+    return self_contained(
+        "page.html",
+        styles=("report.css",),
+        scripts=_SCRIPTS,
         jobplan=html_text(report.jobplan),
         title=html_text(f"{report.plan} {run_end(report)}, run {report.run}"),
         plan=html_text(report.plan),
@@ -284,6 +282,14 @@ def html_page(report: RunReport) -> str:
         rows="\n".join(rows),
         about="".join(_about(report)),
         data=page_json(report),
+    )
+
+
+def self_contained(template: str, *, styles: Sequence[str], scripts: Sequence[str], **fields: str) -> str:
+    """Return a page with its styles and scripts inside, which its policy allows by their hashes, and nothing else."""
+    style, script = ("".join(map(_asset, names)) for names in (styles, scripts))
+    return Template(_asset(template)).substitute(
+        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), **fields
     )
 
 

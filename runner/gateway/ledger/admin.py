@@ -12,6 +12,8 @@ from typing import Any
 
 import psycopg
 
+from runner.engine.ports import PastRun
+from runner.engine.state import BAD
 from runner.errors import RecordError, UsageError
 from runner.gateway.connecting import connection_failed, with_keepalives
 from runner.gateway.ledger.storage import (
@@ -21,6 +23,7 @@ from runner.gateway.ledger.storage import (
     distrust_statement,
     distrusted,
     ignored,
+    read,
     read_event,
     remedy,
 )
@@ -232,6 +235,14 @@ class LedgerAdmin:
             events=tuple(read_event(json.loads(event)) for (event,) in events),
         )
 
+    def recorded_runs(self, most: int) -> tuple[PastRun, ...]:
+        """Return the latest runs, the last one first: for display only, because any role with a grant writes rows."""
+        with self._connected(_MAINTENANCE_WITHIN) as connection:
+            self._require(self._installed_version(connection, _OTHER_LOCATION), oldest=OLDEST)
+            runs = connection.execute(self._block("ledger_recorded_runs").encode(), [most]).fetchall()
+            steps = self._block("ledger_recorded_steps").encode()
+            return tuple(_recorded_run(row, connection.execute(steps, [row[0], row[-1]]).fetchall()) for row in runs)
+
     # --- internals ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -333,6 +344,25 @@ class LedgerAdmin:
         self._do(connection, self._block("ledger_views"))
         for (role,) in connection.execute(query("ledger_grantees"), [self._schema]).fetchall() if version else ():
             self._do(connection, self._block("ledger_grant").replace("{role}", role))
+
+
+def _recorded_run(row: Sequence[Any], steps: Sequence[Sequence[Any]]) -> PastRun:
+    run, plan, host, started_at, finished_at, exit_code, target, database, seconds, _ = row
+    took = finished_at - started_at if seconds is None and finished_at is not None else seconds
+    return PastRun(
+        run=run,
+        standing="broken_off" if finished_at is None else "finished",
+        plan=read(plan),
+        target=read(target or ""),
+        database=read(database or ""),
+        host=read(host),
+        started_at=started_at,
+        ended_at=finished_at,
+        exit_code=exit_code,
+        seconds=None if finished_at is None else took,
+        steps={read(step): (took, state) for step, took, state, *_ in steps if took is not None},
+        failures={read(step): (state, read(text)) for step, _, state, text, latest in steps if latest and state in BAD},
+    )
 
 
 def untrusted_record(run: str, writer: str) -> RecordError:
