@@ -37,6 +37,7 @@ from runner.reports.page_summary import (
     SPLIT,
     html_text,
     moment,
+    name_class,
     split_bar,
     state_class,
     status_line,
@@ -343,10 +344,6 @@ def _header(words: str, key: str, style: str) -> str:
     return f'<th class="{style}" data-key="{key}" scope="col"><button type="button">{words}</button></th>'
 
 
-#: A longer name may be broken.
-_LONG_NAME = 48
-
-
 def _row(report: RunReport, index: int, step: StepReport, most: float) -> str:
     """Return the row of a step; `most` is the longest time of a step, to which the bars of the splits are scaled."""
     ran = bool(step.attempts)
@@ -356,7 +353,7 @@ def _row(report: RunReport, index: int, step: StepReport, most: float) -> str:
     if step.instances:
         span = report.spans.get(step.key, 0.0)
         time = format_duration(span) if span else ""
-    style = "name long" if len(step.key) > _LONG_NAME else "name"
+    style = name_class(step.key)
     cells = (
         f'<td class="{style}"><button type="button" aria-expanded="false">{html_text(step.key)}</button></td>',
         f'<td class="state {state_class(step.state)}"><span>{step.state.replace("_", " ")}</span></td>',

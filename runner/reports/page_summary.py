@@ -30,6 +30,7 @@ _LISTED = 100
 _BEFORE, _AFTER, _FIRST_LINES = 3, 2, 8
 #: Names of skipped steps in one sentence.
 _NAMED = 5
+_LONG_NAME = 48
 #: A longer text is not highlighted.
 MOST_HIGHLIGHTED = 20_000
 
@@ -48,6 +49,11 @@ def moment(seconds: float) -> str:
 def state_class(state: StepState) -> str:
     """Return the class of a state's colour."""
     return f"s-{state if state in FINAL else StepState.RUNNING}"
+
+
+def name_class(key: str) -> str:
+    """Return the class of the cell with a step's name: a very long one may be broken."""
+    return "name long" if len(key) > _LONG_NAME else "name"
 
 
 def step_link(key: str) -> str:

@@ -22,19 +22,22 @@ from runner.exit_codes import end_words, is_failure
 from runner.reports.destinations import Destination
 from runner.reports.html import self_contained
 from runner.reports.messages import counted
-from runner.reports.page_summary import html_text, moment, state_class
+from runner.reports.page_summary import html_text, moment, name_class, state_class
 from runner.structs import Struct
 
 INDEX = "index.html"
 #: Bars of a trend, rows of a list of runs, of failures and of steps; a page says what it leaves out.
 _BARS = 40
 _RUNS = 200
+_LATEST = 50
 _FAILURES = 50
 _STEPS = 500
 #: A last duration counts as unusual from this multiple of the median on, if there are so many previous ones.
 _SLOWER = 1.5
 _ENOUGH = 4
 _MESSAGE = 300
+#: A name that is never broken.
+_SHORT = 40
 
 
 class _Bar(Struct, frozen=True, kw_only=True):
@@ -127,7 +130,7 @@ def _index_body(latest: Sequence[PastRun], by_plan: Mapping[str, Sequence[PastRu
         _plans(by_plan),
         _targets(_by_place(latest)),
         _damaged(damaged),
-        _runs([run for run in latest if run.standing != "unreadable"], with_plan=True),
+        _runs([run for run in latest if run.standing != "unreadable"], with_plan=True, most=_LATEST),
     ]
     return "".join(parts)
 
@@ -238,7 +241,7 @@ def _plan_body(plan: str, runs: Sequence[PastRun], made: str) -> str:
         _steps(runs),
         _targets(_by_place(runs)),
         _failures(runs),
-        _runs(runs, with_plan=False),
+        _runs(runs, with_plan=False, most=_RUNS),
     ]
     return "".join(parts)
 
@@ -289,7 +292,7 @@ def _step_row(
     failed = sum(one in BAD for _, _, one in values)
     longest = format_duration(trend.longest) if trend.longest is not None else ""
     return _tr(
-        f'<td class="name"><code>{html_text(key)}</code>{items}</td>'
+        f'<td class="{name_class(key)}"><code>{html_text(key)}</code>{items}</td>'
         f'<td class="state {_style_of(state)}"><span>{html_text(state.replace("_", " "))}</span></td>'
         f"{_took_cells(trend)}<td class='number'>{longest}</td><td class='number'>{len(values):,}</td>"
         f"{_failed_cell(failed)}<td>{_svg(trend)}</td>",
@@ -304,7 +307,7 @@ def _failures(runs: Sequence[PastRun]) -> str:
         return ""
     rows = [
         _tr(
-            f"<td>{_started(run)}</td><td><code>{html_text(run.run)}</code></td><td><code>{html_text(step)}</code></td>"
+            f"<td>{_started(run)}</td>{_id_cell(run)}<td><code>{html_text(step)}</code></td>"
             f"<td>{html_text(state.replace('_', ' '))}</td><td>{html_text(_line(text))}</td>"
         )
         for run, step, state, text in found[:_FAILURES]
@@ -313,16 +316,16 @@ def _failures(runs: Sequence[PastRun]) -> str:
     return _card("Failures", _table(heads, rows) + _left_out(len(found), _FAILURES, "failure"))
 
 
-def _runs(runs: Sequence[PastRun], *, with_plan: bool) -> str:
+def _runs(runs: Sequence[PastRun], *, with_plan: bool, most: int) -> str:
     if not runs:
         return ""
     rows = []
-    for run in runs[:_RUNS]:
+    for run in runs[:most]:
         first = next(iter(run.failures.items()), None)
         result = run.problem or ("" if first is None else f"{first[0]}: {first[1][1] or first[1][0]}")
         rows.append(
             _tr(
-                f"<td><code>{html_text(run.run)}</code></td>{f'<td>{_plan_link(run.plan)}</td>' if with_plan else ''}"
+                f"{_id_cell(run)}{f'<td>{_plan_link(run.plan)}</td>' if with_plan else ''}"
                 f"<td>{html_text(run.target or run.database)}</td>{_status_cell(run)}<td>{_started(run)}</td>"
                 f"<td class='number'>{format_duration(run.seconds) if run.seconds is not None else ''}</td>"
                 f"<td>{html_text(_line(result))}</td>",
@@ -330,7 +333,7 @@ def _runs(runs: Sequence[PastRun], *, with_plan: bool) -> str:
             )
         )
     heads = ("Run", *(("Plan",) if with_plan else ()), "Target", "End", "Started", "#Took", "Result")
-    return _card("Runs", _table(heads, rows) + _left_out(len(runs), _RUNS, "run"))
+    return _card("Runs", _table(heads, rows) + _left_out(len(runs), most, "run"))
 
 
 # --- parts of both ----------------------------------------------------------------------------------------------------
@@ -412,6 +415,10 @@ def _took_cells(trend: _Trend) -> str:
     return f"<td class='number'>{last}</td><td class='number'>{middle}</td>"
 
 
+def _id_cell(run: PastRun) -> str:
+    return f'<td class="id"><code>{html_text(run.run)}</code></td>'
+
+
 def _status_cell(run: PastRun) -> str:
     return f'<td class="state {_style(run)}"><span>{html_text(_ended(run))}</span></td>'
 
@@ -425,7 +432,8 @@ def _started(run: PastRun) -> str:
 
 
 def _plan_link(plan: str) -> str:
-    return f'<a href="{page_name(plan)}">{html_text(plan)}</a>'
+    style = ' class="short"' if len(plan) <= _SHORT else ""
+    return f'<a href="{page_name(plan)}"{style}>{html_text(plan)}</a>'
 
 
 def _line(text: str) -> str:

@@ -68,14 +68,14 @@ const gantt = (() => {
     ];
   }
 
-  function draw(width = Math.max(280, host.clientWidth)) {
+  function draw(width = Math.max(280, host.clientWidth), paper = false) {
     const bySlot = mode === "slots";
     waits = [];
     const rows = bySlot ? null : run.steps.filter((step) => step.above === null || BAD.has(step.state) && !step.instances);
     const label = bySlot ? (width < 500 ? 48 : LABEL_SLOTS) : Math.min(220, Math.round(width * 0.32));
     const lanes = bySlot ? Math.max(1, run.lanes) : rows.length;
-    const tall = bySlot ? LANE : ROW;
-    const strip = bySlot && queued.length ? STRIP : 0;
+    const tall = Math.round((bySlot ? LANE : ROW) * (paper ? 0.7 : 1));
+    const strip = bySlot && queued.length ? STRIP * (paper ? 0.7 : 1) : 0;
     const height = AXIS + lanes * tall + strip + 6;
     const x = (at) => label + ((shrunk(at) - view[0]) / (view[1] - view[0])) * (width - label - 8);
     const svg = drawn("svg", {width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Timeline of the run"});
@@ -293,7 +293,7 @@ const gantt = (() => {
   }
   let width = 0;
   new ResizeObserver(() => { if (host.clientWidth !== width) { width = host.clientWidth; draw(); } }).observe(host);
-  addEventListener("beforeprint", () => draw(PAPER));
+  addEventListener("beforeprint", () => draw(PAPER, true));
   addEventListener("afterprint", () => draw());
   draw();
   return {draw};

@@ -86,7 +86,7 @@ def test_commands_options_codes_run_ids_and_step_ids_are_completed(
     journal = Journal.create(Path(".jobplan/runs"), "260101-abcdef", p)
     journal.handle(run_started(p, 1_767_225_600.0), initial_state(p))
     journal.close()
-    assert completed("re") == {"resume"}
+    assert completed("re") == {"report", "resume"}
     assert "--report" in completed("run", "--re")
     assert completed("show", "26") == {"260101-abcdef"}
     assert completed("resume", "") == {"260101-abcdef", "last"}
