@@ -83,6 +83,11 @@ def is_of_chain(key: str) -> bool:
     return "." in key.rpartition("]")[2]
 
 
+def is_of_plan(key: str) -> bool:
+    """Return whether the key is that of a step of the plan: of no instance, and of no step of a chain."""
+    return "[" not in key and not is_of_chain(key)
+
+
 def runner_name(run_id: str) -> str:
     """Return the application_name of the runner's own sessions."""
     return f"{PREFIX}:{run_id}:{_RUNNER}"

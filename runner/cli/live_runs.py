@@ -20,6 +20,7 @@ from runner.engine.run_location import WrongServerError, on_another_server
 from runner.engine.state import FINAL, HOLDING, RunState
 from runner.engine.window import window_status
 from runner.errors import RecordError, UsageError
+from runner.reports.fan_outs import counts_words, fan_outs, run_counts
 from runner.reports.messages import hold_words, loop_lines
 from runner.reports.run_end import failures_of, is_resumable, recorded_places
 from runner.reports.server_status import RecordSummary
@@ -204,13 +205,16 @@ def _summed_up(
     open_ = (record for record in state.records.values() if record.state in HOLDING)
     return RecordSummary(
         plan=state.plan.name,
-        steps=", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in counts),
+        steps=counts_words(run_counts(state)),
         where=where,
         source=source,
         at=at,
         finished=state.finished is not None,
         ends={key: str(step.state) for key, step in state.records.items() if step.state in FINAL},
         counts=Counter({str(name): number for name, number in counts.items()}),
+        folded=tuple(
+            f"{key}: {found.words()}" for key, found in fan_outs(state).items() if not state.records[key].final
+        ),
         window=window_status(state, None),
         failures=tuple(failures_of(state, run, places)),
         resumable=is_resumable(state),

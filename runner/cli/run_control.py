@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import sys
 import time
 from collections import defaultdict
@@ -195,7 +196,8 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
         """Print the end of a run: as text several lines, as JSON one object."""
         if self.json:
             self.print(end.summary, **fields, **end.fields())
-        for line in () if self.json else end.lines():
+        width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+        for line in () if self.json else end.lines(width):
             self.print(line)
 
     def interrupted(self, number: int) -> int:

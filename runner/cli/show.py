@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -58,6 +60,7 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], step: str | None,
         write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past, resume=again))
     if any(path == STDOUT for _, path in wanted):
         return 0  # standard output has only the report
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     chosen = None if step is None else chosen_steps(record, step)
     if log:
         print_lines(log_lines(record, chosen))
@@ -66,7 +69,7 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], step: str | None,
         kept = [one for one in found["steps"] if chosen is None or one["step"] in chosen]
         print_json({**found, "steps": kept})
     elif chosen is not None:
-        print_lines(step_lines(record, chosen))
+        print_lines(step_lines(record, chosen, width=width))
     else:
-        print_lines(record_lines(record, locked=locked, resume=again))
+        print_lines(record_lines(record, locked=locked, resume=again, width=width))
     return 0

@@ -16,7 +16,7 @@ from runner.engine.ports import MOST_PREVIOUS_RUNS, PastRun, PreviousRun, StepTi
 from runner.engine.state import BAD
 from runner.errors import RecordError
 from runner.exit_codes import is_failure
-from runner.identity import is_of_chain
+from runner.identity import is_of_chain, is_of_plan
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
 from runner.structs import Struct, field, replace
@@ -41,8 +41,8 @@ class Standing(enum.StrEnum):
 class Summary(Struct, frozen=True, kw_only=True):
     """A summary of a run. Times are seconds since the epoch; without an end, `ended_at` is the time of its last event.
 
-    `steps` counts the steps of a finished run by state; for a step with instances, these are counted. `problem` says
-    why a journal cannot be read.
+    `steps` counts the steps of a finished run by state; for a step with instances, these are counted. `plan_steps`
+    counts the steps of its plan. `problem` says why a journal cannot be read.
     """
 
     run_id: str
@@ -57,6 +57,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     #: The seconds that its runners worked on a finished run.
     took: float | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
+    plan_steps: Mapping[str, int] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -110,6 +111,7 @@ def _summed_up(
         exit_code=last["exit_code"] if finished else None,
         took=last.get("duration", ended - began) if finished else None,
         steps=_counted(last["steps"], last.get("split", ())) if finished else {},
+        plan_steps=Counter(state for key, state in last["steps"].items() if is_of_plan(key)) if finished else {},
     )
 
 

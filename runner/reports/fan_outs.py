@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from runner.engine.state import FINAL, RunState, StepRecord, StepState, leaves
 from runner.structs import Struct, field
 
+#: The most parts of a step that are listed one by one where there is room for lines; a step with more is folded.
+LISTED = 5
 #: States that count as done; other final states are named.
 _DONE = frozenset({StepState.SUCCEEDED})
 #: Unfinished states in which nothing of the step has begun, or nothing of it runs at present.
@@ -22,7 +24,8 @@ class FanOut(Struct, frozen=True, kw_only=True):
     """A step with instances, counted: `ended` are its final states, in which a chunk counts with all of its items.
 
     The parts are the items of a `for_each`; of a group without one, the steps of its chain (`of_items` is False).
-    `unfolded` are the instances, or steps of a chain, that ended in another state than succeeded or skipped.
+    `unfolded` are the instances, or steps of a chain, that ended in another state than succeeded or skipped. With few
+    instances it is not `folded`: a list of lines, such as a log or a table, has all of them.
     """
 
     key: str
@@ -32,6 +35,7 @@ class FanOut(Struct, frozen=True, kw_only=True):
     retrying: int
     running: int
     queued: int
+    folded: bool
     unfolded: tuple[str, ...]
 
     @property
@@ -86,7 +90,7 @@ class RunCounts(Struct, frozen=True, kw_only=True):
 def fan_outs(state: RunState) -> dict[str, FanOut]:
     """Return the steps of the plan that have instances, by id, in the plan's order."""
     return {
-        record.key: _fan_out(state, record)
+        record.key: fan_out(state, record)
         for record in state.records.values()
         if record.parent is None and record.instances
     }
@@ -103,14 +107,18 @@ def run_counts(state: RunState) -> RunCounts:
     return RunCounts(steps=Counter(record.state for record in records), items=items)
 
 
-def counts_words(counts: RunCounts) -> str:
-    """Return the counts of a run in words: `24 succeeded, 1 failed; items: 57 succeeded, 3 failed`."""
-    items = f"; items: {_tally(counts.items)}" if counts.all_items else ""
-    return f"{_tally(counts.steps)}{items}"
+def counts_words(counts: RunCounts, *, took: str = "") -> str:
+    """Return the counts of a run in words: `24 succeeded, 1 failed in 3m05s; 60 items: 57 succeeded, 3 failed`."""
+    items = f"; {counts.all_items:,} items: {_tally(counts.items)}" if counts.all_items else ""
+    return f"{_tally(counts.steps)}{f' in {took}' if took else ''}{items}"
+
+
+#: The order of counts: steps that have ended, then those that run, then those that wait.
+_ORDER = (*(one for one in StepState if one in FINAL), *reversed([one for one in StepState if one not in FINAL]))
 
 
 def _tally(counts: Mapping[StepState, int]) -> str:
-    return ", ".join(f"{counts[one]:,} {one.replace('_', ' ')}" for one in StepState if counts.get(one))
+    return ", ".join(f"{counts[one]:,} {one.replace('_', ' ')}" for one in _ORDER if counts.get(one))
 
 
 def _parts(state: RunState, record: StepRecord) -> Iterator[tuple[StepRecord, int]]:
@@ -124,7 +132,21 @@ def _parts(state: RunState, record: StepRecord) -> Iterator[tuple[StepRecord, in
             yield part, len(part.chunk) or 1
 
 
-def _fan_out(state: RunState, record: StepRecord) -> FanOut:
+def step_of_plan(state: RunState, record: StepRecord) -> StepRecord:
+    """Return the step of the plan that an instance, or a step of a chain, belongs to; of a step, the step itself."""
+    while record.parent is not None:
+        record = state.records[record.parent]
+    return record
+
+
+def is_folded(step: StepRecord) -> bool:
+    """Return whether a step has so many instances, or steps of chains, that lists of lines leave them out."""
+    of_each = len(step.step.steps) if step.step.for_each is not None and step.step.steps else 1
+    return len(step.instances or ()) * of_each > LISTED
+
+
+def fan_out(state: RunState, record: StepRecord) -> FanOut:
+    """Return a step of the plan that has instances, counted."""
     ended: Counter[StepState] = Counter()
     others: Counter[str] = Counter()
     unfolded: list[str] = []
@@ -142,6 +164,7 @@ def _fan_out(state: RunState, record: StepRecord) -> FanOut:
         retrying=others["retrying"],
         running=others["running"],
         queued=others["queued"],
+        folded=is_folded(record),
         unfolded=tuple(unfolded),
     )
 

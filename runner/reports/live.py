@@ -8,7 +8,6 @@ cursor.
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +22,25 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
-from runner.engine.state import BAD, FINAL, GATE, HOLDING, SLOTS, RunState, StepRecord, StepState
+from runner.engine.state import BAD, FINAL, GATE, HOLDING, SLOTS, RunState, StepRecord, StepState, leaves
 from runner.engine.window import window_status
-from runner.reports.messages import Verbosity, event_lines, hold_words, is_item_of_group, iteration_words
-from runner.reports.terminal_text import visible
-from runner.reports.worker_activity import WorkerView
+from runner.reports.fan_outs import FanOut, fan_outs, run_counts, step_of_plan
+from runner.reports.messages import Verbosity, error_of, error_text, event_lines, hold_words, iteration_words
+from runner.reports.progress import goes_as_planned
+from runner.reports.terminal_text import at_words, columns, cut_at_words, flowing, some_lines, visible
+from runner.reports.worker_activity import WorkerView, about
 from runner.structs import Struct
 
 #: The smallest terminal that a frame is made for; a smaller one shows its upper left part.
 NARROWEST, LOWEST = 40, 8
+#: The height from which a frame has a line about Ctrl-C.
+_WITH_HINT = 12
+#: Failures of a folded step that are listed below it.
+_FAILURES = 3
+#: Lines for one failure of these.
+_FAILURE_LINES = 2
+#: Columns of the time of a step and its timeout, and of its progress.
+_TIME, _SHARE = 14, 4
 
 _STYLES: Mapping[StepState, str] = {
     StepState.SUCCEEDED: "green",
@@ -60,124 +69,252 @@ def printable(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+#: The lines of one step.
+_Block = list[Text]
+
+
 def frame(view: View, width: int, height: int) -> list[Text]:
     """Return the lines of a frame, none wider than `width`, and fewer than `height` of them."""
     width, height = max(width, NARROWEST), max(height, LOWEST)
-    lines = [_headline(view, width), _bar(view.state, width, view.estimate), *_holds(view, width)]
-    running = [record for key in view.state.active if (record := view.state.records[key]).state in HOLDING]
-    running.sort(key=lambda record: (not _waits(view, record), record.launched_at or 0.0))
+    hint = [Text(cut_at_words(_hint(view.state), width), style="dim")] if height >= _WITH_HINT else []
+    lines = [*_headline(view, width), *_bar(view, width), *_holds(view, width)][: height - 4]
     others = _others(view.state)
-    room = height - 1 - len(lines)
-    rest = min(len(others), max(2, room // 3))
-    name = _name_width(running[:room], width)
-    shown = [_running(view, record, width, name) for record in running[:room]]
-    lines += _some(shown, len(running), room - rest, width)
-    waiting = [[Text(_fit(_other(view.state, one, view.now), width), style="dim")] for one in others[:height]]
-    lines += _some(waiting, len(others), height - 1 - len(lines), width)
-    return lines
+    room = height - 1 - len(lines) - len(hint)
+    rest = min(len(others) + 1, max(3, room // 3)) if others else 0
+    lines += _under_way(view, width, room - rest)
+    if others:
+        waiting = [_waiting(view, one, width) for one in others[:height]]
+        lines += _titled("Waiting", waiting, len(others), height - 1 - len(lines) - len(hint), width)
+    return [*lines, *hint]
 
 
-def _some(blocks: Sequence[list[Text]], total: int, room: int, width: int) -> list[Text]:
+def _hint(state: RunState) -> str:
+    if state.interrupted is not None:
+        return "Ctrl-C again: do not wait for the workers that still run"
+    return "Ctrl-C: start no further steps; running ones end as their on_runner_exit says"
+
+
+def _titled(title: str, blocks: Sequence[_Block], total: int, room: int, width: int) -> _Block:
+    shown = _some(blocks, total, room - 1, width)
+    return [Text(title, style="bold dim"), *shown] if shown else []
+
+
+def _some(blocks: Sequence[_Block], total: int, room: int, width: int, indent: str = "  ") -> _Block:
     """Return as many blocks as there is room for, and how many of all of them are left out."""
     if len(blocks) == total and sum(map(len, blocks)) <= room:
         return [line for block in blocks for line in block]
-    lines: list[Text] = []
+    lines: _Block = []
     shown = 0
     for block in blocks:
         if len(lines) + len(block) > room - 1:
             break
         lines += block
         shown += 1
-    return [*lines, Text(_fit(f"  and {total - shown} more", width), style="dim")][: max(0, room)]
+    return [*lines, Text(_fit(f"{indent}and {total - shown} more", width), style="dim")][: max(0, room)]
 
 
-def _headline(view: View, width: int) -> Text:
+def _headline(view: View, width: int) -> _Block:
     state = view.state
     started = state.started_at if state.started_at is not None else view.now
-    parts = [f"slots {state.used[SLOTS]}/{state.capacity[SLOTS]}"]
+    parts = [(printable(state.plan.name), "bold"), (f"run {view.run_id}", "")]
+    parts += [(format_duration(view.now - started), ""), (f"slots {state.used[SLOTS]}/{state.capacity[SLOTS]}", "")]
     parts += [
-        f"{name.removeprefix('pool:')} {state.used[name]}/{limit}"
+        (f"{name.removeprefix('pool:')} {state.used[name]}/{limit}", "")
         for name, limit in state.capacity.items()
         if name.startswith("pool:")
     ]
-    line = Text(no_wrap=True)
-    line.append(state.plan.name, style="bold")
-    line.append(f"  run {view.run_id}  {format_duration(view.now - started)}  {'  '.join(parts)}")
     if state.stopping:
-        line.append("  stopping", style="bold yellow")
+        parts.append(("stopping", "bold yellow"))
     elif window := window_status(state, view.now):
-        line.append(f"  {window}", style="yellow")
-    return _cut(line, width)
+        parts.append((window, "yellow"))
+    return _flow(parts, width)
 
 
-def _bar(state: RunState, width: int, estimate: float | None) -> Text:
-    counts = state.counts()
-    total = sum(counts.values())
-    done = sum(counts[name] for name in FINAL)
-    bad = sum(counts[name] for name in BAD)
+def _flow(parts: Sequence[tuple[str, str]], width: int) -> _Block:
+    """Return texts with their styles in lines, none of them broken; only one that is wider than a line is cut."""
+    styles = iter([style for _, style in parts])
+    lines: _Block = []
+    for texts in flowing([cut_at_words(text, width - 2) for text, _ in parts], width):
+        line = Text("  " if lines else "", no_wrap=True)
+        for number, text in enumerate(texts):
+            line.append("  " if number else "").append(text, style=next(styles))
+        lines.append(line)
+    return lines
+
+
+def _bar(view: View, width: int) -> _Block:
+    """Return the bar and the counts: of the plan's steps, and apart from them of items."""
+    state, counts, folded = view.state, run_counts(view.state), fan_outs(view.state)
+    total = counts.all_steps
+    ended, bad = 0.0, 0.0
+    for record in state.records.values():
+        if record.parent is None:
+            found = folded.get(record.key)
+            ended += 1 if record.final else found.finished / found.total if found is not None else 0
+            bad += record.state in BAD
     wide = max(10, min(40, width // 3))
-    full = round(wide * done / total) if total else wide
+    full = round(wide * ended / total) if total else wide
     red = min(full, max(1, round(wide * bad / total))) if bad else 0
-    line = Text(no_wrap=True)
-    line.append("━" * (full - red), style="green")
-    line.append("━" * red, style="bold red")
-    line.append("━" * (wide - full), style="dim")
-    line.append(f" {done}/{total}")
+    parts = [("━" * (full - red), "green"), ("━" * red, "bold red"), ("━" * (wide - full), "dim")]
+    line = Text.assemble(*parts, no_wrap=True)
+    words = [_done_words(counts.steps, "steps")]
+    words += [_done_words(counts.items, "items")] if counts.all_items else []
+    if view.estimate is not None and counts.steps_ended < total:
+        words.append([(f"{about(view.estimate)} left", "")])
+    first, *more = flowing([" " * wide, *("".join(text for text, _ in one) for one in words)], width, gap=" ")
+    lines = [line]
+    for number, texts in enumerate((first[1:], *more)):
+        lines += [Text("  ", no_wrap=True)] if number else []
+        for place, _ in enumerate(texts):
+            lines[-1].append("  " if place else "" if number else " ")
+            for text, style in words.pop(0):
+                lines[-1].append(text, style=style)
+    return [_cut(one, width) for one in lines]
+
+
+def _done_words(counts: Mapping[StepState, int], things: str) -> list[tuple[str, str]]:
+    """Return how many are done, and how many ended otherwise, with styles: `12/25 steps done, 1 failed`."""
+    words = [(f"{counts.get(StepState.SUCCEEDED, 0):,}/{sum(counts.values()):,} {things} done", "")]
     for name in StepState:
-        if name in FINAL and counts[name]:
-            line.append(f"  {counts[name]} {name.replace('_', ' ')}", style=_STYLES[name])
-    if estimate is not None and done < total:
-        line.append(f"  about {format_duration(estimate)} left")
-    return _cut(line, width)
+        if name in FINAL and name is not StepState.SUCCEEDED and counts.get(name):
+            words += [(", ", ""), (f"{counts[name]:,} {name.replace('_', ' ')}", _STYLES[name])]
+    return words
 
 
 #: Holds that are shown.
 _MOST_HOLDS = 3
 
 
-def _holds(view: View, width: int) -> list[Text]:
+def _holds(view: View, width: int) -> _Block:
     """Return a line for each hold that is on."""
     words = list(hold_words(view.state, view.now))
     more = [f"{len(words) - _MOST_HOLDS} more holds"] if len(words) > _MOST_HOLDS else []
     shown = (f"  held by {printable(text)}" for text in (*words[:_MOST_HOLDS], *more))
-    return [Text(_fit(text, width), style="bold yellow", no_wrap=True) for text in shown]
+    return [Text(cut_at_words(text, width), style="bold yellow", no_wrap=True) for text in shown]
 
 
-def _name_width(records: Sequence[StepRecord], width: int) -> int:
+# --- steps that are under way -----------------------------------------------------------------------------------------
+
+
+def _under_way(view: View, width: int, room: int) -> _Block:
+    """Return the running steps: blocked ones, then single steps, then folded steps with their running instances."""
+    state = view.state
+    running = [record for key in state.active if (record := state.records[key]).state in HOLDING]
+    running.sort(key=lambda record: (not _waits(view, record), record.launched_at or 0.0))
+    folded = [found for key, found in fan_outs(state).items() if state.records[key].state is StepState.EXPANDED]
+    inside = _by_folded_step(state, [record for record in running if not _waits(view, record)])
+    alone = [record for record in running if record.parent is None or _waits(view, record)]
+    if not running and not folded:
+        return []
+    shown_items = [record for records in inside.values() for record in records[:room]]
+    keys = (*(one.key for one in alone[:room]), *(found.key for found in folded))
+    name = _name_width([*(f"  {key}" for key in keys), *map(_inner_name, shown_items)], width)
+    title = Text("Running".ljust(name) + "time/timeout".rjust(_TIME + 1), style="bold dim", no_wrap=True)
+    rows = [_folded_step(view, found, width, name) for found in folded]
+    room -= 1
+    kept = min(sum(map(len, rows)), max(room // 2, room - len(alone)))
+    lines = _some([_running(view, one, width, name) for one in alone[:room]], len(alone), room - kept, width)
+    room -= len(lines)
+    if sum(map(len, rows)) > room:
+        return [title, *lines, *_some(rows, len(rows), room, width)]
+    spare = room - sum(map(len, rows))
+    for number, (found, row) in enumerate(zip(folded, rows, strict=True)):
+        records = inside.get(found.key, [])
+        blocks = [_running(view, one, width, name) for one in records[:room]]
+        items = _some(blocks, len(records), spare // (len(folded) - number), width, "    ") if spare > 1 else []
+        spare -= len(items)
+        lines += [*row, *items]
+    return [title, *lines]
+
+
+def _by_folded_step(state: RunState, records: Sequence[StepRecord]) -> dict[str, list[StepRecord]]:
+    """Return the running instances by the step of the plan that they belong to."""
+    found: dict[str, list[StepRecord]] = {}
+    for record in records:
+        if record.parent is not None:
+            found.setdefault(step_of_plan(state, record).key, []).append(record)
+    return found
+
+
+def _inner_name(record: StepRecord) -> str:
+    """Return the name of an instance below its step: without the step's id, which begins it."""
+    key = record.key
+    place = key.find("[")
+    return f"    {key[place:] if place > 0 else key.rpartition('.')[2]}"
+
+
+def _name_width(names: Sequence[str], width: int) -> int:
     """Return the columns for names: no more than needed, in steps of 8 so that the rest of the lines stays in place."""
-    longest = max((cell_len(printable(record.key)) for record in records), default=0)
+    longest = max((columns(_shown_name(name)) + 1 for name in names), default=0)
     return min(max(16, -(-longest // 8) * 8), max(20, width * 2 // 5), 60)
 
 
-def _running(view: View, record: StepRecord, width: int, name: int) -> list[Text]:
+def _shown_name(name: str) -> str:
+    return name[: len(name) - len(name.lstrip(" "))] + printable(name)
+
+
+def _row(name: str, facts: Text, width: int, column: int) -> _Block:
+    """Return a name with facts beside it, or below it if the name is wider than its column."""
+    name = _shown_name(name)
+    facts.no_wrap = True
+    if columns(name) < column:
+        return [_cut(Text(set_cell_size(name, column), no_wrap=True).append_text(facts), width)]
+    return [
+        Text(cut_at_words(name, width), no_wrap=True),
+        _cut(Text(" " * column, no_wrap=True).append_text(facts), width),
+    ]
+
+
+def _folded_step(view: View, found: FanOut, width: int, column: int) -> _Block:
+    """Return the line of a folded step, with its counts, and lines for what failed of it."""
+    first, *more = at_words(found.words(), width - column - 1, rest="")
+    lines = _row(f"  {found.key}", Text(f" {first}", style="cyan"), width, column)
+    lines += [Text(f"{' ' * column} {text}", style="cyan", no_wrap=True) for text in more]
+    why = _why_none_runs(view.state, found)
+    lines += [Text(cut_at_words(f"    {why}", width), style="dim", no_wrap=True)] if why else []
+    bad = [record for key in found.unfolded if (record := view.state.records[key]).state in BAD]
+    for record in bad[:_FAILURES]:
+        words = f"{_inner_name(record)} {record.state.replace('_', ' ')}: {printable(error_text(error_of(record)))}"
+        parts = some_lines(words, width, _FAILURE_LINES, rest=" " * 6)
+        lines += (Text(part, style="red", no_wrap=True) for part in parts)
+    lines += [Text(f"    and {len(bad) - _FAILURES} more failed", style="red")] if len(bad) > _FAILURES else []
+    return lines
+
+
+def _why_none_runs(state: RunState, found: FanOut) -> str:
+    """Return what the instances wait for if none of them runs."""
+    if found.running or not found.queued:
+        return ""
+    waiting = (one for one in leaves(state, state.records[found.key]) if one.state is StepState.QUEUED)
+    first = next(waiting, None)
+    return "" if first is None else queue_words(why_queued(state, first))
+
+
+def _running(view: View, record: StepRecord, width: int, column: int) -> _Block:
     """Return a line for the step, and lines for what it waits for."""
     worker = view.workers.get(record.key, WorkerView())
     elapsed = format_duration(view.now - (record.launched_at if record.launched_at is not None else view.now))
     limit = f"/{format_duration(record.timeout)}" if record.timeout is not None else ""
-    share = f"{int(worker.share * 100):3d}%" if worker.share is not None else "    "
+    share = f"{int(worker.share * 100):3d}%" if worker.share is not None else ""
     words = [word for word in (_again(record, view.now), worker.doing, worker.more) if word]
+    if record.state is not StepState.RUNNING:
+        words.insert(0, "starting")
     if record.assisted:
         words.insert(0, "on_retry" if record.preparing else "removing what it left behind")
     if record.cancel_reason is not None:
         words.insert(0, "stopping")
-    line = Text(no_wrap=True)
-    line.append("▶ " if record.state is StepState.RUNNING else "▷ ", style="cyan")
-    line.append(set_cell_size(_fit(printable(record.key), name), name))
-    line.append(f" {elapsed + limit:>14} {share} ", style="cyan")
-    line.append(printable(", ".join(words)), style="dim")
-    lines = [_cut(line, width)]
+    facts = Text(f" {elapsed + limit:>{_TIME}} {share:>{_SHARE}} ", style="cyan")
+    facts.append(cut_at_words(printable(", ".join(words)), max(width - column - facts.cell_len, 8)), style="dim")
+    inside = record.parent is not None and not worker.waits
+    lines = _row(_inner_name(record) if inside else f"  {record.key}", facts, width, column)
     if worker.waits:
-        lines += (
-            Text(_fit(part, width), style="yellow", no_wrap=True) for part in _wrapped(printable(worker.waits), width)
-        )
+        waits = some_lines(f"    {printable(worker.waits)}", width, _MOST_LINES, rest=" " * 6)
+        lines += (Text(part, style="yellow", no_wrap=True) for part in waits)
     return lines
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """Wrap a text to two lines at most: the session that holds a lock stands at its end, and must not be cut off."""
-    first, *more = textwrap.wrap(text, width - 4, break_long_words=False, break_on_hyphens=False) or [""]
-    rest = [f"      {text[len(first) :].strip()}"] if more else []
-    return [f"    {first}", *rest]
+#: Lines for what a worker waits for: the session that holds the lock stands at the end, and must not be cut off.
+_MOST_LINES = 3
 
 
 def _waits(view: View, record: StepRecord) -> bool:
@@ -193,48 +330,44 @@ def _again(record: StepRecord, now: float) -> str:
     return ", ".join(words)
 
 
+# --- steps that wait --------------------------------------------------------------------------------------------------
+
+
 def _others(state: RunState) -> list[StepRecord]:
-    """Return the steps that have no worker yet: those with items, retries or conditions first, then queued ones.
+    """Return the steps that wait: those with retries or conditions first, then queued ones.
 
-    The items of a group are in its line.
+    Instances are in the line of their step.
     """
-    records = [record for record in state.records.values() if not is_item_of_group(record)]
-    under_way = [record for record in records if record.state in _UNDER_WAY]
-    queued = [record for record in records if record.state is StepState.QUEUED]
-    return under_way + [record for record in queued if not _waits_for_its_item(state, record)]
+    records = [record for record in state.records.values() if record.parent is None]
+    under_way = [record for record in records if record.state in (StepState.RETRYING, StepState.CHECKING)]
+    return under_way + [record for record in records if record.state is StepState.QUEUED]
 
 
-def _waits_for_its_item(state: RunState, record: StepRecord) -> bool:
-    """Return whether the step's item has not begun, because of `max_parallel`: the line of its group counts it."""
-    item = state.records.get(record.parent or "")
-    return item is not None and is_item_of_group(item) and any(name.startswith(GATE) for name in record.needs)
-
-
-_UNDER_WAY = (StepState.EXPANDED, StepState.RETRYING, StepState.CHECKING)
-
-
-def _other(state: RunState, record: StepRecord, now: float) -> str:
-    """Return what the step waits for."""
-    if record.state is StepState.EXPANDED:
-        instances = [state.records[key] for key in record.instances or ()]
-        total = sum(len(one.chunk) or 1 for one in instances)
-        done = sum(len(one.chunk) or 1 for one in instances if one.final)
-        things = "items" if record.step.for_each is not None or record.chunk else "steps"
-        words = f"{done} of {total} {things}"
-        items = [one for one in instances if is_item_of_group(one)]
-        under_way = sum(1 for item in items if not item.final and _has_begun(state, item))
-        words += f", {under_way} under way" if items else ""
-    elif record.state is StepState.RETRYING:
-        words = f"next attempt in {format_duration(max(0.0, (record.retry_at or now) - now))}"
+def _waiting(view: View, record: StepRecord, width: int) -> _Block:
+    """Return a line that says what the step waits for."""
+    if record.state is StepState.RETRYING:
+        words = f"next attempt in {format_duration(max(0.0, (record.retry_at or view.now) - view.now))}"
     elif record.state is StepState.CHECKING:
         words = "its conditions are being evaluated"
     else:
-        words = f"queued, {why_queued(state, record).replace(':', ' ', 1)}"
-    return f"  {printable(f'{record.key}: {words}')}"
+        words = queue_words(why_queued(view.state, record))
+    lines = at_words(f"  {printable(f'{record.key}: {words}')}", width, rest="    ")
+    return [Text(cut_at_words(line, width), style="dim", no_wrap=True) for line in lines]
 
 
-def _has_begun(state: RunState, item: StepRecord) -> bool:
-    return item.holds or any(state.records[key].launched_at is not None for key in item.instances or ())
+def queue_words(reason: str) -> str:
+    """Return in words what a step waits for: `slots 3/3` is `waits for a slot (3/3 in use)`."""
+    name, _, used = reason.rpartition(" ")
+    kind, _, thing = name.partition(":")
+    if name == SLOTS:
+        return f"waits for a slot ({used} in use)"
+    if kind == "pool" and thing:
+        return f"waits for the pool {thing} ({used} in use)"
+    if kind == "exclusive" and thing:
+        return f"waits for {thing}, which another step has for itself"
+    if f"{kind}:" == GATE and thing:
+        return f"waits for max_parallel of {thing} ({used} under way)"
+    return f"waits for {reason}"
 
 
 def _fit(text: str, width: int) -> str:
@@ -248,6 +381,8 @@ def _cut(line: Text, width: int) -> Text:
     return line
 
 
+#: Columns of the time that begins a line, with the space after it.
+_AFTER_TIME = 10
 #: Seconds between two drawings, however much happens.
 REDRAW = 1.0
 #: How many lines that stay are printed again after the terminal was resized and cleared.
@@ -316,19 +451,14 @@ class Live:
         self._clear_if_resized()
         for line in lines:
             self._stayed.append(line)
-            self._console.print(line, soft_wrap=True)
+            self._print(line)
         if time.monotonic() - self._drawn_at >= REDRAW:
             self._draw(event.at, state)
 
     def _staying(self, event: ev.Event, state: RunState) -> list[str]:
         """Return the lines that stay: about the run as a whole, and about steps that do not go as planned."""
-        warns = isinstance(event, ev.AttemptNotice) and event.notice.severity == ev.WARNING
-        usual = isinstance(event, ev.StepEvent) and not isinstance(event, _NOTED) and not warns
-        fine = isinstance(event, ev.StepFinished) and event.state not in (*BAD, StepState.FAILED_ALLOWED)
-        if fine and isinstance(event, ev.StepFinished):
-            last = state.records[event.step].last
-            fine = last is None or not last.leftovers
-        return [] if usual or fine else list(event_lines(event, state, Verbosity.NORMAL, self._run_id))
+        usual = isinstance(event, ev.StepEvent) and goes_as_planned(event, state)
+        return [] if usual else list(event_lines(event, state, Verbosity.NORMAL, self._run_id))
 
     def _draw(self, now: float, state: RunState) -> None:
         if self._drawing is None:
@@ -351,7 +481,12 @@ class Live:
         self._console.clear()
         self._drawing.update(Group(), refresh=True)
         for line in list(self._stayed)[-self._size.height :]:
-            self._console.print(line, soft_wrap=True)
+            self._print(line)
+
+    def _print(self, line: Text) -> None:
+        """Print a line that stays, broken between words; a word wider than the terminal is left to it."""
+        for part in at_words(line.plain, self._size.width, rest=" " * _AFTER_TIME):
+            self._console.print(Text(part, style=line.style), soft_wrap=True)
 
     def _stop(self) -> None:
         if self._drawing is not None:
@@ -366,18 +501,6 @@ class Live:
             act()
         except (OSError, ValueError):  # ValueError: the stream was closed
             self._closed = True
-
-
-_NOTED = (
-    ev.StepFinished,
-    ev.StepRetrying,
-    ev.StepSplit,
-    ev.AttemptRemoving,
-    ev.AttemptCancelRequested,
-    ev.AttemptUnstoppable,
-    ev.AttemptLost,
-    ev.StepQueueTimedOut,
-)
 
 
 def _style(event: ev.Event) -> str:

@@ -7,7 +7,7 @@ link to an issue. A comment on GitHub has at most 65,536 characters, so the text
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
@@ -78,9 +78,9 @@ def _fitting(parts: list[str], room: int) -> tuple[list[str], int]:
 
 
 def _head(report: RunReport) -> str:
-    counts = report.counts()
-    tally = " · ".join(
-        f"{_SIGNS.get(name, '▶️')} {counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name]
+    tally = _tally(report.tally.steps)
+    tally += (
+        f" · {counted(report.tally.all_items, 'item')}: {_tally(report.tally.items)}" if report.tally.all_items else ""
     )
     tally += f" · ⚠️ {counted(report.warnings, 'warning')}" if report.warnings else ""
     good = report.exit_code == 0
@@ -97,6 +97,12 @@ def _head(report: RunReport) -> str:
         lines += ["", f"{counted(report.left_over, 'step')} left over by the window {code(report.window)}"]
     lines += [f"- {code(message.text)}" for message in report.messages[:10]]
     return "\n".join(lines)
+
+
+def _tally(counts: Mapping[StepState, int]) -> str:
+    return " · ".join(
+        f"{_SIGNS.get(name, '▶️')} {counts[name]} {name.replace('_', ' ')}" for name in StepState if counts.get(name)
+    )
 
 
 def _troubled(step: StepReport) -> bool:
@@ -123,12 +129,30 @@ def _warned(step: StepReport) -> Iterator[str]:
 
 
 def _rows(report: RunReport) -> Iterator[str]:
-    """Yield a row for each step: those that did not succeed first, then the others in the plan's order."""
-    for step in sorted(report.leaves, key=lambda step: not step.bad):
+    """Yield a row for each step: those that did not succeed first, then the others in the plan's order.
+
+    A folded step has one row with its counts, and rows for the instances that did not succeed.
+    """
+    for step in sorted(_listed(report), key=lambda step: not step.bad):
         state = f"{_SIGNS.get(step.state, '▶️')} {step.state.replace('_', ' ')}{', committed' if step.committed else ''}"
-        time = format_duration(step.seconds) if step.attempts else ""
+        seconds = report.spans.get(step.key, step.seconds) if step.instances else step.seconds
+        time = format_duration(seconds) if step.attempts or step.instances else ""
         waited = format_duration(step.waited) if step.waited >= 0.1 else ""
-        yield f"| {code(step.key, table=True)} | {state} | {time} | {waited} | {_result(step)} |"
+        counts = report.fan_outs.get(step.key)
+        result = code(counts.words(), table=True) if counts is not None else _result(step)
+        yield f"| {code(step.key, table=True)} | {state} | {time} | {waited} | {result} |"
+
+
+def _listed(report: RunReport) -> Iterator[StepReport]:
+    """Yield the steps that have a row: with a folded step, and without its instances that succeeded or were skipped."""
+    folded: set[str] = set()
+    unfolded = {key for found in report.fan_outs.values() for key in found.unfolded}
+    for step in report.steps:
+        found = report.fan_outs.get(step.key)
+        if step.parent in folded or (found is not None and found.folded):
+            folded.add(step.key)
+        if found is not None or (step.key in unfolded if step.parent in folded else not step.instances):
+            yield step
 
 
 def _result(step: StepReport) -> str:

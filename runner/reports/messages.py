@@ -17,13 +17,14 @@ from runner.engine import events as ev
 from runner.engine.batches import batch_values
 from runner.engine.chunks import parts_of
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
-from runner.engine.state import BAD, RunState, StepRecord, StepState, leaves
+from runner.engine.state import RunState, StepRecord, StepState, leaves
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import closed_words
 from runner.engine.yielding import blocked_words
 from runner.identity import step_of
 from runner.plan.model import AtEnd
 from runner.plan.window import local_words
+from runner.reports.fan_outs import fan_out
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, LockWaitReport, StepReport
 from runner.reports.worker_activity import rest_of_loop
@@ -644,7 +645,7 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
         words += f" by {by}" if event.state == StepState.CANCELLED else f", after a cancel request of {by}"
     elif event.state == StepState.CANCELLED and _cancelled_from_outside(record, state):
         words += " by another session on the server"
-    words += _items_that_did_not_succeed(record, state)
+    words += f" ({fan_out(state, record).words()})" if record.instances and record.parent is None else ""
     if event.error is not None:
         place = place_in_plan(event.error, record, state, run_id)
         why = failure_words(error_text(event.error), committed=record.committed)
@@ -661,13 +662,6 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
         limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""
         words += f" (pid {last.worker.pid} since {since}{limit})"
     return f"{words}: {event.because}" if event.because else words
-
-
-def _items_that_did_not_succeed(record: StepRecord, state: RunState) -> str:
-    """Return how many items of a group did not succeed; nothing for another step, or if all did."""
-    items = [state.records[key] for key in record.instances or ()]
-    bad = sum(is_item_of_group(item) and item.state in BAD for item in items)
-    return f" ({bad} of {counted(len(items), 'item')} did not succeed)" if bad else ""
 
 
 def error_of(record: StepRecord) -> ErrorDetails | None:

@@ -1,5 +1,8 @@
 """Progress for logs and pipes: one line for each change of state, and a heartbeat.
 
+Of a step with many instances only those have lines that do not go as planned; the others are counted, in a line at most
+every `FOLDED_EVERY` seconds.
+
 The words come from `runner.reports.messages`; this sink adds the time and writes them. `heartbeat` is pure.
 """
 
@@ -13,8 +16,9 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
-from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState
 from runner.engine.window import window_status
+from runner.reports.fan_outs import fan_out, fan_outs, is_folded, step_of_plan
 from runner.reports.messages import (
     LongWaits,
     Verbosity,
@@ -30,6 +34,8 @@ from runner.reports.worker_activity import WorkerView, view_words
 
 #: Seconds between two heartbeat lines.
 HEARTBEAT = 60.0
+#: Seconds between two lines with the counts of a folded step.
+FOLDED_EVERY = 10.0
 
 
 class Plain:
@@ -53,14 +59,35 @@ class Plain:
         self._long_waits = LongWaits()
         self._last_line = 0.0
         self._closed = False
+        #: When the counts of each folded step were written last, and the steps whose counts have changed since.
+        self._folded_at: dict[str, float] = {}
+        self._changed: set[str] = set()
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Write the lines of the event."""
+        if self._verbosity is Verbosity.NORMAL and isinstance(event, ev.StepEvent):
+            folded = _folded_step(event, state)
+            if folded is not None:
+                self._fold(event.at, folded, state)
+                return
         for line in event_lines(event, state, self._verbosity, self._run_id):
             self._write(event.at, line)
         long = self._long_waits.take(event)
         if long and isinstance(event, ev.AttemptUnblocked) and self._verbosity is Verbosity.NORMAL:
             self._write(event.at, unblocked_line(event))
+
+    def _fold(self, at: float, step: str, state: RunState) -> None:
+        """Write the counts of a folded step, but not more often than every `FOLDED_EVERY` seconds."""
+        self._changed.add(step)
+        if at - self._folded_at.setdefault(step, at) >= FOLDED_EVERY:
+            self._write_counts(at, step, state)
+
+    def _write_counts(self, at: float, step: str, state: RunState) -> None:
+        self._folded_at[step] = at
+        self._changed.discard(step)
+        record = state.records[step]
+        if record.instances and not record.final:  # the line about its end has the counts
+            self._write(at, f"{step}: {fan_out(state, record).words()}")
 
     def flush(self) -> None:
         """Do nothing: each line is written at once."""
@@ -70,6 +97,8 @@ class Plain:
         for wait in self._long_waits.due(now):
             if self._verbosity > Verbosity.QUIET:
                 self._write(now, blocked_line(wait, now))
+        for step in [one for one in self._changed if now - self._folded_at[one] >= FOLDED_EVERY]:
+            self._write_counts(now, step, state)
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
             self._write(now, heartbeat(state, now, self._look()))
 
@@ -90,6 +119,34 @@ class Plain:
             self._closed = True
 
 
+#: Events of a step that does not go as planned, and its end.
+_NOTED = (
+    ev.StepFinished,
+    ev.StepRetrying,
+    ev.StepSplit,
+    ev.AttemptRemoving,
+    ev.AttemptCancelRequested,
+    ev.AttemptUnstoppable,
+    ev.AttemptLost,
+    ev.StepQueueTimedOut,
+)
+
+
+def goes_as_planned(event: ev.StepEvent, state: RunState) -> bool:
+    """Return whether nothing about the step is unusual: no failure, no further attempt, no WARNING."""
+    if isinstance(event, ev.AttemptNotice):
+        return event.notice.severity != ev.WARNING
+    if isinstance(event, ev.StepFinished) and event.state not in (*BAD, StepState.FAILED_ALLOWED):
+        last = state.records[event.step].last
+        return last is None or not last.leftovers
+    return not isinstance(event, _NOTED)
+
+
+def _is_listed(record: StepRecord, state: RunState) -> bool:
+    """Return whether lines name the record: a step of the plan, or an instance of a step with few of them."""
+    return record.parent is None or not is_folded(step_of_plan(state, record))
+
+
 def heartbeat(state: RunState, now: float, seen: Mapping[str, WorkerView] = MappingProxyType({})) -> str:
     """Return which steps run, for how long and with what progress, and which are queued for what."""
     running = [
@@ -101,12 +158,25 @@ def heartbeat(state: RunState, now: float, seen: Mapping[str, WorkerView] = Mapp
     waiting = [
         f"{record.key} ({record.queued_because if record.held_since is None else why_queued(state, record)})"
         for record in state.records.values()
-        if record.state is StepState.QUEUED
+        if record.state is StepState.QUEUED and _is_listed(record, state)
+    ]
+    folded = [
+        f"; {found.key} {found.words()}"
+        for found in fan_outs(state).values()
+        if found.folded and not state.records[found.key].final
     ]
     held = list(hold_words(state, now))
     on = f"; held by {some(held)}" if held else ""
     window = window_status(state, now)
-    return f"running: {some(running)}; queued: {some(waiting)}{on}{f'; {window}' if window else ''}"
+    return f"running: {some(running)}; queued: {some(waiting)}{''.join(folded)}{on}{f'; {window}' if window else ''}"
+
+
+def _folded_step(event: ev.StepEvent, state: RunState) -> str | None:
+    """Return the folded step that an event belongs to; None if the event has lines of its own."""
+    record = state.records.get(event.step)
+    if record is None or _is_listed(record, state) or not goes_as_planned(event, state):
+        return None
+    return step_of_plan(state, record).key
 
 
 def _observed(record: StepRecord, now: float, view: WorkerView | None) -> str:

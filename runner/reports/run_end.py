@@ -17,7 +17,9 @@ from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import unfinished_words
 from runner.exit_codes import end_words
+from runner.reports.fan_outs import counts_words, run_counts
 from runner.reports.messages import counted, error_of, error_text, failure_words
+from runner.reports.terminal_text import as_command, at_words, visible
 from runner.structs import Struct
 
 #: How many failures are listed; `jobplan show` has all of them in its table.
@@ -53,8 +55,21 @@ class RunEnd(Struct, frozen=True, kw_only=True):
     reports: tuple[str, ...]
     commands: NextCommands
 
-    def lines(self) -> Iterator[str]:
-        """Yield the lines for a person: one fact on each, and at the end the commands to type next."""
+    def lines(self, width: int | None = None) -> Iterator[str]:
+        """Yield the lines for a person: one fact on each, and at the end the commands to type next.
+
+        With the `width` of a terminal, lines are broken between words, and commands so that they can be copied.
+        """
+        if width is None:
+            yield from self._facts()
+            yield from (next_line(label, command) for label, command in self._commands())
+            return
+        for line in self._facts():
+            yield from at_words(visible(line), width, rest=" " * (len(line) - len(line.lstrip()) + 2))
+        for label, command in self._commands():
+            yield from as_command(visible(next_line(label, command)), width, rest=" " * (_LABEL + 2))
+
+    def _facts(self) -> Iterator[str]:
         yield self.summary
         yield from failures_as_lines(self.failures)
         if self.record:
@@ -62,8 +77,10 @@ class RunEnd(Struct, frozen=True, kw_only=True):
         yield from (next_line("Report", report) for report in self.reports)
         if self.commands.note:
             yield next_line("Note", self.commands.note)
+
+    def _commands(self) -> Iterator[tuple[str, str]]:
         named = (("Follow", self.commands.follow), ("Cancel", self.commands.cancel), ("Resume", self.commands.resume))
-        yield from (next_line(label, command) for label, command in named if command)
+        yield from ((label, command) for label, command in named if command)
 
     def fields(self) -> Mapping[str, Any]:
         """Return the same for a program; what does not apply is left out."""
@@ -111,11 +128,9 @@ def run_end(
 
 def _summary(state: RunState, run_id: str, exit_code: int, seconds: float) -> str:
     """Sum up the run: how it ended, its steps by state, its duration, and the server's WARNINGs."""
-    counts = state.counts()
-    tally = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name])
     unfinished = unfinished_words(state)
     end = "" if exit_code == 0 or unfinished else f" {_end_of(state, exit_code)}"
-    text = f"run {run_id}{end}: {tally} in {format_duration(seconds)}"
+    text = f"run {run_id}{end}: {counts_words(run_counts(state), took=format_duration(seconds))}"
     warnings = sum(one.warnings for one in state.records.values())
     text += f"; {counted(warnings, 'warning')} from the server" if warnings else ""
     return text + (f"; not finished: {unfinished}" if unfinished else "")

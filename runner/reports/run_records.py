@@ -11,13 +11,14 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Event, GroupWaiting, HoldBegan, HoldEnded, RunResumed, Settled, StepEvent
 from runner.engine.fold import apply
-from runner.engine.state import FINAL, StepRecord, StepState, initial_state
+from runner.engine.state import FINAL, RunState, StepRecord, StepState, initial_state
 from runner.engine.window import unfinished_words, window_status
 from runner.errors import UsageError
 from runner.exit_codes import end_words
 from runner.plan.window import window_words
 from runner.records.record import Record
 from runner.records.summaries import Standing, Summary
+from runner.reports.fan_outs import FanOut, fan_outs
 from runner.reports.messages import (
     EVIDENCE,
     SHOWN_WARNINGS,
@@ -37,6 +38,7 @@ from runner.reports.messages import (
 from runner.reports.report_builder import run_report
 from runner.reports.run_end import failures_as_lines, failures_of, is_resumable, next_line, recorded_places
 from runner.reports.run_report import LockWaitReport, StepReport
+from runner.reports.terminal_text import as_command, at_words, columns, visible
 from runner.structs import asdict
 
 
@@ -50,7 +52,8 @@ def _run_row(run: Summary) -> tuple[str, ...]:
     started = "" if run.started_at is None else f"{rfc3339(run.started_at)[:19]}Z"
     took = "" if run.took is None else format_duration(run.took)
     ended = standing_words(run.standing) if run.exit_code is None else _ended(run.exit_code)
-    steps = ", ".join(f"{run.steps[state]} {state.replace('_', ' ')}" for state in StepState if run.steps.get(state))
+    counts = run.plan_steps
+    steps = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in StepState if counts.get(state))
     return (run.run_id, run.plan, started, took, ended, run.problem or steps)
 
 
@@ -98,11 +101,54 @@ def _ended(code: int) -> str:
     return _CAN_BE_RESUMED if words == "interrupted" else words
 
 
-def record_lines(record: Record, *, locked: bool, resume: str) -> Iterator[str]:
+def record_lines(record: Record, *, locked: bool, resume: str, width: int | None = None) -> Iterator[str]:
     """Yield what is recorded of a run: where it ran and how it ended, what went wrong, each step, and what to do next.
 
-    `resume` is the command that finishes the run.
+    `resume` is the command that finishes the run. Lines are broken between words if they are wider than `width`. Of a
+    step with many instances only those have lines that did not succeed.
     """
+    head = list(_head_lines(record, locked=locked))
+    yield from head if width is None else (part for line in head for part in _broken(line, width))
+    yield ""
+    folded = [found for found in fan_outs(record.state).values() if found.folded]
+    inside = {key for found in folded for key in _inside(record.state, found)}
+    yield from step_lines(record, record.state.records.keys() - inside, width=width, folded=folded)
+    if folded:
+        yield ""
+        names = ", ".join(found.key for found in folded[:_FOLDED])
+        hint = (
+            f"all instances: jobplan show {record.run_id} --step ID ({names}{', …' if len(folded) > _FOLDED else ''})"
+        )
+        yield from [hint] if width is None else _broken(hint, width)
+    standing = standing_of(record, locked=locked)
+    finished = record.state.finished if standing is Standing.FINISHED else None
+    if standing is Standing.ENDED_EARLY or (finished is not None and is_resumable(record.state)):
+        yield ""
+        line = next_line("Resume", resume)
+        yield from [line] if width is None else as_command(line, width, rest=" " * 10)
+
+
+#: Folded steps that the hint names.
+_FOLDED = 3
+
+
+def _broken(line: str, width: int) -> list[str]:
+    return at_words(visible(line), width, rest=" " * (len(line) - len(line.lstrip()) + 2))
+
+
+def _inside(state: RunState, found: FanOut) -> Iterator[str]:
+    """Yield the instances of a folded step that are left out of a table."""
+    waiting = list(state.records[found.key].instances or ())
+    kept = set(found.unfolded)
+    while waiting:
+        key = waiting.pop()
+        waiting += state.records[key].instances or ()
+        if key not in kept:
+            yield key
+
+
+def _head_lines(record: Record, *, locked: bool) -> Iterator[str]:
+    """Yield what is recorded of the run as a whole."""
     standing = standing_of(record, locked=locked)
     finished, started = record.state.finished if standing is Standing.FINISHED else None, record.started
     code = None if finished is None else finished.exit_code
@@ -124,24 +170,70 @@ def record_lines(record: Record, *, locked: bool, resume: str) -> Iterator[str]:
     yield from _window_lines(record)
     yield from _hold_lines(record)
     yield from failures_as_lines(failures_of(record.state, record.run_id, recorded_places(record.events)))
-    yield ""
-    yield from step_lines(record, record.state.records)
-    if standing is Standing.ENDED_EARLY or (finished is not None and is_resumable(record.state)):
-        yield ""
-        yield next_line("Resume", resume)
 
 
-def step_lines(record: Record, chosen: Container[str]) -> Iterator[str]:
-    """Yield the table of these steps, and below each step further facts about it."""
+def step_lines(
+    record: Record, chosen: Container[str], *, width: int | None = None, folded: Iterable[FanOut] = ()
+) -> Iterator[str]:
+    """Yield the table of these steps, and below each step further facts about it.
+
+    The remarks of `folded` steps are their counts. Lines are broken between words if they are wider than `width`.
+    """
     marks = marked(record.events)
     reports = _step_reports(record)
-    steps = {key: step for key, step in record.state.records.items() if key in chosen}
-    rows = (_step_row(step, marks.get(key), reports.get(key)) for key, step in steps.items())
-    head, *lines = _table([("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *rows])
+    counts = {found.key: found.words() for found in folded}
+    steps = {step.key: step for step in _in_order(record.state) if step.key in chosen}
+    rows = [_step_row(step, marks.get(key), reports.get(key)) for key, step in steps.items()]
+    rows = [(*row[:-1], "; ".join(filter(None, (counts.get(row[0]), row[-1])))) for row in rows]
+    titles = ("STEP", "STATE", "ATTEMPTS", "TOOK", "")
+    if width is None:
+        head, *lines = _table([titles, *rows])
+        blocks = [[line] for line in lines]
+    else:
+        head, blocks = _narrow_table(titles, rows, width)
     yield head
-    for line, key in zip(lines, steps, strict=True):
-        yield line
-        yield from (f"    {words}" for words in _more(reports.get(key)))
+    for block, key in zip(blocks, steps, strict=True):
+        yield from block
+        for words in _more(reports.get(key)):
+            yield from [f"    {words}"] if width is None else _broken(f"    {words}", width)
+
+
+def _narrow_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], width: int) -> tuple[str, list[list[str]]]:
+    """Return the head and the rows of a table for a terminal.
+
+    The last cell of a row goes below it if it does not fit, and a name that is wider than its column has its own line.
+    """
+    rows = [tuple(map(visible, row)) for row in rows]
+    widths = [max(map(columns, column)) for column in zip(titles, *rows, strict=True)]
+    widths[0] = min(widths[0], max(24, width * 2 // 5))
+    blocks: list[list[str]] = []
+    for row in rows:
+        cells = [*row[:-1]]
+        block: list[str] = []
+        if columns(cells[0]) > widths[0]:
+            block, cells[0] = [cells[0]], ""
+        line = _padded(cells, widths)
+        if row[-1] and columns(line) + 2 + columns(row[-1]) <= width:
+            line, remark = f"{line}  {row[-1]}", ""
+        else:
+            remark = row[-1]
+        block.append(line.rstrip())
+        block += _broken(f"    {remark}", width) if remark else []
+        blocks.append(block)
+    return _padded(titles[:-1], widths).rstrip(), blocks
+
+
+def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(cells, widths, strict=False))
+
+
+def _in_order(state: RunState) -> Iterator[StepRecord]:
+    """Yield the steps of the plan, each followed by its instances."""
+    waiting = [record for record in reversed(state.records.values()) if record.parent is None]
+    while waiting:
+        record = waiting.pop()
+        yield record
+        waiting += (state.records[key] for key in reversed(record.instances or ()))
 
 
 def chosen_steps(record: Record, step: str) -> frozenset[str]:

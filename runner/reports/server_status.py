@@ -25,6 +25,7 @@ from runner.engine.server_activity import (
 from runner.identity import run_of, step_of
 from runner.reports.run_end import Failure, failures_as_lines, next_line
 from runner.reports.terminal_text import visible
+from runner.reports.wait_words import wait_words
 from runner.sql.placeholders import quote_identifier
 from runner.structs import Struct, field
 
@@ -36,7 +37,7 @@ _ENDLESS = 1_000_000
 #: Lines that one fact may take.
 _MOST_LINES = 4
 #: Characters of a step's id on a line.
-_LONGEST_STEP = 36
+_LONGEST_STEP = 72
 
 
 class RecordSummary(Struct, frozen=True, kw_only=True):
@@ -57,6 +58,8 @@ class RecordSummary(Struct, frozen=True, kw_only=True):
     committed: frozenset[str] = frozenset()
     #: The holds that are on, in words.
     holds: tuple[str, ...] = ()
+    #: The unfinished steps with instances, with their counts.
+    folded: tuple[str, ...] = ()
     #: What went wrong, the first failure first.
     failures: tuple[Failure, ...] = ()
     #: Whether a resume would run something.
@@ -85,7 +88,7 @@ def status_lines(
     nothing = "no jobplan sessions" if run is None else f"no more sessions of run {run}"
     server = f"PostgreSQL {activity.version.partition(' ')[0]}, {activity.database}"
     counts = f"{_counted(runs, 'run')}, {_counted(workers, 'worker')}" if runs else nothing
-    yield _fit(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
+    yield from _wrap(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
     if activity.standby:
         yield from _wrap(ON_A_STANDBY, width)
     for one in worst_runs_first(activity):
@@ -124,6 +127,8 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
     yield from _wrap(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
     if record is not None:
         yield from _wrap(f"  {record.steps} ({record.where})", width)
+        for line in record.folded:
+            yield from _wrap(f"  {line}", width)
         for line in failures_as_lines(record.failures):
             yield from _wrap(f"  {line}", width)
         if record.holds and run.alive:
@@ -244,7 +249,7 @@ def _alarm_words(worker: LiveWorker) -> str:
 def _state_words(worker: LiveWorker) -> str:
     if _alarm_words(worker):
         return ""
-    return f"waiting ({worker.wait})" if worker.wait else worker.state
+    return wait_words(worker.wait) if worker.wait else worker.state
 
 
 def _other_words(other: Other, run: str) -> str:

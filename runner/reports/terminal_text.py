@@ -8,6 +8,8 @@ commands in the middle of a line, is written as `##\x5b`.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterable
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 #: C0 and C1 controls, half surrogate pairs, line separators, and what changes the writing direction or has no
@@ -46,3 +48,92 @@ def _escape(character: str) -> str:
 def _utf16(character: str) -> tuple[int, ...]:
     data = character.encode("utf-16-be", "surrogatepass")
     return tuple(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns(character) for character in text)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character) or character in "\u200c\u200d\ufe0f":
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+#: A number, with what separates its digits.
+_NUMBER = re.compile(r"[(]?[0-9][0-9,./]*")
+
+
+def _words(text: str) -> list[str]:
+    """Return the parts of a line that stay whole: words, and a number with the word that it counts."""
+    words: list[str] = []
+    for word in text.split(" "):
+        if words and word[:1].islower() and _NUMBER.fullmatch(words[-1]):
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    return words
+
+
+def at_words(text: str, width: int, *, rest: str = "  ") -> list[str]:
+    """Return a line as lines of at most `width` columns, broken only between words; `rest` begins the further ones.
+
+    A word that is wider than a line stays whole: the terminal breaks it, and it can be copied as one. What indents the
+    first line stays.
+    """
+    if columns(text) <= width:
+        return [text]
+    indent = len(text) - len(text.lstrip(" "))
+    first, *words = _words(text[indent:])
+    lines = [text[:indent] + first]
+    for word in words:
+        if columns(lines[-1]) + 1 + columns(word) <= width:
+            lines[-1] += f" {word}"
+        elif word:
+            lines.append(rest + word)
+    return [line.rstrip() for line in lines]
+
+
+def some_lines(text: str, width: int, number: int, *, rest: str = "  ") -> list[str]:
+    """Return a line in the same way, with an ellipsis for what does not fit into so many lines; none is wider."""
+    lines = at_words(text, width, rest=rest)
+    if len(lines) > number:
+        lines[number - 1 :] = [
+            f"{lines[number - 1]} {lines[number].lstrip()} {'…' * (len(lines) > number + 1)}".rstrip()
+        ]
+    return [cut_at_words(line, width) for line in lines]
+
+
+def as_command(text: str, width: int, *, rest: str) -> list[str]:
+    """Return a command in the same way, with the backslashes that a shell needs to read its lines as one."""
+    lines = at_words(text, width - 2, rest=rest) if columns(text) > width else [text]
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
+
+
+def flowing(parts: Iterable[str], width: int, *, gap: str = "  ", rest: str = "  ") -> list[list[str]]:
+    """Return the parts in lines of at most `width` columns, none of them broken; a line after the first is `rest`."""
+    lines: list[list[str]] = []
+    room = 0
+    for part in parts:
+        if lines and columns(part) + len(gap) <= room:
+            lines[-1].append(part)
+            room -= columns(part) + len(gap)
+        else:
+            room = width - columns(part) - (len(rest) if lines else 0)
+            lines.append([part])
+    return lines
+
+
+def cut_at_words(text: str, width: int) -> str:
+    """Return as many words of the text as fit, and an ellipsis for the rest; a first word that is too wide is cut."""
+    if columns(text) <= width:
+        return text
+    lines = at_words(text, max(width - 2, 1), rest="")
+    if columns(lines[0]) <= width - 2:
+        return f"{lines[0]} …"
+    while text and columns(text) > width - 1:
+        text = text[: max(len(text) - max((columns(text) - width + 1) // 2, 1), 0)]
+    return f"{text.rstrip()}…"

@@ -9,6 +9,7 @@ from runner.engine.server_activity import LiveWorker, Other, Progress
 from runner.engine.state import SLOTS, RunState, StepRecord
 from runner.identity import step_of
 from runner.plan.graph import longest_path
+from runner.reports.wait_words import wait_words
 from runner.structs import Struct, replace
 
 _QUEUE_FULL = "IPC: MessageQueuePutMessage"
@@ -39,7 +40,7 @@ def worker_views(run_id: str, workers: Iterable[LiveWorker], steps: Iterable[str
 def worker_view(worker: LiveWorker) -> WorkerView:
     """Return what a worker does and what it waits for."""
     waits = _waits(worker)
-    words = [*_phases(worker), *([worker.wait] if worker.wait and not waits else [])]
+    words = [*_phases(worker), *([wait_words(worker.wait)] if worker.wait and not waits else [])]
     return WorkerView(
         share=_share(worker),
         doing=words[0] if words else "",
@@ -150,6 +151,23 @@ def estimate(state: RunState, now: float, durations: Durations) -> float | None:
     work = sum(seconds * state.records[key].step.slots for key, seconds in rest.items())
     needs = {key: [need.step for need in state.records[key].step.needs] for key in rest}
     return max(longest_path(needs, rest)[0], work / state.capacity[SLOTS])
+
+
+#: Below so many seconds an estimate is rounded to so many seconds.
+_ROUNDING = ((57.5, 5), (150, 30), (570, 60), (3450, 300), (86_100, 600))
+
+
+def about(seconds: float) -> str:
+    """Return an estimate in words, rounded as far as an estimate can be right: `about 30 s`, `about 1 h 40 min`."""
+    if seconds < 7.5:
+        return "a few seconds"
+    unit = next((unit for below, unit in _ROUNDING if seconds < below), 3600)
+    whole = round(seconds / unit) * unit
+    for size, name, rest, rest_name in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= size:
+            more = whole % size // rest
+            return f"about {whole // size} {name}{f' {more} {rest_name}' if more else ''}"
+    return f"about {whole / 60:g} min" if whole >= 60 else f"about {whole} s"
 
 
 def _rest(record: StepRecord, seconds: float, now: float) -> float:

@@ -112,7 +112,9 @@ def plan_of_500(jobplan: Jobplan, seconds: float) -> Path:
 
 
 def is_drawn(shown: list[str]) -> bool:
-    return any(line.startswith("━") and "/500" in line for line in shown) and any("▶ step" in line for line in shown)
+    return any(line.startswith("━") and "/500" in line for line in shown) and any(
+        line.startswith("  step") for line in shown
+    )
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)])
@@ -122,7 +124,9 @@ def test_five_hundred_steps_fit_any_terminal_and_failures_stay(
     terminal = terminals("run", plan_of_500(jobplan, 0.3), "--dsn", db.dsn, size=size)
 
     def is_whole(lines: list[str]) -> bool:  # what was read may end within a frame
-        return is_drawn(lines) and "1 failed" in "\n".join(lines) and sum("queued" in line for line in lines) > 1
+        return (
+            is_drawn(lines) and "1 failed" in "\n".join(lines) and sum("waits for a slot" in line for line in lines) > 1
+        )
 
     shown = terminal.until(is_whole)
     (headline,) = [line for line in shown if line.startswith("trial  run ")]
@@ -141,7 +145,7 @@ def test_ctrl_c_leaves_the_screen_whole(jobplan: Jobplan, db: Database, terminal
     text = "\n".join(terminal.shown)
     assert not terminal.hides_cursor()
     assert "8 cancelled" in text.replace("\n", "")
-    assert not any(line.startswith(("━", "trial  run", "▶", "  and ")) for line in terminal.shown)
+    assert not any(line.startswith(("━", "trial  run", "Running", "  and ")) for line in terminal.shown)
     assert b"\x1b[?1049" not in terminal.written  # the screen is not another one: what was there before is still there
     assert db.workers() == []
 

@@ -45,7 +45,7 @@ def test_failures_are_counted_and_listed() -> None:
     found = fan_outs(state)["partitions"]
     assert found.words() == "58/60 done, 2 failed"
     assert found.unfolded == ("partitions[i0]", "partitions[i3]")
-    assert counts_words(run_counts(state)) == "1 succeeded, 1 failed, 1 skipped; items: 58 succeeded, 2 failed"
+    assert counts_words(run_counts(state)) == "1 succeeded, 1 failed, 1 skipped; 60 items: 58 succeeded, 2 failed"
 
 
 def test_an_item_that_waits_for_its_next_attempt_is_neither_running_nor_queued() -> None:
@@ -63,7 +63,7 @@ def test_items_of_a_group_count_once_however_many_steps_they_have() -> None:
     state = at_second(plan(group), 99.0, **{"g[i3].log": [script(ev.Outcome.FAILED, "42P01")]})
     found = fan_outs(state)["g"]
     assert (found.words(), found.unfolded) == ("9/10 done, 1 failed", ("g[i3].log",))
-    assert counts_words(run_counts(state)) == "1 failed; items: 9 succeeded, 1 failed"
+    assert counts_words(run_counts(state)) == "1 failed; 10 items: 9 succeeded, 1 failed"
 
 
 def test_the_steps_of_a_group_without_items_are_steps() -> None:

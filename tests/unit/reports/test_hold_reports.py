@@ -60,7 +60,7 @@ def test_the_live_view_has_a_line_for_each_hold_that_is_on() -> None:
     state = state_at(HELD, held(), 10.5)
     lines = [line.plain for line in frame(View(state=state, run_id=RUN, now=10.5, workers={}), 100, 24)]
     assert "  held by replicas for 10.0s (scripted)" in lines
-    assert any("second: queued, hold replicas" in line for line in lines)
+    assert any("second: waits for hold replicas" in line for line in lines)
     assert not any("held by" in line.plain for line in frame(_view(31.0), 100, 24))
 
 

@@ -19,7 +19,7 @@ from runner.engine.state import RunState, initial_state
 from runner.identity import worker_name
 from runner.plan.model import ForEach, Plan, Repeat, Retry
 from runner.reports.live import Live, View, frame, printable
-from runner.reports.worker_activity import WorkerView, forwards, worker_view, worker_views
+from runner.reports.worker_activity import WorkerView, about, forwards, worker_view, worker_views
 from runner.structs import replace
 from tests.unit.report_samples import AT, HOSTILE, RUN, everything
 from tests.unit.simulated_runs import plan, simulated, step
@@ -58,59 +58,136 @@ def small() -> RunState:
 def test_a_worker_that_is_not_the_steps_own_is_named() -> None:
     p = plan(step("a", retry=Retry(max_attempts=2), on_retry=step("x").sql), slots=1)
     scripts = [AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED), AttemptScript(duration=1.0, prepares=5.0)]
-    assert any(line.startswith("▷ a") and "on_retry" in line for line in lines(at_second(p, 3.0, a=scripts)))
+    assert any(line.startswith("  a ") and "on_retry" in line for line in lines(at_second(p, 3.0, a=scripts)))
     later = lines(at_second(p, 6.5, a=scripts))
     assert not any("on_retry" in line for line in later)
 
 
 def test_a_frame_says_what_runs_what_waits_and_for_what() -> None:
-    found = lines(small())
-    assert found[0] == f"table  run {RUN}  3.0s  slots 2/3  io 1/1"
-    assert found[1] == f"{'━' * 26} 1/4  1 succeeded"
-    assert found[2].split() == ["▶", "runs", "3.0s/1m00s"]
-    assert found[3].split() == ["▶", "also", "3.0s"]
-    assert found[4] == "  queued: queued, pool io 1/1"
+    assert lines(small()) == [
+        f"table  run {RUN}  3.0s  slots 2/3  io 1/1",
+        f"{'━' * 26} 1/4 steps done",
+        "Running            time/timeout",
+        "  runs               3.0s/1m00s      ",
+        "  also                     3.0s      ",
+        "Waiting",
+        "  queued: waits for the pool io (1/1 in use)",
+        "Ctrl-C: start no further steps; running ones end as their on_runner_exit says",
+    ]
 
 
 def test_the_servers_activity_is_shown_and_blocked_steps_come_first() -> None:
     blocked = WorkerView(waits="waits for ShareLock on orders, held by pid 4711 app 'web' for 12 s")
     found = lines(small(), runs=WorkerView(share=0.456, doing="VACUUM orders"), also=blocked)
-    assert found[2].split()[1] == "also"
-    assert found[3] == f"    {blocked.waits}"
-    assert found[4].split()[:4] == ["▶", "runs", "3.0s/1m00s", "45%"]
-    assert found[4].endswith("VACUUM orders")
+    assert found[3].split()[0] == "also"
+    assert found[4] == f"    {blocked.waits}"
+    assert found[5].split()[:3] == ["runs", "3.0s/1m00s", "45%"]
+    assert found[5].endswith("VACUUM orders")
 
 
 def test_the_holder_of_a_lock_is_not_cut_off_where_the_line_ends() -> None:
     waits = "waits for AccessExclusiveLock on orders, held by pid 4711123 app 'web' for 12.0s"
     found = lines(small(), 80, 24, also=WorkerView(waits=waits))
-    assert found[3] == "    waits for AccessExclusiveLock on orders, held by pid 4711123 app 'web' for"
-    assert found[4] == "      12.0s"
+    assert found[4] == "    waits for AccessExclusiveLock on orders, held by pid 4711123 app 'web' for"
+    assert found[5] == "      12.0s"
 
 
 def test_iterations_and_attempts_are_shown() -> None:
     a_plan = plan(step("again", repeat=Repeat(max_iterations=9)))
     state = at_second(a_plan, 2.5, again=[AttemptScript(duration=1.0, row_count=1)])
-    assert lines(state)[2].endswith("iteration 3 of at most 9")
+    assert lines(state)[3].endswith("iteration 3 of at most 9")
 
 
-def test_items_that_are_done_are_counted() -> None:
+def test_a_step_with_items_is_one_step_with_counts_and_its_running_items() -> None:
     each = step("each", for_each=ForEach(as_="t", items=("x", "y", "z"), max_parallel=1))
     found = lines(at_second(plan(each), 1.5, each=[AttemptScript(duration=1.0)]))
-    assert found[1].endswith(" 1/3  1 succeeded")
-    assert found[2].split()[:2] == ["▶", "each[y]"]
-    assert found[3] == "  each: 1 of 3 items"
+    assert found[1].endswith(" 0/1 steps done  1/3 items done")
+    assert found[3] == "  each           1/3 done, 1 running, 1 queued"
+    assert found[4].split() == ["[y]", "2.0s/1m00s"]
+
+
+def test_failures_of_items_are_listed_below_the_counts() -> None:
+    each = step("each", for_each=ForEach(as_="t", items=tuple("abcdefghij")))
+    bad = [AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED, sqlstate="42P01")]
+    state = at_second(plan(each, slots=5), 1.5, **{f"each[{item}]": bad for item in "abcde"})
+    found = lines(state)
+    assert found[1].endswith(" 0/1 steps done  0/10 items done, 5 failed")
+    assert found[3] == "  each           0/10 done, 5 failed, 5 running"
+    assert [line.partition(":")[0] for line in found[4:8]] == [
+        "    [a] failed",
+        "    [b] failed",
+        "    [c] failed",
+        "    and 2 more failed",
+    ]
+
+
+def test_items_that_all_wait_say_for_what() -> None:
+    each = step("each", for_each=ForEach(as_="t", items=tuple("abcdefghij")), pools={"io": 1})
+    state = at_second(plan(step("first", pools={"io": 1}), each, pools={"io": 1}), 0.5)
+    found = lines(state)
+    (row,) = [number for number, line in enumerate(found) if line.startswith("  each")]
+    assert found[row].endswith(" 0/10 done, 10 queued")
+    assert found[row + 1] == "    waits for the pool io (1/1 in use)"
 
 
 def test_a_step_that_is_tried_again_says_when() -> None:
     again = step("again", retry=Retry(max_attempts=2, delay=9.0))
     state = at_second(plan(again), 1.5, again=[AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED)])
-    assert lines(state)[2] == "  again: next attempt in 7.0s"
+    assert lines(state)[3] == "  again: next attempt in 7.0s"
 
 
-def test_the_bar_shows_the_estimate_while_steps_are_left() -> None:
-    view = View(state=small(), run_id=RUN, now=AT + 3.0, workers={}, estimate=75.0)
-    assert frame(view, 80, 24)[1].plain.endswith(" 1/4  1 succeeded  about 1m15s left")
+def test_the_bar_shows_a_rounded_estimate_while_steps_are_left() -> None:
+    view = View(state=small(), run_id=RUN, now=AT + 3.0, workers={}, estimate=27.3)
+    assert frame(view, 80, 24)[1].plain.endswith(" 1/4 steps done  about 25 s left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "a few seconds"),
+        (12.4, "about 10 s"),
+        (58.0, "about 1 min"),
+        (95.0, "about 1.5 min"),
+        (400.0, "about 7 min"),
+        (1_500.0, "about 25 min"),
+        (6_100.0, "about 1 h 40 min"),
+        (200_000.0, "about 2 d 8 h"),
+    ],
+)
+def test_estimates_are_rounded(seconds: float, words: str) -> None:
+    assert about(seconds) == words
+
+
+def test_after_ctrl_c_the_hint_says_what_the_next_one_does() -> None:
+    state = small()
+    apply(state, ev.RunInterrupted(at=AT + 3, signal=2))
+    assert lines(state)[-1] == "Ctrl-C again: do not wait for the workers that still run"
+
+
+LONG = "refresh_the_materialized_views_of_the_reporting_schema_every_night"
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_no_identifier_is_broken_and_no_count_cut(width: int) -> None:
+    keys = [f"measurement_by_sensor_and_day_of_the_year_{number:04d}" for number in range(60)]
+    each = step("partitions_of_the_measurements", for_each=ForEach(as_="t", items=tuple(keys)))
+    bad = [AttemptScript(duration=0.5, outcome=ev.Outcome.FAILED, sqlstate="42P01")]
+    others = [step(f"{LONG}_{number}", pools={"io": 1}) for number in range(3)]
+    a_plan = replace(
+        plan(*others, each, slots=5, pools={"io": 2}),
+        name="nightly_maintenance_of_the_warehouse_and_all_of_its_partitions",
+    )
+    script = {f"{each.id}[{keys[2]}]": bad}
+    state = at_second(a_plan, 0.9, **script)
+    seen = {others[0].id: WorkerView(doing="creating the index of the table", more="9,000 rows", waits="")}
+    found = lines(state, width, 40 if width == 160 else 24, **seen)
+    text = "\n".join(found)
+    assert "0/60 done, 1 failed, 3 running, 56 queued" in text
+    assert "slots 5/5  io 2/2" in text
+    names = [one.id for one in others] + [a_plan.name, *(f"[{key}]" for key in keys[:4])]
+    for name in names:
+        assert name in text
+    assert max(map(cell_len, found)) <= width
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50), (40, 8), (10, 3), (61, 13)])
@@ -124,7 +201,7 @@ def test_a_frame_fits_its_terminal(size: tuple[int, int], hostile: bool) -> None
     found = lines(state, size[0], size[1], **seen)
     assert 3 < len(found) < height
     assert max(map(cell_len, found)) <= width
-    assert sum(" more" in line for line in found) == 2
+    assert sum(" more" in line for line in found) == 2 or height < 10
     assert not any("\x1b" in line or "\n" in line for line in found)
 
 
@@ -177,7 +254,7 @@ def test_what_goes_wrong_stays_and_the_drawing_goes(monkeypatch: pytest.MonkeyPa
     assert not any(line.startswith(("table  run", "━")) for line in terminal.shown)
     text = "\n".join(terminal.shown)
     assert "late: timed out in 5.0s" in text
-    assert "deadlocked: next attempt in 2.0s, after: no: " in text
+    assert "deadlocked: next attempt in 2.0s, after: no: " in " ".join(text.split())
     assert "purge: succeeded" not in text
     assert "\x1b[31m" not in text
 
@@ -270,7 +347,7 @@ def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
     ("keys", "expected"),
     [
         ({}, WorkerView(pid=7)),
-        ({"wait": "IO: DataFileRead"}, WorkerView(doing="IO: DataFileRead", pid=7)),
+        ({"wait": "IO: DataFileRead"}, WorkerView(doing="reading a data file (DataFileRead)", pid=7)),
         (
             {"wait": "IPC: MessageQueuePutMessage"},
             WorkerView(waits="stalled: its output queue is full", pid=7),
@@ -284,7 +361,7 @@ def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
                 "progress": Progress(command="COPY TO", phase="pipe", relation="public.t", done=9_000, unit="rows"),
                 "wait": "IO: CopyToWrite",
             },
-            WorkerView(doing="COPY TO t: pipe", more="9,000 rows, IO: CopyToWrite", pid=7),
+            WorkerView(doing="COPY TO t: pipe", more="9,000 rows, writing the output of COPY (CopyToWrite)", pid=7),
         ),
         (
             {"reported": ReportedProgress(percent=40, message="half")},
@@ -343,6 +420,7 @@ def test_the_items_of_a_group_are_folded_into_its_line() -> None:
     nine = [AttemptScript(duration=9.0)]
     state = at_second(plan(group), 5.0, **{"g[i2].rebuild": nine, "g[i3].rebuild": nine})
     found = lines(state)
-    assert [line.strip() for line in found if line.strip().startswith("g:")] == ["g: 2 of 40 items, 2 under way"]
-    assert not any("g[i9]" in line for line in found)
-    assert any("g[i2].rebuild" in line for line in found)
+    (row,) = [number for number, line in enumerate(found) if line.startswith("  g ")]
+    assert found[row].split(maxsplit=1)[1] == "2/40 done, 2 running, 36 queued"
+    assert [line.split()[0] for line in found[row + 1 : row + 3]] == ["[i2].rebuild", "[i3].rebuild"]
+    assert not any("[i9]" in line for line in found)

@@ -119,6 +119,7 @@ def _said() -> Iterator[str]:
             worker("d", 4), progress=Progress(command="VACUUM", phase="scanning heap", relation="t", done=1, total=3)
         ),
         worker("e", 5, timeout=None),
+        replace(worker("r", 10), wait="IO: DataFileRead"),
         worker("f", 6, age=310.0),
         replace(worker("g", 7), visible=False),
         replace(worker("h", 8), blocked_by=(Other(pid=0),)),
@@ -140,6 +141,7 @@ def _said() -> Iterator[str]:
         plan="nightly",
         steps="3 succeeded, 2 running, 1 pending",
         where="ledger in schema jobplan",
+        folded=("partitions: 15/60 done, 1 failed, 3 running, 41 queued",),
         committed=frozenset({"commits"}),
     )
     yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(A,))), width=200, records={RUN: record})

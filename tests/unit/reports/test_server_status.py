@@ -117,8 +117,8 @@ def test_only_sql_is_cut_in_a_narrow_terminal() -> None:
     assert lines[2:-1] == [
         "run 251231-dddddd of nightly: RUNNER LOST, 1 orphaned worker (database",
         "    oncall_production)",
-        "  refresh_reports: pid 12400, for 3.0s, ends within 4m57s, waiting (Timeout:",
-        "      PgSleep)",
+        "  refresh_reports: pid 12400, for 3.0s, ends within 4m57s, sleeping in pg_sleep",
+        "      (PgSleep)",
         f"    SELECT {'y' * 68}…",
     ]
     other = Other(pid=4711, user="alice", query="UPDATE t SET " + "x = 1, " * 100)
@@ -146,7 +146,7 @@ def test_a_role_without_the_privilege_sees_the_needed_grant() -> None:
             {"wait": "IPC: MessageQueuePutMessage"},
             "a: STALLED: its output queue is full, pid 1, for 1m00s, ends within 4m00s",
         ),
-        ({"wait": "Timeout: PgSleep"}, "a: pid 1, for 1m00s, ends within 4m00s, waiting (Timeout: PgSleep)"),
+        ({"wait": "Timeout: PgSleep"}, "a: pid 1, for 1m00s, ends within 4m00s, sleeping in pg_sleep (PgSleep)"),
         ({"label": None}, "a: pid 1, for 1m00s, active"),
         ({"label": looked_label(DEAD, "a", timeout=None)}, "a: pid 1, for 1m00s, no timeout, active"),
         (

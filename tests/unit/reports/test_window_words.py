@@ -79,7 +79,7 @@ def test_the_live_terminal_says_when_the_window_opens_and_closes() -> None:
 def test_steps_wait_for_the_window_in_the_live_terminal() -> None:
     ready = [ev.StepReady(at=OPENS - 600, step="a"), ev.StepQueued(at=OPENS - 600, step="a", reason="the window")]
     shown = frame(View(state=after(WAITING, *ready), run_id="r", now=OPENS - 300, workers={}), 120, 20)
-    assert any("a: queued, the window" in line.plain for line in shown)
+    assert any("a: waits for the window" in line.plain for line in shown)
 
 
 def ended(*skipped: str) -> RunState:
