@@ -298,8 +298,8 @@ SERVER_ROLES = Group(
         CREATE ROLE gate_new ROLE gate_nobody; GRANT ALL ON t TO gate_new -- DROP OWNED BY gate_new; DROP ROLE gate_new
         CREATE ROLE gate_new; DROP ROLE gate_new
         CREATE ROLE gate_new; GRANT SELECT ON t TO gate_new -- DROP OWNED BY gate_new; DROP ROLE gate_new
-        GRANT gate_owner TO gate_nobody WITH ADMIN OPTION -- REVOKE gate_owner FROM gate_nobody
-        GRANT gate_owner TO gate_nobody WITH SET FALSE -- REVOKE gate_owner FROM gate_nobody
+        GRANT gate_owner TO gate_nobody WITH ADMIN OPTION -- REVOKE gate_owner FROM gate_nobody CASCADE
+        GRANT gate_owner TO gate_nobody WITH SET FALSE -- REVOKE gate_owner FROM gate_nobody CASCADE
         GRANT SET ON PARAMETER log_statement TO gate_nobody -- REVOKE SET ON PARAMETER log_statement FROM gate_nobody
         GRANT ALTER SYSTEM ON PARAMETER work_mem TO gate_nobody -- REVOKE ALL ON PARAMETER work_mem FROM gate_nobody
         GRANT CREATE ON DATABASE gate_here TO gate_nobody
