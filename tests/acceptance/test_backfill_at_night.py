@@ -36,7 +36,7 @@ PACE = 0.0 if IS_LARGE else 0.0003
 #: Seconds after which a stage of the backfill has failed.
 LONG = 500.0 if IS_LARGE else 60.0
 #: How long the window of the first night stays open after the second kill; longer if the runner starts too slowly.
-OPEN_FOR = (8.0, 16.0) if IS_LARGE else (5.0, 10.0, 20.0)
+OPEN_FOR = (4.0, 8.0, 16.0) if IS_LARGE else (5.0, 10.0, 20.0)
 #: Looks of the second process during which nothing may begin.
 LOOKS = 50
 TABLES = f"""
@@ -156,12 +156,17 @@ def begin_or_resume(jobplan: Jobplan, db: Database, closes_in: float) -> tuple[S
 
 def hold_for_a_while(jobplan: Jobplan, db: Database, looks: Looks) -> None:
     """Switch the hold on, wait until the run has noticed and its batch has ended, and off again after a while."""
-    before = sum(event["event"] == "hold_began" for event in events(jobplan))
+
+    def count(name: str) -> int:
+        return sum(event["event"] == name for event in events(jobplan))
+
+    began, ended = count("hold_began"), count("hold_ended")
     db.run("UPDATE switch SET held = true")
-    until(lambda: sum(event["event"] == "hold_began" for event in events(jobplan)) > before, LONG)
+    until(lambda: count("hold_began") > began, LONG)
     until(lambda: db.workers() == [], LONG)
     looks.watch_quiet(db)
     db.run("UPDATE switch SET held = false")
+    until(lambda: count("hold_ended") > ended, LONG)
 
 
 def kill_at(started: Started, db: Database, rows: float) -> None:
