@@ -612,8 +612,9 @@ class AttemptPreparing(AttemptEvent, frozen=True, kw_only=True):
 class AttemptLaunching(AttemptEvent, frozen=True, kw_only=True):
     """The worker is about to be requested. `timeout` is the limit that the server enforces, in seconds.
 
-    `overtook` names the steps that precede it in rank but need more than is free: the scheduler counts this, so that no
-    step is overtaken without limit. `values` are the carried values and the adapted parameter of a repeat.
+    `overtook` names the steps that precede it in rank but need more than is free, or are items of a `for_each` that a
+    step of the plan goes before: the scheduler counts this, so that no step is overtaken without limit. `values` are
+    the carried values and the adapted parameter of a repeat.
     """
 
     name: ClassVar[str] = "attempt_launching"

@@ -17,7 +17,7 @@ from runner.engine.chunks import of_place, parts_of
 from runner.engine.for_each_items import values_of
 from runner.engine.group_records import add_chain, add_items
 from runner.engine.resume_state import carried_over, copy_facts, steps_without_evidence
-from runner.engine.state import BAD, RunState, StepRecord, StepState, initial_state, need_met, new_record
+from runner.engine.state import BAD, RunState, StepRecord, StepState, become_item, initial_state, need_met, new_record
 from runner.engine.state_indices import (
     admit,
     enqueue,
@@ -178,7 +178,7 @@ def _new_instance(state: RunState, parent: StepRecord, key: str, number: int) ->
     """Add the record of an instance, or of an item of a chunk, which is `number` among those of its step."""
     step = replace(parent.step, id=key, needs=(), for_each=None)
     instance = new_record(step, (*parent.rank[:3], number))
-    instance.needs, instance.kind, instance.shared = parent.needs, parent.kind, parent.shared
+    become_item(instance, parent.items_of or parent.key, parent.needs)
     instance.parent, instance.in_finally = parent.key, parent.in_finally
     _cancelled(state, instance, parent.cancelled_by)
     state.records[key] = instance

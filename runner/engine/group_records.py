@@ -17,7 +17,7 @@ from runner.engine.state import (
     RunState,
     StepRecord,
     StepState,
-    change_needs,
+    become_item,
     gate,
     new_record,
     obeys_window,
@@ -65,8 +65,9 @@ def add_chain(
         record.values, record.parent, record.in_finally = values, owner.key, owner.in_finally
         record.cancelled_by = owner.cancelled_by
         record.attempt = record.attempts_before = state.attempts_made.get(step.id, 0)
-        if group.for_each is not None and group.for_each.max_parallel is not None:
-            change_needs(record, {**record.needs, gate(group.id): 1})
+        if group.for_each is not None:
+            limited = group.for_each.max_parallel is not None
+            become_item(record, group.id, {**record.needs, **({gate(group.id): 1} if limited else {})})
         state.records[step.id] = record
         state.dependents[step.id] = []
         _count(state, record)

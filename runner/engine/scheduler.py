@@ -5,8 +5,10 @@ that follow from the state (a step is ready, skipped, finished), commands to per
 called again even without an event.
 
 Waiting steps compete for free slots, pools and exclusive names. The best position in the queue is served first; a step
-that fits may overtake one that does not, up to a limit. Waiting steps are kept in lists by their needs, so the cost of
-a choice depends on the launches and at most on the number of such lists, not on the number of waiting steps.
+that fits may overtake one that does not, up to a limit. Of the same priority, steps of the plan precede items of a
+`for_each`, up to the same limit: a plan's other steps need not wait for the last item. Waiting steps are kept in lists
+by their needs, so the cost of a choice depends on the launches and at most on the number of such lists, not on the
+number of waiting steps.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from runner.engine import events as ev
 from runner.engine.batches import adapted, halved
@@ -86,16 +89,42 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
     if not state.ready:
         return
     passed: list[StepRecord] = []
+    launched: set[str] = set()
     for record in itertools.islice(_fitting(state, used, passed), max(allowance, 0)):
         wanted = record.needs.keys()
-        overtook = tuple(other.key for other in passed if not wanted.isdisjoint(_waits_for(state, other, used)))
+        overtook = [other.key for other in passed if not wanted.isdisjoint(_waits_for(state, other, used))]
+        overtook += (key for key in _items_that_wait(state, record, used, launched) if key not in overtook)
+        launched.add(record.key)
         for name, amount in record.needs.items():
             used[name] = used.get(name, 0) + amount
         if record.conditional:
-            yield Evaluate(step=record.key, attempt=record.attempt, phase=CheckPhase.BEFORE, overtook=overtook)
+            yield Evaluate(step=record.key, attempt=record.attempt, phase=CheckPhase.BEFORE, overtook=tuple(overtook))
         else:
             timeout = launch_timeout(state, record, now)
-            yield Launch(step=record.key, attempt=record.attempt + 1, timeout=timeout, overtook=overtook)
+            yield Launch(step=record.key, attempt=record.attempt + 1, timeout=timeout, overtook=tuple(overtook))
+
+
+def _items_that_wait(
+    state: RunState, record: StepRecord, used: Mapping[str, int], launched: AbstractSet[str]
+) -> Iterator[str]:
+    """Yield the items that a step of the plan goes before: of each kind the first, if it precedes the step in rank.
+
+    They could start instead. That they are overtaken is counted, so that items do not wait for all other steps.
+    """
+    if record.items_of:
+        return
+    for shared, heads in state.heads.items():
+        first = state.records[heads[0][1]]
+        if not first.items_of or is_held_kind(state, shared):
+            continue
+        for _, head in heads:
+            group = state.ready[state.records[head].kind]
+            key = next((key for _, key in group if key not in launched), None)
+            if key is None:
+                continue
+            item = state.records[key]
+            if item.rank[0] == record.rank[0] and item.rank < record.rank and not _lacking(state, item, used):
+                yield key
 
 
 def _fitting(state: RunState, used: dict[str, int], passed: list[StepRecord]) -> Iterator[StepRecord]:

@@ -26,6 +26,8 @@ UNLIMITED = sys.maxsize
 _EXCLUSIVE = "exclusive:"
 #: A hold that concerns a step is part of the step's kind: while it is on, no step of that kind can start.
 _HOLD = "hold:"
+#: The items of a step are of a kind of their own, so that a decision finds the first waiting one of each step.
+_ITEMS = "items:"
 GATE = "for_each:"
 
 
@@ -75,8 +77,8 @@ OVERTAKES_PER_SLOT = 4
 Rank = tuple[int, int, int, int]
 #: Amounts of resources.
 Kind = frozenset[tuple[str, int]]
-#: A rank in which steps that were overtaken too often precede the others of their priority.
-Place = tuple[int, bool, int, int, int]
+#: A rank in which steps that were overtaken too often precede the others of their priority, and items follow them.
+Place = tuple[int, bool, bool, int, int, int]
 
 
 class StepRecord(Struct, kw_only=True):
@@ -89,6 +91,8 @@ class StepRecord(Struct, kw_only=True):
     kind: Kind
     shared: Kind
     unmet: int
+    #: The step with `for_each` whose item this is, or belongs to; empty for another step. Items start after steps.
+    items_of: str = ""
     #: The values of this instance's item, the step that it is an instance of, and the number of unfinished instances.
     values: ItemValues = field(default_factory=dict)
     parent: str | None = None
@@ -408,7 +412,7 @@ class RunState(Struct, kw_only=True):
     def place(self, record: StepRecord) -> Place:
         """Return the step's position among the steps that wait for a slot."""
         priority, path, order, item = record.rank
-        return (priority, record.overtaken < self.overtake_limit, path, order, item)
+        return (priority, record.overtaken < self.overtake_limit, bool(record.items_of), path, order, item)
 
     def counts(self) -> Counter[StepState]:
         """Count the steps by state; for a step with instances, its instances are counted."""
@@ -480,11 +484,18 @@ def obeys_window(plan: Plan, step: Step) -> bool:
 def change_needs(record: StepRecord, needs: Mapping[str, int]) -> None:
     """Replace the needs of a step that neither holds them nor waits in a list by them."""
     record.needs = needs
-    record.kind, record.shared = _kinds(record.step, needs)
+    record.kind, record.shared = _kinds(record.step, needs, record.items_of)
 
 
-def _kinds(step: Step, needs: Mapping[str, int]) -> tuple[Kind, Kind]:
-    kind = frozenset((*needs.items(), *map(hold_mark, step.holds)))
+def become_item(record: StepRecord, of: str, needs: Mapping[str, int]) -> None:
+    """Let a record be an item of a step, or belong to one, with these needs."""
+    record.items_of = of
+    change_needs(record, needs)
+
+
+def _kinds(step: Step, needs: Mapping[str, int], items_of: str = "") -> tuple[Kind, Kind]:
+    marks = [(_ITEMS + items_of, 1)] if items_of else []
+    kind = frozenset((*needs.items(), *map(hold_mark, step.holds), *marks))
     shared = frozenset(need for need in kind if not need[0].startswith(_EXCLUSIVE)) if step.exclusive else kind
     return kind, shared
 
@@ -503,8 +514,10 @@ def _capacity(plan: Plan) -> dict[str, int]:
     steps = (*plan.steps, *plan.finally_)
     capacity.update({_EXCLUSIVE + name: 1 for step in steps for each in (step, *step.steps) for name in each.exclusive})
     for step in steps:
-        if step.for_each is not None and step.for_each.max_parallel is not None:
-            capacity[gate(step.id)] = step.for_each.max_parallel
+        if step.for_each is not None:
+            capacity[_ITEMS + step.id] = UNLIMITED
+            if step.for_each.max_parallel is not None:
+                capacity[gate(step.id)] = step.for_each.max_parallel
     return capacity
 
 

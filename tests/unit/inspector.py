@@ -280,6 +280,9 @@ class Inspector:
                 lacks = waits_for(state, head, used)
                 if lacks & record.needs.keys() and state.place(head) < state.place(record):
                     expected.add(head.key)
+                elif head.items_of and not record.items_of and not shut_out(state, head) | lacking(state, head, used):
+                    same = head.rank[0] == record.rank[0]
+                    expected.update({head.key} if same and head.rank < record.rank else ())
             assert set(launch.overtook) == expected
             self.overtaken.update(expected)
             for key in expected:
@@ -355,6 +358,11 @@ def heads(state: RunState, gone: set[str], on: Mapping[str, float]) -> list[Step
             if other is None or state.place(record) < state.place(other):
                 best[record.kind] = record
     return list(best.values())
+
+
+def shut_out(state: RunState, record: StepRecord) -> set[str]:
+    """Return the window if the step waits for it to open."""
+    return {WINDOW} if WINDOW in record.needs and state.window is not None and not state.window.open else set()
 
 
 def lacking(state: RunState, record: StepRecord, used: dict[str, int]) -> set[str]:
