@@ -17,6 +17,7 @@ import click
 
 from runner.errors import JobplanError, UsageError
 from runner.project.places import default_journal, find_config
+from runner.reports.terminal_text import visible
 from runner.structs import Struct
 
 if TYPE_CHECKING:
@@ -238,9 +239,20 @@ def confirm(conninfo: Callable[[], str] | None = None) -> None:
             "nothing was started.",
             hint=f"To confirm it: --yes, or {_CONFIRMED}={shlex.quote(name)}.",
         )
-    click.echo(f"Environment {name} is protected. To continue, type its name: ", nl=False, err=True)
+    shown = visible(f"Environment {name}{_server_words(conninfo)} is protected. To continue, type its name: ")
+    click.echo(shown, nl=False, err=True)
     if sys.stdin.readline().strip() != name:
         raise UsageError(f"environment {name} was not confirmed: nothing was started.")
+
+
+def _server_words(conninfo: Callable[[], str] | None) -> str:
+    """Return the server that the command would use, in parentheses; empty if only libpq knows it."""
+    if conninfo is None:
+        return ""
+    from runner.gateway.connecting import without_password
+
+    server = without_password(conninfo())
+    return f" ({server})" if server else ""
 
 
 def _protected(found: Chosen, conninfo: Callable[[], str] | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -249,7 +250,9 @@ def test_a_terminal_is_asked_for_the_name_of_the_environment(
     plan = project(PROTECTED)
     db.run("CREATE TABLE noted (who text)")
     ended, shown = typed(answer, "run", plan, "--env", "prod")
-    assert "Environment prod is protected. To continue, type its name: " in shown
+    asked = re.search(r"Environment prod \((.*)\) is protected\. To continue, type its name: ", shown)
+    assert asked is not None, shown
+    assert conninfo_to_dict(asked[1])["dbname"] == conninfo_to_dict(db.dsn)["dbname"]
     assert ended == code, shown
     assert noted(db) == (["plan"] if code == 0 else [])
 
@@ -303,6 +306,26 @@ def test_a_password_comes_from_an_env_file_or_pgpass_and_never_from_the_settings
     record = next((jobplan.folder / ".jobplan" / "runs").glob("*/events.jsonl")).read_text(encoding="utf-8")
     assert password not in ran.err + ran.out + record
     assert db.value("SELECT 1") == 1
+
+
+def test_a_variable_names_the_settings_for_commands_elsewhere(
+    jobplan: Jobplan, db: Database, project: Callable[..., Path], tmp_path: Path
+) -> None:
+    project('dsn = %DSN%\nplans = "plans"\nreports = ["junit=out.xml"]\n')
+    (tmp_path / "home").mkdir()
+    cron = Jobplan(tmp_path / "home")
+    env = {"JOBPLAN_CONFIG": str(jobplan.folder / "jobplan.toml")}
+    ran = cron("run", "note", "--run-id", "nightly-1", env=env)
+    assert ran.code == 0, ran.err
+    assert (jobplan.folder / "out.xml").exists()
+    assert not list(cron.folder.iterdir())
+    for command, environment in ((jobplan, {}), (cron, env)):
+        listed = json.loads(command("runs", "--format", "json", env=environment).out)
+        assert [one["run"] for one in listed] == ["nightly-1"]
+    missing = cron("runs", env={"JOBPLAN_CONFIG": "missing.toml"})
+    assert (missing.code, "missing.toml:1:1: error JP001" in missing.err) == (2, True), missing.err
+    assert noted(db) == ["plan"]
+    cron.close()
 
 
 @pytest.mark.parametrize("arguments", [["runs"], ["status"], ["validate"], ["run", "x.yaml"], ["fleet", "show"]])

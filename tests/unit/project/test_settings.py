@@ -263,6 +263,22 @@ def test_what_is_no_text_file_is_a_problem(tmp_path: Path, kind: str, monkeypatc
     assert len(error.value.problems) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read the file")
+def test_a_file_that_may_not_be_read_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jobplan.toml").write_text("plans = 'x'", encoding="utf-8")
+    (tmp_path / "jobplan.toml").chmod(0o600)
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SettingsError) as error:
+            read_settings(Path("jobplan.toml"))
+    finally:
+        os.seteuid(0)
+    (problem,) = error.value.problems
+    assert str(problem) == "jobplan.toml:1:1: error JP001: the file cannot be read: Permission denied"
+
+
 def test_the_nearest_file_of_the_repository_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = tmp_path / "repo" / "a" / "b"
     inner.mkdir(parents=True)
