@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO, TypeVar
@@ -68,6 +69,11 @@ def color_option(function: _F) -> _F:
         show_default=True,
         help="When to colour the output; auto: in a terminal. NO_COLOR and FORCE_COLOR change auto.",
     )(function)
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Return the columns of the terminal that a stream leads to; None if it is not a terminal."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def wants_color(choice: str, stream: TextIO) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.console import print_json, print_lines, print_text
+from runner.cli.console import print_json, print_lines, print_text, terminal_width
 from runner.cli.fleet_output import FleetOutput, fleet_output, notify_each_option
 from runner.cli.options import (
     ParameterValues,
@@ -36,7 +37,7 @@ from runner.cli.project_options import (
     environment_options,
 )
 from runner.clock import MonotonicClock
-from runner.errors import JournalHeldError, RecordError, UsageError
+from runner.errors import RecordError, RunHeldError, UsageError
 from runner.exit_codes import ExitCode, help_text
 from runner.identity import new_run_id, run_id_problem
 from runner.reports.destinations import STDOUT
@@ -302,7 +303,7 @@ def _when_free(resume: Callable[[], int], fleet_id: str, *, wait: bool) -> int:
     while True:
         try:
             return resume()
-        except JournalHeldError:
+        except RunHeldError:
             if not wait:
                 raise
         if not reported:
@@ -580,7 +581,7 @@ def show_command(fleet_id: str, *, journal: Path, reports: tuple[str, ...], form
         for member in state.of_wave(wave.name):
             took = "" if member.last is None else f"  {member.last.seconds:.1f} s"
             print_lines([f"  {member.target.name:<{width}}  {member_words(member.state)}{took}  {member.run}"])
-    print_lines(summary_lines(state))
+    print_lines(summary_lines(state, journal=_options_of(journal), width=terminal_width(sys.stdout)))
     return code
 
 
@@ -733,10 +734,15 @@ def _execute(
     finally:
         for one in outside:
             one.close()
-    print_lines(summary_lines(state, journal=journal_argument(journal) + environment_argument()), err=True)
+    print_lines(summary_lines(state, journal=_options_of(journal), width=terminal_width(sys.stderr)), err=True)
     written = _write_reports(options.reports, state)
-    print_text(f"record: {', '.join([str(record.folder), *written])}", err=True)
+    print_lines([f"Record  {record.folder}", *(f"Report  {path}" for path in written)], err=True)
     return code if code or len(written) == sum(path != STDOUT for _, path in options.reports) else ExitCode.FAILED
+
+
+def _options_of(journal: Path) -> str:
+    """Return the options that a suggested command needs to find this record."""
+    return journal_argument(journal) + environment_argument()
 
 
 def _write_reports(reports: Reports, state: FleetState) -> list[str]:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import shutil
 import sys
 import time
 from collections import defaultdict
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from runner.cli.console import color_option, print_text, wants_color
+from runner.cli.console import color_option, print_text, terminal_width, wants_color
 from runner.cli.error_reports import error_sentence, report_error
 from runner.cli.options import written_out
 from runner.cli.run_signals import RunInterruptedError, RunSignals
@@ -196,7 +195,7 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
         """Print the end of a run: as text several lines, as JSON one object."""
         if self.json:
             self.print(end.summary, **fields, **end.fields())
-        width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+        width = terminal_width(sys.stderr)
         for line in () if self.json else end.lines(width):
             self.print(line)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import sys
 from pathlib import Path
 
 import click
 
 from runner.cli.completion import complete_run, complete_step
-from runner.cli.console import print_json, print_lines
+from runner.cli.console import print_json, print_lines, terminal_width
 from runner.cli.options import journal_option, protect, report_option, wanted_reports, written_out
 from runner.cli.project_options import environment_options
 from runner.errors import UsageError
@@ -60,7 +59,7 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], step: str | None,
         write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past, resume=again))
     if any(path == STDOUT for _, path in wanted):
         return 0  # standard output has only the report
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = terminal_width(sys.stdout)
     chosen = None if step is None else chosen_steps(record, step)
     if log:
         print_lines(log_lines(record, chosen))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.cli.completion import complete_run
-from runner.cli.console import print_json, print_lines, print_text
+from runner.cli.console import print_json, print_lines, print_text, terminal_width
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
 from runner.cli.project_options import environment_options
 from runner.structs import Struct, replace
@@ -120,9 +119,8 @@ def _show(
         print_json(status_data(activity, records=records), indent=None if again else 2)
         sys.stdout.flush()
         return
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else None
+    width = terminal_width(sys.stdout)
     lines = list(status_lines(activity, width=width, records=records, run=run, where=look.where))
-    if again and terminal:
+    if again and width is not None:
         click.echo(_HOME_AND_CLEAR, nl=False)
-    print_lines([*lines, ""] if again and not terminal else lines)
+    print_lines([*lines, ""] if again and width is None else lines)

@@ -12,6 +12,7 @@ from runner.fleet import events as ev
 from runner.fleet.events import ACTIVE, FAILURES, MemberState
 from runner.fleet.rollout import FleetState, Member
 from runner.reports.messages import counted
+from runner.reports.terminal_text import as_command, at_words, visible
 from runner.structs import Struct
 
 #: How many targets a group of failures lists.
@@ -149,8 +150,20 @@ def _is_tried_again(state: FleetState, event: ev.MemberFinished) -> bool:
     return event.state is MemberState.BUSY and member.tries < 2 and state.stopping is None
 
 
-def summary_lines(state: FleetState, *, journal: str = "") -> Iterator[str]:
-    """Yield the end of a fleet run: what failed, the counts, and the command that continues."""
+def summary_lines(state: FleetState, *, journal: str = "", width: int | None = None) -> Iterator[str]:
+    """Yield the end of a fleet run: what failed, the counts, and the command that continues.
+
+    `journal` are further options of that command. With the `width` of a terminal, lines are broken between words.
+    """
+    for line in map(visible, _summary(state)):
+        rest = " " * (len(line) - len(line.lstrip()) + 2)
+        yield from [line] if width is None else at_words(line, width, rest=rest)
+    if any(member.state is not MemberState.SUCCEEDED for member in state.members.values()):
+        line = visible(f"Resume  {resume_command(state, journal=journal)}")
+        yield from [line] if width is None else as_command(line, width, rest=" " * 10)
+
+
+def _summary(state: FleetState) -> Iterator[str]:
     members = list(state.members.values())
     groups = failure_groups([member for member in members if member.tried])
     if groups:
@@ -162,8 +175,6 @@ def summary_lines(state: FleetState, *, journal: str = "") -> Iterator[str]:
     took = "" if began is None or ended is None else f" in {format_duration(max(0.0, ended - began))}"
     why = f"; stopped: {state.stopping.reason}" if state.stopping is not None else ""
     yield f"fleet run {state.fleet}: {count_words(state.counts())}{took}{why}"
-    if any(member.state is not MemberState.SUCCEEDED for member in members):
-        yield f"Resume  {resume_command(state, journal=journal)}"
 
 
 def resume_command(state: FleetState, *, journal: str = "") -> str:
