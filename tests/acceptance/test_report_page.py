@@ -379,3 +379,22 @@ def test_the_time_between_two_runners_is_cut_out_of_the_axis(browser: Browser, t
     assert min(widths) > 100  # a second of each, although the run spans eight hours
     assert one.trouble == []
     one.page.close()
+
+
+def test_a_group_is_folded_at_each_of_its_levels(browser: Browser, tmp_path: Path) -> None:
+    chain = (step("rebuild"), step("log", "rebuild"))
+    group = replace(step("g"), for_each=ForEach(as_="x", items=tuple(f"i{at}" for at in range(9))), steps=chain)
+    a_plan = plan(group)
+    run = simulated(a_plan, {"g[i3].log": [script(ev.Outcome.FAILED, "42P01")]}, watch=None)
+    page = tmp_path / "report.html"
+    page.write_text(html_page(run_report(a_plan, RUN, run.events)), encoding="utf-8")
+    one = Opened(browser, page)
+    assert one.names() == ["g", "g[i3].log"]
+    one.page.get_by_role("button", name="g", exact=True).click()
+    assert one.names() == ["g", *(f"g[i{at}]" for at in range(4)), "g[i3].log", *(f"g[i{at}]" for at in range(4, 9))]
+    one.page.get_by_role("button", name="g[i0]", exact=True).click()
+    assert one.names()[1:4] == ["g[i0]", "g[i0].rebuild", "g[i0].log"]
+    one.page.locator("article h3 a", has_text="g[i3].log").click()
+    assert "rebuild" in one.page.locator("tr.step:has(button:text-is('g[i3].log')) + tr.more").inner_text()
+    assert one.trouble == []
+    one.page.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.acceptance.console import Database, Jobplan, clean_environment
 from tests.chromium import chromium
@@ -140,3 +144,43 @@ def test_a_limit_on_the_size_of_files_keeps_the_previous_pages(jobplan: Jobplan,
 def test_the_folder_must_be_named(jobplan: Jobplan) -> None:
     assert "--site" in jobplan("report").err
     assert jobplan("report").code == 2
+
+
+def test_the_targets_of_a_fleet_run_have_their_last_status(jobplan: Jobplan, db: Database) -> None:
+    where = conninfo_to_dict(db.dsn)
+    connection = {"host": where["host"], "port": int(str(where["port"])), "user": where["user"]}
+    targets = {
+        "version": 1,
+        "name": "tenants",
+        "clusters": {"c1": {"connection": connection, "slots": 4}},
+        "targets": [
+            {"name": "acme", "cluster": "c1", "database": where["dbname"]},
+            {"name": "globex", "cluster": "c1", "database": "missing"},
+        ],
+    }
+    (jobplan.folder / "targets.json").write_text(json.dumps(targets))
+    plan = jobplan.plan("- {id: a, sql: SELECT 1}")
+    assert jobplan("fleet", "run", plan, "--targets", "targets.json").code == 1
+    written = jobplan("report", "--site", "public")
+    assert written.code == 0, written.err
+    index = (jobplan.folder / "public" / "index.html").read_text()
+    rows = re.findall("<tr[^>]*>(.*?)</tr>", index.partition('aria-label="Targets"')[2].partition("</section>")[0])
+    assert [re.sub("<[^>]+>", " ", row).split()[:3] for row in rows[1:]] == [["acme", "trial", "succeeded"]]
+
+
+def test_journals_of_each_age_are_read(jobplan: Jobplan) -> None:
+    golden = Path(__file__).parents[1] / "golden" / "journals"
+    shutil.copytree(golden, jobplan.folder / "journals")
+    written = jobplan("report", "--site", "public", "--journal", "journals")
+    assert (written.code, written.err) == (0, "")
+    assert "damaged" not in written.out
+
+
+def test_hundreds_of_journals_are_read(jobplan: Jobplan, db: Database) -> None:
+    _recorded(jobplan, db)
+    runs = sorted((jobplan.folder / ".jobplan" / "runs").iterdir())
+    for number in range(300):
+        shutil.copytree(runs[number % 4], jobplan.folder / ".jobplan" / "runs" / f"250101-{number:06}")
+    written = jobplan("report", "--site", "public")
+    assert (written.code, written.out) == (0, "public/index.html: 304 runs of 2 plans\n")
+    assert all(path.stat().st_size < 1_000_000 for path in (jobplan.folder / "public").iterdir())
