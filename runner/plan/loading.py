@@ -86,6 +86,7 @@ def _by_id(drafts: Iterable[Draft]) -> dict[str, Draft]:
     by_id: dict[str, Draft] = {}
     for draft in drafts:
         if not draft.step.id:
+            draft.fields.report.unread_id = True
             continue
         first = by_id.setdefault(draft.step.id, draft)
         if first is not draft:
@@ -101,7 +102,9 @@ _POLICIES: Final = (("timeout", "JP204", "10m"), ("on_finish", "JP205", "wait"))
 def _check_policy(draft: Draft) -> None:
     name = draft.fields.step
     named = f"the step `{name}`" if name else "this step"
-    missing = [policy for policy in _POLICIES if not draft.fields.has(policy[0])]
+    report = draft.fields.report
+    meant = report.meant.get(id(draft.fields.place), set()) | report.meant_in.get("defaults", set())
+    missing = [policy for policy in _POLICIES if not draft.fields.has(policy[0]) and policy[0] not in meant]
     lines = " and ".join(f"`{key}: {example}`" for key, _, example in missing)
     what = f"paste two lines, {lines}," if len(missing) > 1 else f"write {lines}"
     into = "into" if len(missing) > 1 else "in"
@@ -134,7 +137,12 @@ def _check_needs(
 def _report_unknown(
     draft: Draft, need: Need, node: Node, by_id: Mapping[str, Draft], hidden: Mapping[str, str]
 ) -> None:
-    """Report a need of an unknown step with the id as its file has it: without the prefix of an included file."""
+    """Report a need of an unknown step with the id as its file has it: without the prefix of an included file.
+
+    If a step has no readable id, which is reported, it may be the one that is meant.
+    """
+    if draft.fields.report.unread_id:
+        return
     word = node.values["step"] if isinstance(node, MappingNode) else node
     written = word.text if isinstance(word, Scalar) else need.step
     prefix = need.step.removesuffix(written)

@@ -396,12 +396,15 @@ def declare_params(files: Iterable[Fields]) -> dict[str, Param]:
     params: dict[str, Param] = {}
     for file in files:
         declared = file.mapping("params")
+        file.report.unread_any |= declared is None and file.has("params")
+        file.report.unread.update(declared.present if declared else ())
         for name, node in declared.pairs() if declared else ():
             if declared is None or not isinstance(node, MappingNode):
                 continue
             param = _declare(name, file.within(node), declared.key(name).position)
             if param is None:
                 continue
+            file.report.unread.discard(name)
             known = params.setdefault(name, param)
             if not is_declared_alike(known, param):
                 message = f"the parameter `{name}` is declared differently at {known.position}"

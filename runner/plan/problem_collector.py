@@ -56,6 +56,15 @@ class Report:
         self._truncated = False
         self._causes: set[tuple[str, str]] = set()
         self._alike: list[Problem] = []
+        #: Names that are declared in a way that cannot be read, and whether such a declaration has no readable name:
+        #: that is reported there, and not again where the name is used.
+        self.unread: set[str] = set()
+        self.unread_any = False
+        self.unread_id = False
+        #: Keys that are probably meant by an unknown key, by the identity of the mapping, and by the key that holds the
+        #: mapping: they are not missing besides.
+        self.meant: dict[int, set[str]] = {}
+        self.meant_in: dict[str, set[str]] = {}
 
     def add(
         self,
@@ -138,6 +147,9 @@ def _merged(group: Sequence[Problem]) -> Problem:
     if first.cause is None:
         return replace(first, also=also)
     names = dict.fromkeys(other.cause.part for other in others if other.cause is not None)
+    names.pop(first.cause.part, None)
+    if not names:
+        return replace(first, also=also)
     parts = sorted(names, key=lambda part: part[:1].isdigit())  # parts that are only a number come last
     named = ", ".join(parts[:_NAMED])
     if len(parts) > _NAMED:

@@ -67,6 +67,7 @@ def read_repeat(
 def _carry(repeat: Fields, params: Iterable[str], for_each: ForEach | None) -> dict[str, Carried]:
     """Return the carried values by name."""
     carry = repeat.mapping("carry")
+    repeat.report.unread_any |= carry is None and repeat.has("carry")
     found: dict[str, Carried] = {}
     for name, node in carry.pairs() if carry is not None else ():
         if carry is None or not isinstance(node, MappingNode):
@@ -78,6 +79,7 @@ def _carry(repeat: Fields, params: Iterable[str], for_each: ForEach | None) -> d
                 carry.key(name), "JP252", message, hint="use another name, also for the column of the last statement"
             )
         found[name] = _carried(name, carry.within(node))
+    repeat.report.unread.update(carry.present - found.keys() if carry is not None else ())
     return found
 
 

@@ -188,12 +188,15 @@ class _Compiler:
         additional = part.get("additionalProperties", False)
         check_other = self.compile(additional, item=False) if additional else None
         check_name = self.compile(part["propertyNames"], item=False) if "propertyNames" in part else None
-        required = part.get("required", ())
-        either = [choice["required"][0] for choice in part.get("oneOf", ())]
+        check_missing = _missing(part, about)
         at_least = part.get("minProperties", 0)
 
-        def unknown_key(key: str, label: str, walk: Walk) -> schema_messages.Wording:
-            return schema_messages.unknown_key(about, label, key, properties, walk.report.guesses)
+        def unknown_key(node: Mapping, key: str, label: str, walk: Walk) -> None:
+            wording = schema_messages.unknown_key(about, label, key, properties, walk.report.guesses)
+            walk.add(node.keys[key], "JP101", wording)
+            if wording.meant is not None:
+                walk.report.meant.setdefault(id(node), set()).add(wording.meant)
+                walk.report.meant_in.setdefault(label, set()).add(wording.meant)
 
         def check_object(node: Node, label: str, walk: Walk) -> None:
             if not isinstance(node, Mapping):
@@ -204,18 +207,30 @@ class _Compiler:
                 if check is not None:
                     check(value, key, walk)
                 elif not ignored or not key.startswith(ignored):
-                    walk.add(node.keys[key], "JP101", unknown_key(key, label, walk))
+                    unknown_key(node, key, label, walk)
                 if check_name is not None:
                     check_name(node.keys[key], key, walk)
             if len(node.values) < at_least:
                 walk.add(node, "JP107", schema_messages.empty(about, label), bad=False)
-            for key in required:
-                if key not in node.values:
-                    walk.add(node, "JP102", schema_messages.missing(about, label, key), bad=False)
-            if either and sum(key in node.values for key in either) != 1:
-                walk.add(node, "JP109", schema_messages.not_one(about, label, either, node), bad=False)
+            check_missing(node, label, walk)
 
         return check_object
+
+
+def _missing(part: JsonSchema, about: schema_messages.About) -> Callable[[Mapping, str, Walk], None]:
+    """Return a check of required keys. A key that an unknown one probably means is not missing besides."""
+    required = part.get("required", ())
+    either = [choice["required"][0] for choice in part.get("oneOf", ())]
+
+    def check_missing(node: Mapping, label: str, walk: Walk) -> None:
+        meant = walk.report.meant.get(id(node), set())
+        for key in required:
+            if key not in node.values and key not in meant:
+                walk.add(node, "JP102", schema_messages.missing(about, label, key), bad=False)
+        if either and sum(key in node.values or key in meant for key in either) != 1:
+            walk.add(node, "JP109", schema_messages.not_one(about, label, either, node), bad=False)
+
+    return check_missing
 
 
 def _anything(node: Node, label: str, walk: Walk) -> None:

@@ -96,10 +96,11 @@ _SIZE_UNITS = {"": "kB", "b": "B", "k": "kB", "kb": "kB", "kib": "kB", "m": "MB"
 
 
 class Wording(NamedTuple):
-    """A message and a hint."""
+    """A message and a hint. `meant` is the key that an unknown key probably means."""
 
     message: str
     hint: str | None = None
+    meant: str | None = None
 
 
 class About(NamedTuple):
@@ -209,9 +210,13 @@ def unknown_key(about: About, label: str, key: str, known: Collection[str], gues
         hint = f"a step has the key `{meant}`"
     else:
         hint = _OF_ANOTHER_STEP.get(key) or guesses.did_you_mean(key, known)
+    named = _MEANT.fullmatch(hint or "")
     if hint is None and len(known) <= 8:
         hint = f"its keys are {listed(known, last='and')}"
-    return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
+    return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint, named[1] if named is not None else None)
+
+
+_MEANT = re.compile(r"did you mean `(\w+)`\?")
 
 
 def missing(about: About, label: str, key: str) -> Wording:

@@ -13,6 +13,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
+from runner.errors import Cause
 from runner.plan.model import ForEach, Param, ParamType, Repeat, Sql, Value
 from runner.plan.problem_collector import Report
 from runner.plan.yaml_nodes import Fields, Node, Scalar, Sequence
@@ -165,7 +166,10 @@ def _report_wrong(sql: Sql, found: Iterable[Reference], scope: Scope, report: Re
     for number, (reference, code, message, guess) in enumerate(islice(wrong, MAX_WRONG)):
         looked_at = number < _MAX_SLICES and code == "JP220" and reference.form is Form.BARE
         hint = _SLICE_HINT if looked_at and in_brackets(sql.text, reference) else guess
-        report.add(sql.position(reference.start), code, message, hint=hint, step=step)
+        place = sql.position(reference.start)
+        unknown = code == "JP220" and hint != _SLICE_HINT  # a name that is forgotten once may be used everywhere
+        cause = Cause(key=reference.name, part=f"line {place.line}", hint=hint) if unknown else None
+        report.add(place, code, message, hint=hint, step=step, cause=cause)
 
 
 def _wrong(reference: Reference, scope: Scope, report: Report) -> tuple[Reference, str, str, str | None] | None:
@@ -176,6 +180,8 @@ def _wrong(reference: Reference, scope: Scope, report: Report) -> tuple[Referenc
         return (reference, "JP221", *found) if found else None
     if reference.name == RUN_STATUS:
         return reference, "JP220", f"`{reference}`: only finally steps can use the status of the run", None
+    if report.unread_any or reference.name in report.unread:  # its declaration is reported
+        return None
     hint = report.guesses.did_you_mean(reference.name, [*scope.items, *scope.names])
     return reference, "JP220", f"`{reference}`: there is no parameter `{reference.name}`", hint
 

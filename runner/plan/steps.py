@@ -156,7 +156,9 @@ def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
     """Return the items of a step, or the query that returns them."""
     for_each = fields.mapping("for_each")
     if for_each is None:
+        fields.report.unread.update({_DEFAULT_ITEM} if fields.has("for_each") else ())
         return None
+    fields.report.unread_any |= for_each.has("as") and for_each.scalar("as") is None
     as_ = for_each.text("as", _DEFAULT_ITEM)
     if as_ == _RUN or as_ in params:
         place = for_each.scalar("as") or for_each

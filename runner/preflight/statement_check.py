@@ -33,7 +33,7 @@ from runner.sql.catalog_needs import needed
 from runner.sql.facts import cursor_of_row, view_aliases
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation, inner_query, query_relations
-from runner.sql.session_settings import ALL, assigned
+from runner.sql.session_settings import ALL, assigned, settings_read
 from runner.sql.statements import StatementKind
 from runner.sql.version_needs import foreign_options
 from runner.structs import Struct, field
@@ -181,6 +181,9 @@ class Examiner:
         foreign = foreign_options(unit.statement)
         if foreign:
             verdict.why.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")
+        for name in dict.fromkeys(settings_read(unit.statement)):
+            unknown = await self._unknown_setting(name, sight)
+            verdict.why += [unknown] if unknown is not None else []
         cursor = cursor_of_row(unit.statement)
         if cursor is not None:
             verdict.why.append(f"only running it shows whether the cursor {cursor} is open, and on this table")
@@ -201,20 +204,21 @@ class Examiner:
         if reserved and not sight.around.superuser:
             verdict.why.append(f"only running it shows whether the role may set {reserved[0]}, as superusers may")
         for name, value in assigned(unit.statement):
-            if value is None and name != ALL and "." not in name:  # the server parses SHOW of known settings alone
-                shown = await self._inspector.probe(
-                    sight.around.settings, f"SHOW {quote_identifier(name)}", explain=False
-                )
-                if shown.parse.error is not None and shown.parse.error.sqlstate == _NO_OBJECT:
-                    message = shown.parse.error.message
-                    verdict.findings.append(
-                        StatementFinding(code="JP523", message=message, offset=unit.statement.start)
-                    )
+            unknown = value is None and name != ALL and "." not in name and await self._unknown_setting(name, sight)
+            if unknown:
+                verdict.findings.append(StatementFinding(code="JP523", message=unknown, offset=unit.statement.start))
         after = await self._rooms.after(unit)
         if after.error is not None:
             verdict.findings.append(refused_setting(after, unit.statement.start, dict(assigned(unit.statement))))
             verdict.keep_certain(unit, sight)
         return verdict
+
+    async def _unknown_setting(self, name: str, sight: CatalogView) -> str | None:
+        """Return the server's error if it has no such setting: it parses SHOW of those that it has alone."""
+        settings = sight.around.settings
+        shown = await self._inspector.probe(settings, f"SHOW {quote_identifier(name)}", explain=False)
+        error = shown.parse.error
+        return error.message if error is not None and error.sqlstate == _NO_OBJECT else None
 
     async def _command(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
         verdict = StatementVerdict()

@@ -196,6 +196,13 @@ def assigned(statement: Statement) -> tuple[tuple[str, str | None], ...]:
     return ()
 
 
+def settings_read(statement: Statement) -> tuple[str, ...]:
+    """Return the settings that `current_setting('name')` reads, which fails if there is no such setting."""
+    calls = (call for call in find(statement.node, "FuncCall") if strings(call.funcname)[-1:] == ("current_setting",))
+    names = (_constant(call.args[0]) for call in calls if len(call.args) == 1)
+    return tuple(name.lower() for name in names if name is not None)
+
+
 def settings_after(
     before: tuple[tuple[str, str], ...], assignments: tuple[tuple[str, str | None], ...]
 ) -> tuple[tuple[str, str], ...]:

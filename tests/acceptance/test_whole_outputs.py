@@ -35,10 +35,21 @@ _VARIABLE = (
 )
 
 
+#: What a command says on a given server, on which other tests have runs, and what it says without them.
+_OTHERS: list[tuple[str, str]] = []
+
+
+@pytest.fixture(autouse=True)
+def without_runs_of_others(request: pytest.FixtureRequest) -> None:
+    """Leave out the runs of other tests, which a given server may have."""
+    if request.config.getoption("--test-dsn") is not None:
+        _OTHERS[:] = [(r"There are: RUN-ID(, RUN-ID)*\.", "No jobplan session is active there.")]
+
+
 def steady(text: str, jobplan: Jobplan, *more: tuple[str, str]) -> str:
     """Replace what differs from run to run."""
     text = text.replace(str(jobplan.folder), "FOLDER")
-    for pattern, word in (*more, *_VARIABLE):
+    for pattern, word in (*more, *_VARIABLE, *_OTHERS):
         text = re.sub(pattern, word, text, flags=re.MULTILINE)
     return re.sub(r"(?<=\S) {2,}(?=\S)", "  ", text)  # columns are as wide as what was replaced
 

@@ -261,6 +261,41 @@ def test_an_item_that_cannot_be_read_is_no_unknown_parameter_besides(tmp_path: P
     assert found[0].code.startswith("JP1")
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "params: {p: {type: integr}}\nsteps: [{id: a, sql: 'DELETE FROM t WHERE v = :p'}]",
+        "params: {p: {default: 1}}\nsteps: [{id: a, sql: 'DELETE FROM t WHERE v = :p'}]",
+        "params: {p: 1}\nsteps: [{id: a, sql: 'DELETE FROM t WHERE v = :p'}]",
+        "params: [p]\nsteps: [{id: a, sql: 'DELETE FROM t WHERE v = :p'}]",
+        "steps: [{id: a, for_each: [x, y], sql: \"DELETE FROM t WHERE v = :'item'\"}]",
+        "steps: [{id: a, for_each: x, sql: \"DELETE FROM t WHERE v = :'item'\"}]",
+        "steps: [{id: a, for_each: {itms: [x], as: q}, sql: \"DELETE FROM t WHERE v = :'q'\"}]",
+        "steps: [{id: a, for_each: {items: [x], as: 'q r'}, sql: \"DELETE FROM t WHERE v = :'q'\"}]",
+        "steps: [{id: a, repeat: {until: no_rows, carry: {c: 0}}, sql: 'DELETE FROM t WHERE v > :c RETURNING v AS c'}]",
+        "steps: [{id: a, sqll: VACUUM t}]",
+        "steps: [{idd: a, sql: VACUUM t}]",
+        "steps: [{sql: VACUUM t}, {id: b, needs: [a], sql: VACUUM u}]",
+        "steps: [{id: a, sql: 'DELETE FROM t WHERE v = :p AND w = :p'}, {id: b, sql: 'DELETE FROM u WHERE v = :p'}]",
+    ],
+)
+def test_one_mistake_is_one_finding(tmp_path: Path, plan: str) -> None:
+    found = [problem for problem in load(tmp_path, f"{_HEAD}{plan}\n") if problem.severity is Severity.ERROR]
+    assert len(found) == 1, found
+
+
+@pytest.mark.parametrize("key", ["timeout", "on_finish"])
+def test_a_misspelled_key_of_defaults_is_not_missing_besides(tmp_path: Path, key: str) -> None:
+    head = _HEAD.replace(f"{key}:", f"{key}x:", 1)
+    found = load(tmp_path, f"{head}steps: [{{id: a, sql: VACUUM t}}, {{id: b, sql: VACUUM u}}]\n")
+    assert [problem.code for problem in found] == ["JP101"]
+
+
+def test_a_key_that_is_missing_beside_an_unknown_one_is_still_reported(tmp_path: Path) -> None:
+    found = load(tmp_path, f"{_HEAD}steps: [{{id: a, sql: VACUUM t}}, {{idd: b, timeout: 5m}}]\n")
+    assert [problem.code for problem in found] == ["JP109", "JP101"]
+
+
 # --- psql -------------------------------------------------------------------------------------------------------------
 
 
