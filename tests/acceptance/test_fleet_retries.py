@@ -35,7 +35,7 @@ def test_a_retry_waits_for_the_process_that_executes_the_fleet_run(db: Database,
     first = jobplan.start(*RUN, "--or-resume", "--wait-for-runner")
     until(lambda: bool(db.workers()))
     refused = jobplan(*RUN, "--or-resume")
-    assert refused.code == 4
+    assert refused.code == 6
     second = jobplan.start(*RUN, "--or-resume", "--wait-for-runner")
     assert "waiting for its end" in second.read_line()
     db.run("INSERT INTO gate VALUES (true)")
