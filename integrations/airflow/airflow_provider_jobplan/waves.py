@@ -43,7 +43,7 @@ def fleet_waves(
 
 
 def _wave(name: str, clusters: Sequence[str], *, plan: str, targets: str, operator: dict[str, Any]) -> TaskGroup:
-    with TaskGroup(group_id=_id(name)) as group:
+    with TaskGroup(group_id=name.replace(".", "_")) as group:  # a dot would separate groups
         JobplanFleetOperator.partial(
             task_id="clusters",
             plan=plan,
@@ -53,8 +53,3 @@ def _wave(name: str, clusters: Sequence[str], *, plan: str, targets: str, operat
             **operator,
         ).expand(cluster=list(clusters))
     return group
-
-
-def _id(wave: str) -> str:
-    """Return an id of Airflow for the name of a wave."""
-    return "".join(one if one.isalnum() or one in "-_" else "_" for one in wave) or "wave"

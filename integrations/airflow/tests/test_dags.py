@@ -33,7 +33,7 @@ targets:
   - {name: initech, cluster: c2, database: initech}
 rollout:
   waves:
-    - {name: the canary, where: [canary=true]}
+    - {name: canary.1, where: [canary=true]}
     - {name: rest}
 """
 
@@ -54,11 +54,11 @@ def clusters_of(task: Any) -> list[str]:
 def test_waves_follow_each_other_and_are_mapped_over_clusters(targets: str) -> None:
     with DAG("fleet") as dag:
         fleet_waves(plan="plan.yaml", targets=targets, retries=3)
-    canary, rest = dag.get_task("fleet.the_canary.clusters"), dag.get_task("fleet.rest.clusters")
+    canary, rest = dag.get_task("fleet.canary_1.clusters"), dag.get_task("fleet.rest.clusters")
     assert canary.operator_class is rest.operator_class is JobplanFleetOperator
     assert (clusters_of(canary), clusters_of(rest)) == (["c1"], ["c1", "c2"])
-    assert (canary.partial_kwargs["wave"], rest.partial_kwargs["wave"]) == ("the canary", "rest")
-    assert rest.upstream_task_ids == {"fleet.the_canary.clusters"}
+    assert (canary.partial_kwargs["wave"], rest.partial_kwargs["wave"]) == ("canary.1", "rest")
+    assert rest.upstream_task_ids == {"fleet.canary_1.clusters"}
 
 
 def test_a_gate_is_between_two_waves(targets: str) -> None:
@@ -70,8 +70,8 @@ def test_a_gate_is_between_two_waves(targets: str) -> None:
 
     with DAG("fleet") as dag:
         fleet_waves(plan="plan.yaml", targets=targets, gate=gate)
-    assert asked == [("the canary", "rest")]
-    assert dag.get_task("fleet.gate").upstream_task_ids == {"fleet.the_canary.clusters"}
+    assert asked == [("canary.1", "rest")]
+    assert dag.get_task("fleet.gate").upstream_task_ids == {"fleet.canary_1.clusters"}
     assert dag.get_task("fleet.rest.clusters").upstream_task_ids == {"fleet.gate"}
 
 

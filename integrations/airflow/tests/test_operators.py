@@ -410,7 +410,7 @@ def test_a_retry_waits_for_a_fleet_runner_that_has_outlived_its_task(
         for number, one in enumerate(operators, 1)
     ]
     threads[0].start()
-    wait_until(lambda: all(one.workers() for one in fleet.values()))
+    wait_until(fleet["acme"].workers)  # the first wave
     threads[1].start()
     wait_until(lambda: operators[1]._child is not None)
     for one in fleet.values():
@@ -433,7 +433,7 @@ def test_on_kill_stops_the_workers_of_a_fleet(fleet: dict[str, Database], plan: 
 
     thread = threading.Thread(target=execute)
     thread.start()
-    wait_until(lambda: all(one.workers() for one in fleet.values()))
+    wait_until(fleet["acme"].workers)  # the first wave
     task.on_kill()
     wait_until(lambda: not any(one.workers() for one in fleet.values()))
     thread.join()

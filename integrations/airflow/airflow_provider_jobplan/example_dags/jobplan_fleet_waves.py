@@ -29,7 +29,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["jobplan"],
-):
+) as dag:
     fleet_waves(
         plan=f"{PLANS}/tenants.yaml",
         targets=f"{PLANS}/targets.yaml",

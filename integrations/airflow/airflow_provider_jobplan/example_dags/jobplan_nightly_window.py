@@ -22,7 +22,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["jobplan"],
-):
+) as dag:
     JobplanOperator(
         task_id="nightly_window",
         plan=f"{PLANS}/nightly-window.yaml",

@@ -18,7 +18,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["jobplan"],
-):
+) as dag:
     JobplanOperator(
         task_id="nightly",
         plan=f"{PLANS}/nightly.yaml",
