@@ -39,7 +39,8 @@ Context = Mapping[str, Any]
 class JobplanBaseOperator(BaseOperator):
     """What both operators have in common.
 
-    :param plan: the plan file, on the worker; with `deferrable`, on the triggerer.
+    :param plan: the plan file, on the worker; with `deferrable`, on the triggerer. A relative path is one from the
+        folder of the DAG's file.
     :param plan_params: values of the plan's parameters.
     :param select: run only these steps.
     :param exclude: do not run these steps.
@@ -119,6 +120,11 @@ class JobplanBaseOperator(BaseOperator):
     def _run_id(self, context: Context) -> str:
         return run_id(context, self._name())
 
+    def _path(self, path: str) -> str:
+        """Return the path of a file that belongs to the DAG."""
+        dag = self.get_dag()
+        return str(Path(dag.folder if dag is not None else ".", path).absolute())
+
     def _common_arguments(self, run: str, folder: Path) -> list[str]:
         """Return the options that both commands have."""
         words = ["--journal", str(folder / "runs"), *(["--require-ledger"] if self.require_ledger else [])]
@@ -127,7 +133,7 @@ class JobplanBaseOperator(BaseOperator):
         for option, steps in (("--select", self.select), ("--exclude", self.exclude)):
             words += [word for step in steps for word in (option, step)]
         for kind, path in (self.reports or {}).items():
-            words += ["--report", f"{kind}={path.replace('{run}', run)}"]
+            words += ["--report", f"{kind}={Path(path.replace('{run}', run)).absolute()}"]
         return [*words, *self.arguments]
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -230,7 +236,7 @@ class JobplanOperator(JobplanBaseOperator):
         return "" if self.continue_last else super()._run_id(context)
 
     def _work(self, run: str, folder: Path) -> Work:
-        words = ["run", self.plan, *(["--run-id", run] if run else []), "--or-resume", "--wait-for-runner"]
+        words = ["run", self._path(self.plan), *(["--run-id", run] if run else []), "--or-resume", "--wait-for-runner"]
         return Work(
             arguments=[*words, "--log-format", "json", *self._common_arguments(run, folder)],
             show=["show", "--format", "json", "--journal", str(folder / "runs")],
@@ -245,7 +251,7 @@ class JobplanOperator(JobplanBaseOperator):
 class JobplanFleetOperator(JobplanBaseOperator):
     """Runs a plan on the databases of a targets file, in one process: all of them, or those of a wave or a cluster.
 
-    :param targets: the targets file.
+    :param targets: the targets file, as `plan`.
     :param wave: only the targets of this wave.
     :param cluster: only the targets of this cluster. Map tasks over clusters, not over databases: the limit on the
         workers of a server holds within one process.
@@ -279,7 +285,7 @@ class JobplanFleetOperator(JobplanBaseOperator):
         where = [*self.where, *([f"cluster={self.cluster}"] if self.cluster else [])]
         return Work(
             arguments=[
-                *("fleet", "run", self.plan, "--targets", self.targets, "--fleet-id", run),
+                *("fleet", "run", self._path(self.plan), "--targets", self._path(self.targets), "--fleet-id", run),
                 *("--or-resume", "--wait-for-runner"),
                 *(["--wave", self.wave] if self.wave else []),
                 *(word for one in where for word in ("--where", one)),

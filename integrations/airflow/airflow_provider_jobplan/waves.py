@@ -33,7 +33,7 @@ def fleet_waves(
     with TaskGroup(group_id=group_id) as whole:
         parts: list[TaskGroup | BaseOperator] = []
         before = ""
-        for wave, clusters in used_waves(read_targets(Path(targets))):
+        for wave, clusters in used_waves(read_targets(Path(whole.dag.folder, targets))):
             if gate is not None and before:
                 parts.append(gate(before, wave.name))
             parts.append(_wave(wave.name, clusters, plan=plan, targets=targets, operator=operator))

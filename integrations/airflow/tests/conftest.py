@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runner.embedded import EmbeddedServer, start_server
-from support import PLAN, Database, new_database, next_number
+from support import PLAN, Database, make_template, new_database, next_number
 
 # Airflow reads it when it is imported: nothing of the caller's own Airflow.
 _HOME = tempfile.mkdtemp(prefix="jobplan-airflow-")
@@ -24,7 +24,9 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     """A server of the tests' own."""
-    with start_server(progress=print, settings={"autovacuum_naptime": "1h"}) as started:
+    settings = {"autovacuum_naptime": "1h", "checkpoint_timeout": "1h", "full_page_writes": "off"}
+    with start_server(progress=print, settings=settings) as started:
+        make_template(started)
         yield started
 
 

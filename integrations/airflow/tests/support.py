@@ -79,16 +79,25 @@ class Database:
         }
 
 
-def new_database(server: EmbeddedServer, name: str) -> Database:
-    """Create a database with a ledger; its connection is over TCP, with a password."""
+_TEMPLATE = "with_ledger"
+
+
+def make_template(server: EmbeddedServer) -> None:
+    """Create the database that `new_database` copies: with a ledger and the tables of the tests."""
     with psycopg.connect(server.dsn, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}".encode())
-    database = Database(make_conninfo(server.tcp_dsn, dbname=name))
-    database.run("CREATE TABLE witness (step text NOT NULL); CREATE TABLE gate (open boolean)")
-    install = [sys.executable, "-m", "runner", "ledger", "install", "--dsn", make_conninfo(server.dsn, dbname=name)]
+        admin.execute(f"CREATE DATABASE {_TEMPLATE}".encode())
+    dsn = make_conninfo(server.dsn, dbname=_TEMPLATE)
+    Database(dsn).run("CREATE TABLE witness (step text NOT NULL); CREATE TABLE gate (open boolean)")
+    install = [sys.executable, "-m", "runner", "ledger", "install", "--dsn", dsn]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return database
+
+
+def new_database(server: EmbeddedServer, name: str) -> Database:
+    """Create a database; its connection is over TCP, with a password."""
+    with psycopg.connect(server.dsn, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}".encode())
+    return Database(make_conninfo(server.tcp_dsn, dbname=name))
 
 
 PLAN = """\

@@ -17,7 +17,7 @@ from airflow.providers_manager import ProvidersManager
 from airflow.sdk import DAG, BaseOperator
 
 from airflow_provider_jobplan import get_provider_info
-from airflow_provider_jobplan.operators import JobplanFleetOperator
+from airflow_provider_jobplan.operators import JobplanFleetOperator, JobplanOperator
 from airflow_provider_jobplan.waves import fleet_waves
 from support import Database, effect
 
@@ -59,6 +59,15 @@ def test_waves_follow_each_other_and_are_mapped_over_clusters(targets: str) -> N
     assert (clusters_of(canary), clusters_of(rest)) == (["c1"], ["c1", "c2"])
     assert (canary.partial_kwargs["wave"], rest.partial_kwargs["wave"]) == ("canary.1", "rest")
     assert rest.upstream_task_ids == {"fleet.canary_1.clusters"}
+
+
+def test_relative_paths_are_from_the_folder_of_the_dag(targets: str) -> None:
+    with DAG("fleet") as dag:
+        dag.fileloc = str(Path(targets).with_name("dag.py"))
+        fleet_waves(plan="plan.yaml", targets="targets.yaml")
+        one = JobplanOperator(task_id="one", plan="plans/plan.yaml")
+    assert clusters_of(dag.get_task("fleet.rest.clusters")) == ["c1", "c2"]
+    assert one._work("r1", Path("/state")).arguments[1] == str(Path(targets).with_name("plans") / "plan.yaml")
 
 
 def test_a_gate_is_between_two_waves(targets: str) -> None:

@@ -41,14 +41,14 @@ SLOW = {**RETRY, "retry_delay": timedelta(seconds=10)}
 FOLDER = os.path.dirname(__file__)
 for name in ("crashed", "cleared", "marked", "closed"):
     with dag(name):
-        JobplanOperator(task_id="work", plan=f"{FOLDER}/{name}.yaml", postgres_conn_id=name, **RETRY)
+        JobplanOperator(task_id="work", plan=f"{name}.yaml", postgres_conn_id=name, **RETRY)
 with dag("deferred"):
     more = {**RETRY, "deferrable": True}
-    JobplanOperator(task_id="work", plan=f"{FOLDER}/deferred.yaml", postgres_conn_id="deferred", **more)
+    JobplanOperator(task_id="work", plan="deferred.yaml", postgres_conn_id="deferred", **more)
 with dag("mapped"):
     # the list changes its order between two tries, as one from a query can
     names = ["globex", "acme"] if os.path.exists(f"{FOLDER}/turned") else ["acme", "globex"]
-    JobplanOperator.partial(task_id="work", plan=f"{FOLDER}/mapped.yaml", **SLOW).expand_kwargs(
+    JobplanOperator.partial(task_id="work", plan="mapped.yaml", **SLOW).expand_kwargs(
         [{"postgres_conn_id": one, "target": one} for one in names]
     )
 """
@@ -188,23 +188,18 @@ def airflow(databases: dict[str, Database], tmp_path_factory: pytest.TempPathFac
         wait_until(ready, patience=PATIENCE)
         yield started
     finally:
-        process.send_signal(signal.SIGINT)
+        _end(process)
+        shutil.copy(home / "standalone.log", os.environ.get("JOBPLAN_AIRFLOW_LOG") or os.devnull)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End Airflow: its processes are one group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            _end(process.pid)
-            process.wait()
-            shutil.copy(home / "standalone.log", os.environ.get("JOBPLAN_AIRFLOW_LOG") or os.devnull)
-
-
-def _end(group: int) -> None:
-    """Kill what is left of Airflow."""
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+            os.killpg(process.pid, number)
+            process.wait(5)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
 
 
 def test_a_killed_task_and_a_killed_runner_are_finished_by_the_retry(
