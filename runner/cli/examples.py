@@ -16,6 +16,7 @@ EXAMPLES: Final = MappingProxyType(
         "run": (
             "jobplan run plans/nightly.yaml --dsn 'host=db1 dbname=app' --param days=30",
             "jobplan run plans/nightly.yaml --or-resume --report html=run.html",
+            "jobplan run nightly --env prod",
             "jobplan run plans/quickstart.yaml --embedded",
         ),
         "runs": ("jobplan runs", "jobplan runs --prune --older-than 30d --keep 20"),

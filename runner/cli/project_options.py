@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from runner.errors import JobplanError, UsageError
 from runner.project.places import default_journal, find_config
@@ -64,6 +65,7 @@ def environment_options(function: _F) -> _F:
         "--env",
         metavar="NAME",
         envvar=_VARIABLE,
+        shell_complete=_complete_environment,
         expose_value=False,
         is_eager=True,  # before defaults are looked up that depend on it
         callback=_keep_environment,
@@ -80,6 +82,16 @@ def confirm_option(function: _F) -> _F:
         callback=_keep_yes,
         help=f"Do not ask if the environment has `confirm`. Also {_CONFIRMED}=NAME, with the environment's name.",
     )(function)
+
+
+def _complete_environment(_context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the environments of the settings."""
+    try:
+        found = chosen()
+    except JobplanError:  # the shell completes a word: an error would only disturb it
+        return []
+    names = () if found is None else found.settings.environments
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def _read_env_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:

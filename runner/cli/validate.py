@@ -14,7 +14,7 @@ import click
 from runner.cli.completion import complete_code
 from runner.cli.console import color_option, echo_line, print_json_text, print_text, wants_color
 from runner.cli.options import check_report_option, to_stdout, wanted_check_reports
-from runner.cli.project_options import PlanPath, chosen_severities, plans_folder
+from runner.cli.project_options import PlanPath, chosen_params, chosen_severities, environment_options, plans_folder
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
 from runner.plan.plan_files import find_plans
@@ -28,6 +28,7 @@ _FORMATS = ("text", "json", "github", "sarif")
 
 
 @click.command()
+@environment_options
 @click.argument("plans", nargs=-1, metavar="[PLAN...]", type=PlanPath())
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="text", show_default=True)
@@ -121,12 +122,12 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     codes: set[str] = set()
     drafts: list[Plan | None] = []
     sources = Sources()
-    severities = chosen_severities()
+    defaults, severities = chosen_params(), chosen_severities()
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
     gc.freeze()  # nor, when it ends, through all that was imported
     paths = list(dict.fromkeys(plans))
     for path in paths:
-        loaded = check_plan(path, severities=severities, sources=sources)
+        loaded = check_plan(path, defaults=defaults, severities=severities, sources=sources)
         steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
         verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems, plan=loaded.plan or loaded.draft)
         verdicts.append(verdict)

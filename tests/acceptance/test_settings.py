@@ -308,6 +308,23 @@ def test_a_password_comes_from_an_env_file_or_pgpass_and_never_from_the_settings
     assert db.value("SELECT 1") == 1
 
 
+def test_validate_knows_the_parameters_of_an_environment(jobplan: Jobplan, project: Callable[..., Path]) -> None:
+    project('plans = "plans"\n[params]\nwho = "x"\ndays = "3"\n[env.wrong.params]\ndays = "three"\n')
+    jobplan.plan(
+        "- {id: a, sql: 'CREATE TABLE t (v int DEFAULT :days)'}", file="plans/b.yaml", params="{days: {type: integer}}"
+    )
+    assert jobplan("validate").code == 0
+    found = jobplan("validate", "--env", "wrong")
+    assert found.code != 0
+    assert "the value of `days` from the project's settings is `three`, not a whole number" in found.out
+
+
+def test_the_schema_of_settings_is_printed(jobplan: Jobplan) -> None:
+    file = Path(__file__).parents[2] / "schemas" / "config-v1.schema.json"
+    assert jobplan("schema", "--settings").out == file.read_text(encoding="utf-8")
+    assert jobplan("schema", "--settings", "--targets").code == 2
+
+
 def test_a_variable_names_the_settings_for_commands_elsewhere(
     jobplan: Jobplan, db: Database, project: Callable[..., Path], tmp_path: Path
 ) -> None:

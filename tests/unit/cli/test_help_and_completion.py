@@ -38,7 +38,9 @@ def test_the_help_of_every_command_shows_an_example() -> None:
 
 
 @pytest.mark.parametrize("example", [example for examples in EXAMPLES.values() for example in examples])
-def test_every_example_is_accepted(example: str) -> None:
+def test_every_example_is_accepted(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jobplan.toml").write_text("[env.prod]\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     text = found[1] if (found := re.search(r"\$\((.*)\)", example)) else example.partition(" > ")[0]
     context, command, rest = click.Context(cli), cli, shlex.split(text)[1:]
     parsed: click.Command = command
@@ -92,4 +94,13 @@ def test_commands_options_codes_run_ids_and_step_ids_are_completed(
     assert completed("resume", "") == {"260101-abcdef", "last"}
     assert completed("show", "last", "--step", "") == {"load", "tidy"}
     assert completed("cancel", "260101-abcdef", "--step", "t") == {"tidy"}
+    assert completed("run", "--env", "") == set()
+    Path("jobplan.toml").write_text("[env.prod]\n[env.dev]\n", encoding="utf-8")
+    assert completed("run", "--env", "") == completed("fleet", "run", "--env", "") == {"dev", "prod"}
+    assert completed("resume", "last", "--env", "p") == {"prod"}
+    Path("jobplan.toml").write_text("journal = 'elsewhere'\n", encoding="utf-8")
+    assert completed("show", "") == set()
+    Path("jobplan.toml").write_text("wrong: file", encoding="utf-8")
+    assert completed("run", "--env", "") == set()
+    assert completed("show", "26") == {"260101-abcdef"}
     assert completed("validate", "--explain", "jp20") == {code for code in CODES if code.startswith("JP20")}
