@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,27 @@ def db(database: str) -> Iterator[Database]:
     connected = Database(database)
     yield connected
     connected.close()
+
+
+@pytest.fixture
+def done(db: Database) -> Database:
+    """A database with a table that steps write to, and a table that keeps them waiting while it is locked."""
+    db.run("CREATE TABLE done (step text); CREATE TABLE gate ()")
+    return db
+
+
+@pytest.fixture
+def mallory(db: Database) -> Iterator[str]:
+    """The name of a role that may create schemas in the database and use pg_background."""
+    name = f"mallory_{os.getpid()}"
+    db.run(f"DROP ROLE IF EXISTS {name}")
+    db.run(f"CREATE ROLE {name} LOGIN")
+    db.run(f"GRANT CREATE ON DATABASE {db.value('SELECT current_database()')} TO {name}")
+    db.run(f"GRANT pgbackground_role TO {name}")
+    yield name
+    db.run(f"ALTER ROLE {name} NOSUPERUSER")
+    db.run(f"DROP OWNED BY {name} CASCADE")
+    db.run(f"DROP ROLE {name}")
 
 
 @pytest.fixture(scope="session")

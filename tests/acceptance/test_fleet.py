@@ -44,14 +44,6 @@ def fleet(clusters: Fleet) -> Fleet:
     return clusters
 
 
-@pytest.fixture
-def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
-    """The command, in an empty folder."""
-    command = Jobplan(tmp_path)
-    yield command
-    command.close()
-
-
 def events(jobplan: Jobplan) -> list[dict[str, Any]]:
     """Read the record of the only fleet run."""
     (file,) = (jobplan.folder / ".jobplan" / "fleets").glob("*/fleet.jsonl")

@@ -38,14 +38,6 @@ def fleet(clusters: Fleet) -> Fleet:
     return clusters
 
 
-@pytest.fixture
-def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
-    """The command, in an empty folder."""
-    command = Jobplan(tmp_path)
-    yield command
-    command.close()
-
-
 def steps_that_take(seconds: float) -> str:
     """Return the steps, of which two wait so long."""
     return STEPS.replace("pg_sleep(0.05)", f"pg_sleep({seconds})")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -23,27 +21,6 @@ PATIENT = "{timeout: 5m, on_finish: wait}"
 ONE = "- {id: one, sql: SELECT 1}"
 
 WORKERS = "FROM pg_stat_activity WHERE backend_type = 'pg_background' AND datname = current_database()"
-
-
-@pytest.fixture
-def done(db: Database) -> Database:
-    """A database with a table that steps write to, and a table that keeps them waiting while it is locked."""
-    db.run("CREATE TABLE done (step text); CREATE TABLE gate ()")
-    return db
-
-
-@pytest.fixture
-def mallory(db: Database) -> Iterator[str]:
-    """The name of a role that may create schemas in the database and use pg_background."""
-    name = f"mallory_{os.getpid()}"
-    db.run(f"DROP ROLE IF EXISTS {name}")
-    db.run(f"CREATE ROLE {name} LOGIN")
-    db.run(f"GRANT CREATE ON DATABASE {db.value('SELECT current_database()')} TO {name}")
-    db.run(f"GRANT pgbackground_role TO {name}")
-    yield name
-    db.run(f"ALTER ROLE {name} NOSUPERUSER")
-    db.run(f"DROP OWNED BY {name} CASCADE")
-    db.run(f"DROP ROLE {name}")
 
 
 def counts(db: Database) -> dict[str, int]:

@@ -28,13 +28,6 @@ RENAMINGS = {
 }
 
 
-@pytest.fixture
-def done(db: Database) -> Database:
-    """A database with a table that steps write to, and a table that keeps them waiting while it is locked."""
-    db.run("CREATE TABLE done (step text); CREATE TABLE gate ()")
-    return db
-
-
 def records(jobplan: Jobplan, run: str) -> list[dict[str, Any]]:
     """Read the run's journal."""
     lines = (jobplan.folder / ".jobplan" / "runs" / run / "events.jsonl").read_text(encoding="utf-8").splitlines()

@@ -27,13 +27,6 @@ FAILS = """
 
 
 @pytest.fixture
-def done(db: Database) -> Database:
-    """A database with a table that steps write to, and one that they wait for."""
-    db.run("CREATE TABLE done (step text); CREATE TABLE gate ()")
-    return db
-
-
-@pytest.fixture
 def kept(done: Database, jobplan: Jobplan) -> Database:
     """The same with a ledger."""
     installed = jobplan("ledger", "install", "--dsn", done.dsn)

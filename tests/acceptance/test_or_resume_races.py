@@ -33,13 +33,6 @@ STEPS = ["s1", "s2", "s3", "s4", "s5", "s6"]
 AGAIN = (-9, 1, 6)
 
 
-@pytest.fixture
-def done(db: Database) -> Database:
-    """A database with a table that steps write to, and one that they wait for."""
-    db.run("CREATE TABLE done (step text); CREATE TABLE gate ()")
-    return db
-
-
 def effects(done: Database) -> list[str]:
     """Return what the steps have written."""
     return done.column("SELECT step FROM done ORDER BY step")

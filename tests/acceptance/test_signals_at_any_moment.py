@@ -34,13 +34,6 @@ ALL = ((signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGALRM, 142))
 TERM = (signal.SIGTERM, 143)
 
 
-@pytest.fixture
-def done(db: Database) -> Database:
-    """A database with a table that steps write to, and one that they wait for."""
-    db.run("CREATE TABLE done (step text); CREATE TABLE gate ()")
-    return db
-
-
 def signalled(jobplan: Jobplan, place: str, number: signal.Signals, *arguments: str | Path) -> Ran:
     """Run the command with a signal after each call of the function `place`."""
     (jobplan.folder / "driver.py").write_text(DRIVER, encoding="utf-8")

@@ -18,13 +18,6 @@ PATIENT = "{timeout: 5m, on_finish: wait}"
 ONE = "- {id: one, sql: SELECT 1}"
 
 
-@pytest.fixture
-def done(db: Database) -> Database:
-    """A database with a table that steps write to, and a table that keeps them waiting while it is locked."""
-    db.run("CREATE TABLE done (step text); CREATE TABLE gate ()")
-    return db
-
-
 @pytest.mark.parametrize("kind", ["database", "true"])
 def test_a_walsender_is_no_server_for_plans(jobplan: Jobplan, done: Database, kind: str) -> None:
     plan = jobplan.plan(ONE)

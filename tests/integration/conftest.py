@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner import load_plan, run_plan
 from runner.embedded import EmbeddedServer
+from tests.acceptance.console import Jobplan
 from tests.integration.dry_runs import PLANS, ROLE
 from tests.integration.gateway_setups import ask
 from tests.servers import start_test_server
@@ -56,6 +58,14 @@ def frail_server() -> Iterator[EmbeddedServer]:
     """A server that a test may restart and crash."""
     with start_test_server() as server:
         yield server
+
+
+@pytest.fixture
+def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
+    """The command, in an empty folder."""
+    command = Jobplan(tmp_path)
+    yield command
+    command.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -15,6 +14,7 @@ import runner
 from runner.errors import OpenQuestionError, PreflightError, RunHeldError, UsageError
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Plan
+from tests.integration.gateway_setups import until
 
 PLAN = """
 version: 1
@@ -79,13 +79,6 @@ def kept(place: Place) -> Place:
     """A database with a ledger."""
     LedgerAdmin(place.dsn, "jobplan").install("test")
     return place
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what others do."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - it is the server that changes
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("with_journal", [True, False], ids=["journal", "ledger only"])

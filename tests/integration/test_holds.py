@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -199,13 +198,6 @@ def db(database: str) -> Iterator[Database]:
     connected = Database(database)
     yield connected
     connected.close()
-
-
-@pytest.fixture
-def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
-    command = Jobplan(tmp_path)
-    yield command
-    command.close()
 
 
 def test_one_statement_for_each_hold_and_every_however_many_steps_wait(jobplan: Jobplan, db: Database) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -19,6 +19,7 @@ from runner.plan.model import Plan
 from tests.acceptance.console import Jobplan
 from tests.acceptance.console import until as until_now
 from tests.builders import Recorder
+from tests.integration.gateway_setups import until
 
 PLAN = """
 version: 1
@@ -71,13 +72,6 @@ def place(database: str, tmp_path: Path) -> Iterator[Place]:
     made = Place(database, tmp_path)
     yield made
     made.connection.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for the server or the run."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - it is the server that changes
-            await asyncio.sleep(0.05)
 
 
 async def test_while_the_ledger_is_locked_nothing_is_launched(place: Place) -> None:

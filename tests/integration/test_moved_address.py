@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -36,14 +35,6 @@ def first(second: EmbeddedServer) -> Iterator[EmbeddedServer]:
     assert second.pid
     with start_test_server() as server:
         yield server
-
-
-@pytest.fixture
-def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
-    """The command, in an empty folder."""
-    command = Jobplan(tmp_path)
-    yield command
-    command.close()
 
 
 @pytest.mark.parametrize("idempotent", [False, True])

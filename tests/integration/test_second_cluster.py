@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -32,14 +31,6 @@ def second() -> Iterator[EmbeddedServer]:
     """A copy of it, which has the same system identifier: the hardest case of another cluster."""
     with start_test_server() as server:
         yield server
-
-
-@pytest.fixture
-def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
-    """The command, in an empty folder."""
-    command = Jobplan(tmp_path)
-    yield command
-    command.close()
 
 
 def both(*conninfos: str, **more: str) -> str:

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.simulation import AttemptScript, CheckScript, HoldScript
+from runner.engine.simulation import AttemptScript, CheckScript, HoldScript, Simulation, simulate
 from runner.errors import Position
 from runner.plan.model import (
     AllowFailure,
@@ -233,6 +233,19 @@ class World:
                 (random.choice((0.0, random.uniform(0.0, 12.0))), key + random.choice(("", "", "[a]", "[a].i0", ".i0")))
             )
         return cancels
+
+    def run(self, plan: Plan, **keys: Any) -> Simulation:
+        """Run the plan in this world; `keys` are those of `simulate`, and replace what was drawn."""
+        drawn = {
+            "durations": self.attempt,
+            "checks": self.check,
+            "capacity": self.capacity,
+            "interrupts": self.interrupts,
+            "cancels": self.cancels,
+            "not_selected": self.not_selected,
+            "holds": self.holds,
+        }
+        return simulate(plan, **{**drawn, **keys})
 
     def capacity(self, now: float) -> int:
         """Return the workers that the server has at `now`."""

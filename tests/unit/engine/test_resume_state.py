@@ -229,15 +229,7 @@ def test_any_run_cut_anywhere_can_be_taken_over(seed: int) -> None:
         random = Random(number)  # noqa: S311 - not for secrets
         p = random_plan(random)
         world = World(random, p)
-        run = simulate(
-            p,
-            durations=world.attempt,
-            checks=world.check,
-            capacity=world.capacity,
-            interrupts=world.interrupts,
-            not_selected=world.not_selected,
-            holds=world.holds,
-        )
+        run = world.run(p, cancels=())
         first = run.events[: random.randint(1, len(run.events))]
         state = initial_state(p)
         for event in first:
@@ -276,16 +268,7 @@ def test_a_record_with_holes_can_be_continued_and_leaves_open_what_it_does_not_r
         random = Random(f"holes {number}")  # noqa: S311 - not for secrets
         p = random_plan(random)
         world = World(random, p)
-        run = simulate(
-            p,
-            durations=world.attempt,
-            checks=world.check,
-            capacity=world.capacity,
-            interrupts=world.interrupts,
-            cancels=world.cancels,
-            not_selected=world.not_selected,
-            holds=world.holds,
-        )
+        run = world.run(p)
         first = [event for event in run.events if _is_sure(run.events, event) or random.random() < 0.6]
         state = initial_state(p)
         for event in first:
