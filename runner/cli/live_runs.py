@@ -21,9 +21,10 @@ from runner.engine.state import FINAL, HOLDING, RunState
 from runner.engine.window import window_status
 from runner.errors import RecordError, UsageError
 from runner.reports.fan_outs import counts_words, fan_outs, run_counts
-from runner.reports.messages import hold_words, loop_lines
+from runner.reports.messages import loop_lines
 from runner.reports.run_end import failures_of, is_resumable, recorded_places
 from runner.reports.server_status import RecordSummary
+from runner.reports.waits import hold_words
 
 if TYPE_CHECKING:
     from runner.engine.events import Place

@@ -22,7 +22,6 @@ from runner.engine.state import StepState
 from runner.plan.graph import topological_order
 from runner.reports.messages import (
     COMMITTED,
-    blocked_sessions,
     counted,
     failure_words,
     leftover_words,
@@ -47,6 +46,7 @@ from runner.reports.page_summary import (
 )
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, RunReport, StepReport, run_end
+from runner.reports.waits import blocked_sessions
 from runner.sql.tokens import highlights
 from runner.structs import Struct, asdict
 

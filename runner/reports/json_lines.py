@@ -18,9 +18,10 @@ from runner.engine.state import BAD, RunState, StepState
 from runner.errors import RecordError
 from runner.exit_codes import ExitCode
 from runner.reports.destinations import Destination
-from runner.reports.messages import Verbosity, blocked_line, event_lines, unblocked_line
+from runner.reports.messages import Verbosity, event_lines
 from runner.reports.progress import HEARTBEAT, Plain, heartbeat
 from runner.reports.terminal_text import visible_json
+from runner.reports.waits import blocked_line, unblocked_line
 from runner.structs import replace
 
 

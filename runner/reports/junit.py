@@ -15,7 +15,6 @@ from xml.etree import ElementTree as ET
 from runner.durations import format_duration
 from runner.engine.state import StepState
 from runner.reports.messages import (
-    blocked_sessions,
     error_block,
     failure_words,
     lock_wait_words,
@@ -26,6 +25,7 @@ from runner.reports.messages import (
     xml_text,
 )
 from runner.reports.run_report import AttemptReport, RunReport, StepReport
+from runner.reports.waits import blocked_sessions
 
 _FAILURES = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
 #: Final states. A step has another state if the run was killed, or if the report was written before its end.

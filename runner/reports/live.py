@@ -25,9 +25,10 @@ from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, FINAL, GATE, HOLDING, SLOTS, RunState, StepRecord, StepState, leaves
 from runner.engine.window import window_status
 from runner.reports.fan_outs import FanOut, fan_outs, run_counts, step_of_plan
-from runner.reports.messages import Verbosity, error_of, error_text, event_lines, hold_words, iteration_words
+from runner.reports.messages import Verbosity, error_of, error_text, event_lines, iteration_words
 from runner.reports.progress import goes_as_planned
 from runner.reports.terminal_text import at_words, columns, cut_at_words, flowing, some_lines, visible
+from runner.reports.waits import hold_words
 from runner.reports.worker_activity import WorkerView, about
 from runner.structs import Struct
 

@@ -15,7 +15,6 @@ from runner.engine.events import Rows
 from runner.engine.state import StepState
 from runner.reports.messages import (
     SHOWN_WARNINGS,
-    blocked_sessions,
     counted,
     error_block,
     lock_wait_words,
@@ -27,6 +26,7 @@ from runner.reports.messages import (
 )
 from runner.reports.run_report import RunReport, StepReport, run_end
 from runner.reports.terminal_text import visible
+from runner.reports.waits import blocked_sessions
 
 #: The longest report, and the longest text in a table and in a block, in characters.
 LIMIT = 60_000

@@ -19,17 +19,9 @@ from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState
 from runner.engine.window import window_status
 from runner.reports.fan_outs import fan_out, fan_outs, is_folded, step_of_plan
-from runner.reports.messages import (
-    LongWaits,
-    Verbosity,
-    blocked_line,
-    event_lines,
-    hold_words,
-    iteration_words,
-    some,
-    unblocked_line,
-)
+from runner.reports.messages import Verbosity, event_lines, iteration_words, some
 from runner.reports.terminal_text import visible
+from runner.reports.waits import LongWaits, blocked_line, hold_words, unblocked_line
 from runner.reports.worker_activity import WorkerView, view_words
 
 #: Seconds between two heartbeat lines.

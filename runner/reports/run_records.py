@@ -23,12 +23,10 @@ from runner.reports.messages import (
     EVIDENCE,
     SHOWN_WARNINGS,
     Verbosity,
-    blocked_sessions,
     error_of,
     error_text,
     event_lines,
     failure_words,
-    hold_line,
     lock_wait_words,
     remains_lines,
     sum_of,
@@ -39,6 +37,7 @@ from runner.reports.report_builder import run_report
 from runner.reports.run_end import failures_as_lines, failures_of, is_resumable, next_line, recorded_places
 from runner.reports.run_report import LockWaitReport, StepReport
 from runner.reports.terminal_text import as_command, at_words, columns, visible
+from runner.reports.waits import blocked_sessions, hold_line
 from runner.structs import asdict
 
 

@@ -1,0 +1,120 @@
+"""The words for waits: of a worker for a lock, of steps for a hold, and of other sessions for a worker.
+
+The live terminal shows a lock wait at once. A log is read later, so it has a line only for a wait of `LONG` seconds,
+and a second line when that wait ends (`LongWaits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from runner.durations import format_duration
+from runner.engine import events as ev
+from runner.engine.state import RunState
+from runner.engine.yielding import blocked_words
+from runner.identity import step_of
+
+#: Seconds after which a log has a line for a wait.
+LONG = 10.0
+#: Sessions that are named.
+_NAMED = 3
+#: What is locked, for lock types for which pg_locks has no relation.
+_OBJECTS = {
+    "transactionid": "a row that another transaction has changed",
+    "virtualxid": "an older transaction",
+    "advisory": "an advisory lock",
+}
+
+
+def lock_words(mode: str, lock: str, relation: str | None) -> str:
+    """Return what a worker waits for: `AccessExclusiveLock on public.orders`."""
+    if relation is None:
+        return f"{mode} on {_OBJECTS.get(lock, lock)}"
+    return f"{mode} on {'' if lock == 'relation' else 'a row of ' if lock in _ROWS else f'{lock} of '}{relation}"
+
+
+#: Lock types with which a worker waits for a row.
+_ROWS = frozenset({"transactionid", "tuple"})
+
+
+def holder_words(by: Sequence[ev.Blocker]) -> str:
+    """Return the names of the sessions that block a worker; empty if none was observed."""
+    more = f" and {len(by) - _NAMED} more" if len(by) > _NAMED else ""
+    return ", ".join(_holder(one) for one in by[:_NAMED]) + more
+
+
+def _holder(one: ev.Blocker) -> str:
+    if one.pid == 0:
+        return "a prepared transaction"
+    step = step_of(one.name)
+    name = f" step {step}" if step else f" app '{one.name}'" if one.name else ""
+    user = f" user {one.user}" if one.user and not step else ""
+    since = f" in a transaction of {format_duration(one.seconds)}" if one.seconds is not None else ""
+    return f"pid {one.pid}{name}{user}{since}"
+
+
+def blocked_line(event: ev.AttemptBlocked, now: float) -> str:
+    """Return the line for a worker that waits for a lock, with how long it has waited."""
+    holder = holder_words(event.by)
+    waited = format_duration(max(0.0, now - event.waiting_since))
+    lock = lock_words(event.mode, event.lock, event.relation)
+    return f"{event.step}: has waited {waited} for {lock}{f', held by {holder}' if holder else ''}"
+
+
+def unblocked_line(event: ev.AttemptUnblocked) -> str:
+    """Return the line for the end of a lock wait, with how long it was."""
+    lock = lock_words(event.mode, event.lock, event.relation)
+    return f"{event.step}: no longer waiting for {lock}, after {format_duration(event.seconds)}"
+
+
+def hold_line(event: ev.HoldBegan | ev.HoldEnded) -> str:
+    """Return the line for a hold that begins, is still on with another value, or is released."""
+    if isinstance(event, ev.HoldEnded):
+        return f"hold {event.hold}: released after {format_duration(event.seconds)} ({event.value})"
+    if event.at > event.since:
+        return f"hold {event.hold}: on for {format_duration(event.at - event.since)} ({event.value})"
+    return f"hold {event.hold}: on ({event.value}); no step that it concerns starts"
+
+
+def hold_words(state: RunState, now: float) -> Iterator[str]:
+    """Yield each hold that is on: since when, and the measured value."""
+    for began in state.holds.values():
+        yield f"{began.hold} for {format_duration(max(0.0, now - began.since))} ({began.value})"
+
+
+def blocking_line(event: ev.AttemptBlocking) -> str:
+    """Return the line for a worker that must yield, with the sessions that it blocks."""
+    return f"{event.step}: has blocked for {format_duration(event.seconds)}: {blocked_sessions(event.others)}"
+
+
+def blocked_sessions(others: Sequence[ev.Blocked]) -> str:
+    """Return the sessions that a worker blocked."""
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    return ", ".join(map(blocked_words, others[:_NAMED])) + more
+
+
+class LongWaits:
+    """The open lock waits of a run; each is due once, when it has lasted `LONG` seconds."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, ev.AttemptBlocked] = {}
+        self._reported: set[str] = set()
+
+    def take(self, event: ev.Event) -> bool:
+        """Record the event; True if it ends a wait that was reported."""
+        if isinstance(event, ev.AttemptBlocked):
+            self._open[event.step] = event
+            return False
+        if isinstance(event, ev.AttemptUnblocked | ev.AttemptFinished | ev.AttemptLaunching):
+            self._open.pop(event.step, None)
+            reported = event.step in self._reported
+            self._reported.discard(event.step)
+            return reported and isinstance(event, ev.AttemptUnblocked)
+        return False
+
+    def due(self, now: float) -> Iterator[ev.AttemptBlocked]:
+        """Yield the waits that have become long since the last call."""
+        for step, event in self._open.items():
+            if step not in self._reported and now - event.waiting_since >= LONG:
+                self._reported.add(step)
+                yield event
