@@ -96,13 +96,15 @@ const gantt = (() => {
       svg.append(drawn("text", {x: label - 8, y: y + tall / 2 + 4, "text-anchor": "end", class: "soft"}, name));
     }
     let labelled = -Infinity;
-    for (const offset of ticks(width - label)) {
+    const marks = ticks(width - label), apart = Math.min(...marks.slice(1).map((offset, index) => offset - marks[index]));
+    for (const offset of marks) {
       const at = x(begin + offset);
       svg.append(drawn("line", {class: "grid", x1: at, x2: at, y1: AXIS - 4, y2: height}));
-      if (at - labelled < 56) continue;
-      labelled = at;
+      const text = offset === 0 ? "0" : `+${tickText(offset, apart)}`;
+      if (at - 3.4 * text.length < labelled) continue;
+      labelled = at + 3.4 * text.length + 6;
       svg.append(drawn("text", {x: at, y: 14, class: "soft", "text-anchor": offset === 0 && view[0] === begin ? "start" : "middle"},
-        offset === 0 ? "0" : `+${tickText(offset)}`));
+        text));
     }
     const plot = drawn("g", {"clip-path": "url(#plot)"});
     svg.append(plot);
@@ -138,12 +140,19 @@ const gantt = (() => {
     group.append(drawn("rect", {x: a, y: AXIS - 4, width: Math.max(4, b - a), height: height - AXIS + 4}));
     const middle = (a + b) / 2;
     group.append(drawn("path", {d: `M${middle - 6} ${AXIS}l4 -9M${middle + 1} ${AXIS}l4 -9`}));
-    group.append(drawn("text", {x: middle + 4, y: AXIS + 10, class: "soft", transform: `rotate(90 ${middle - 4} ${AXIS + 10})`}, `${duration(to - from)} between two runners`));
+    group.append(drawn("text", {x: middle + 4, y: AXIS + 10, class: "soft", transform: `rotate(90 ${middle - 4} ${AXIS + 10})`}, height < 170 ? duration(to - from) : `${duration(to - from)} between two runners`));
     group.append(drawn("title", {}, `${duration(to - from)} between two runners are left out`));
     svg.append(group);
   }
 
-  function tickText(offset) { return offset < 60 ? `${+offset.toFixed(3)}s` : duration(offset); }
+  // With its seconds if the ticks are less than a minute apart.
+  function tickText(offset, apart) {
+    if (offset < 60) return `${+offset.toFixed(3)}s`;
+    if (apart >= 60 || offset >= 86400) return duration(offset);
+    const minutes = Math.floor(offset / 60 + 1e-9), hours = Math.floor(minutes / 60);
+    const seconds = String(+Math.max(0, offset - 60 * minutes).toFixed(3)).padStart(2, "0");
+    return hours ? `${hours}h${String(minutes % 60).padStart(2, "0")}m${seconds}s` : `${minutes}m${seconds}s`;
+  }
 
   // A failure is marked on the axis, also if its attempt was short or is covered.
   function flag(plot, attempt, x) {
