@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from benchmarks.figures import Figure, at_least
 from benchmarks.validation import shell_environment
 
 _NAME = "backfill"
-_ROWS, _QUICK_ROWS = 5_000_000, 500_000
-_TARGET, _QUICK_TARGET = "1s", "200ms"
+_ROWS, _QUICK_ROWS = 5_000_000, 2_000_000
+_TARGET = "1s"
 #: The side without a key has small batches, as such loops have, and a part of the rows: it would take an hour.
 _SMALL, _PART = 5_000, 5
 #: How many times as many rows per second as the loop jobplan must change; and its last batches as those in the middle.
@@ -60,21 +61,23 @@ def measure(bench: Bench) -> Iterator[Figure]:
     """Change every row of a fresh table with each side; the sides take turns."""
     rows = _QUICK_ROWS if bench.quick else _ROWS
     plan = bench.folder / "backfill.yaml"
-    target = _QUICK_TARGET if bench.quick else _TARGET
-    plan.write_text(_PLAN.format(batch=_BATCH.format(last=":last_id", size=":batch"), target=target), encoding="utf-8")
-    size = 5_000
-    ratios, ours, loops, steady = [], [], [], []
+    plan.write_text(_PLAN.format(batch=_BATCH.format(last=":last_id", size=":batch"), target=_TARGET), encoding="utf-8")
+    size = 0
+    ratios, alone, ours, loops, steady = [], [], [], [], []
     for _ in range(bench.rounds(3)):
         _fresh(bench, rows)
-        seconds, size, at_the_end = _ours(bench, plan)
-        ours.append(rows / seconds)
-        steady.append(at_the_end)
+        run = _ours(bench, plan)
+        size = run.size
+        ours.append(rows / run.seconds)
+        steady.append(run.at_the_end)
         _fresh(bench, rows)
         loops.append(rows / _psql(bench, [_BATCH.format(last=":last_id", size=size) + " \\gset"], rows // size + 2))
         ratios.append(ours[-1] / loops[-1])
+        alone.append(rows / run.of_step / loops[-1])
     yield Figure.median(_NAME, f"{rows:,} rows by carry and adapt", ours, "rows/s")
     yield Figure.median(_NAME, f"the same by a psql loop, batches of {size:,}", loops, "rows/s")
     yield Figure.median(_NAME, "jobplan against the psql loop", ratios, "times as fast", at_least(_LEAST))
+    yield Figure.median(_NAME, "the same without the start of jobplan", alone, "times as fast")
     yield Figure.median(_NAME, "jobplan: last batches against the middle", steady, "times as fast", at_least(_STEADY))
     rows = rows // _PART
     _fresh(bench, rows)
@@ -94,11 +97,20 @@ def _fresh(bench: Bench, rows: int) -> None:
         connection.execute("CHECKPOINT")
 
 
-def _ours(bench: Bench, plan: Path) -> tuple[float, int, float]:
-    """Return the seconds of a run from the shell, the usual size of its batches, and their speed at the end.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ours:
+    """A run from the shell and its step alone, in seconds; the usual size of its batches, and their speed at the end.
 
     The speed is that of the last third of the batches, as a multiple of that in the second third.
     """
+
+    seconds: float
+    of_step: float
+    size: int
+    at_the_end: float
+
+
+def _ours(bench: Bench, plan: Path) -> _Ours:
     journal = bench.folder / "runs"
     command = [sys.executable, "-m", "runner", "run", str(plan), "--dsn", bench.dsn, "--journal", str(journal)]
     start = time.perf_counter()
@@ -106,20 +118,29 @@ def _ours(bench: Bench, plan: Path) -> tuple[float, int, float]:
     seconds = time.perf_counter() - start
     latest = max(journal.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime)
     events = [json.loads(line) for line in latest.read_text(encoding="utf-8").splitlines()]
-    sizes = [event["values"]["batch"] for event in events if "batch" in event.get("values", {})]
     _check(bench)
+    launches = [event for event in events if event["event"] == "attempt_launching"]
+    sizes = [event["values"]["batch"] for event in launches[len(launches) // 2 :] if "batch" in event["values"]]
+    (end,) = (event for event in events if event["event"] == "step_finished")
     speeds = [speed for event in events if (speed := _rows_per_second(event)) is not None]
     third = len(speeds) // 3
-    middle, end = statistics.median(speeds[third : 2 * third]), statistics.median(speeds[2 * third : -1])
-    return seconds, sorted(sizes)[len(sizes) // 2] if sizes else 5_000, end / middle
+    return _Ours(
+        seconds=seconds,
+        of_step=_moment(end["at"]) - _moment(launches[0]["at"]),
+        size=statistics.median_low(sizes),
+        at_the_end=statistics.median(speeds[2 * third : -1]) / statistics.median(speeds[third : 2 * third]),
+    )
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _rows_per_second(event: Mapping[str, Any]) -> float | None:
     """Return the speed of a batch that has ended, by the server's clock."""
     if event["event"] != "attempt_finished" or not event.get("row_count"):
         return None
-    start, end = (datetime.fromisoformat(event[name]) for name in ("started_at", "finished_at"))
-    return float(event["row_count"]) / max((end - start).total_seconds(), 0.001)
+    return float(event["row_count"]) / max(_moment(event["finished_at"]) - _moment(event["started_at"]), 0.001)
 
 
 def _psql(bench: Bench, batch: list[str], batches: int) -> float:

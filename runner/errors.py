@@ -174,6 +174,10 @@ class ServerLostError(GatewayError):
     """A session to the server was lost."""
 
 
+class ServerGivenUpError(ServerLostError):
+    """The server could not be reached for a minute: nothing is requested from it until a poll reaches it again."""
+
+
 class UnstoppableError(JobplanError):
     """A worker is still running although it was asked to stop repeatedly."""
 

@@ -448,12 +448,14 @@ class HoldMeasured(HoldEvent, frozen=True, kw_only=True):
 class HoldBegan(HoldEvent, frozen=True, kw_only=True):
     """The hold is on since `since`: no step that it concerns starts. With `error` its query failed, which counts as on.
 
-    It is recorded again while the hold is on, at growing intervals, if the value has changed.
+    It is recorded again while the hold is on, at growing intervals, if the value has changed. `server_lost`: the server
+    could not be reached for a minute, so the steps that wait for the hold fail.
     """
 
     name: ClassVar[str] = "hold_began"
     since: float
     error: ErrorDetails | None = None
+    server_lost: bool = False
 
 
 class HoldEnded(HoldEvent, frozen=True, kw_only=True):
@@ -512,7 +514,10 @@ class StepQueueTimedOut(StepEvent, frozen=True, kw_only=True):
 
 
 class StepHoldTimedOut(StepEvent, frozen=True, kw_only=True):
-    """The hold is on for longer than its at_most and the step still waits for it: it fails. It had waited `waited`."""
+    """The step still waits for a hold that is on for longer than its at_most, or whose server is lost: it fails.
+
+    It had waited `waited` seconds.
+    """
 
     name: ClassVar[str] = "step_hold_timed_out"
     hold: str

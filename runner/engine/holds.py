@@ -32,6 +32,8 @@ class Measurement(Struct, frozen=True, kw_only=True):
     on: bool
     value: str
     error: ev.ErrorDetails | None = None
+    #: The server could not be reached for so long that no step can start on it.
+    server_lost: bool = False
 
     @property
     def lacks_privilege(self) -> bool:
@@ -44,10 +46,10 @@ def limit_of(hold: Hold) -> float:
     return min(max(hold.every, _SHORTEST_LIMIT), _LONGEST_LIMIT)
 
 
-def failed_measurement(error: ev.ErrorDetails) -> Measurement:
+def failed_measurement(error: ev.ErrorDetails, *, server_lost: bool = False) -> Measurement:
     """Return what a failed measurement means: the hold counts as on."""
     text = error.message if error.sqlstate is None else f"{error.message} (SQLSTATE {error.sqlstate})"
-    return Measurement(on=True, value=f"it cannot be measured: {text}", error=error)
+    return Measurement(on=True, value=f"it cannot be measured: {text}", error=error, server_lost=server_lost)
 
 
 def read_measurement(hold: Hold, result: QueryResult) -> Measurement:
@@ -130,13 +132,23 @@ class HoldWatch:
 
     def _began(self, measurement: Measurement, *, since: float, now: float) -> ev.HoldBegan:
         self._on = ev.HoldBegan(
-            at=now, hold=self._hold.name, value=measurement.value, since=since, error=measurement.error
+            at=now,
+            hold=self._hold.name,
+            value=measurement.value,
+            since=since,
+            error=measurement.error,
+            server_lost=measurement.server_lost,
         )
         self._recorded_at = now
         return self._on
 
     def _differs(self, measurement: Measurement, now: float) -> bool:
-        """Return whether to record the value again: after a pause, or at once if its query fails or no longer fails."""
+        """Return whether to record the value again: after a pause, or at once if its query fails or no longer fails.
+
+        Whether the server is given up is recorded at once, too.
+        """
+        if self._on is not None and measurement.server_lost != self._on.server_lost:
+            return True
         if self._on is None or measurement.value == self._on.value:
             return False
         if (measurement.error is None) != (self._on.error is None):

@@ -255,7 +255,9 @@ def _waited_too_long(state: RunState, record: StepRecord, now: float) -> ev.Step
         return _failed(record, f"no slot within its queue_timeout of {record.step.queue_timeout:g} s", now)
     began = state.holds.get(hold)
     limit = next((one.at_most for one in state.plan.holds if one.name == hold), None)
-    message = f"held by `{hold}` for its at_most{'' if limit is None else f' of {format_duration(limit)}'}"
+    message = f"held by `{hold}`"
+    if began is None or not began.server_lost:
+        message += f" for its at_most{'' if limit is None else f' of {format_duration(limit)}'}"
     message += "" if began is None else f": {began.value}"
     return _finished(record, StepState.FAILED, ErrorDetails(message=message), now, reason=ev.FailureReason.HELD)
 

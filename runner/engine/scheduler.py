@@ -350,7 +350,7 @@ def _first_consequences(state: RunState, now: float) -> Iterator[ev.Event]:
 
 
 def _held_too_long(state: RunState, now: float) -> Iterator[ev.StepHoldTimedOut]:
-    """Fail the steps that wait for a hold which is on for longer than its at_most."""
+    """Fail the steps that wait for a hold which is on for longer than its at_most, or whose server is given up."""
     timed_out = {key for _, key in _due(state.queue_timed, now)}
     for name, end in _hold_ends(state):
         for key in waiting_for_hold(state, name) if now >= end else ():
@@ -364,7 +364,9 @@ def _hold_ends(state: RunState) -> Iterator[tuple[str, float]]:
     """Yield the holds that are on and have a limit, and when it is reached."""
     for hold in state.plan.holds if state.holds else ():
         began = state.holds.get(hold.name)
-        if began is not None and hold.at_most is not None:
+        if began is not None and began.server_lost:
+            yield hold.name, began.at
+        elif began is not None and hold.at_most is not None:
             yield hold.name, began.since + hold.at_most
 
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from runner.engine.events import Blocked, Blocker, Identity, LockWait, Worker
 from runner.engine.ports import GroupHolder, OnBlocked, RemainingBackends, RemainingWorker, RunCancel, StepCancel
 from runner.engine.yielding import IDLE, WatchedWorkers
-from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
+from runner.errors import ConnectionFailedError, GatewayError, ServerGivenUpError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, ReceivedRequests
 from runner.gateway.session import LONG_ANSWER_WITHIN, Reconnecting, Reply, Row, Session, first_error
 from runner.gateway.worker_follower import WorkerSearch
@@ -116,12 +116,12 @@ class MonitorSession:
         await self._run_with_retries("now", ())
 
     def check_not_given_up(self) -> None:
-        """ServerLostError if the server has been lost for a minute; the next poll that reaches it ends that state.
+        """ServerGivenUpError if the server has been lost for a minute; the next poll that reaches it ends that state.
 
         Each further attempt to connect could take seconds, for every step of the run.
         """
         if self._lost_at is not None and Reconnecting(self._lost_at).over:
-            raise ServerLostError(f"the server cannot be reached: {self._lost_because}")
+            raise ServerGivenUpError(f"the server cannot be reached: {self._lost_because}")
 
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
         """Call `seen` after each poll, with the workers that wait for a lock."""

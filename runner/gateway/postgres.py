@@ -405,6 +405,7 @@ class PgGateway:
 
     async def measure(self, hold: Hold, query: Query) -> QueryResult:
         """Measure a hold; once more on another session if its session is lost."""
+        self._monitor.check_not_given_up()
         if hold.while_ is None:
             text, path = hold_text(hold)
             query = replace(query, sql=text, search_path=path)

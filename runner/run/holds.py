@@ -15,7 +15,7 @@ from runner.engine.holds import HoldWatch, Measurement, failed_measurement, limi
 from runner.engine.ports import Gateway, Query
 from runner.engine.state import RunState, StepRecord
 from runner.engine.window import must_wait_for_window
-from runner.errors import GatewayError
+from runner.errors import GatewayError, ServerGivenUpError
 from runner.plan.model import Hold, Value
 from runner.sql.placeholders import TemplateError, render
 
@@ -92,6 +92,8 @@ class HoldSampler:
     async def _measure(self, hold: Hold) -> Measurement:
         try:
             return read_measurement(hold, await self._gateway.measure(hold, measurement_query(hold, self._values)))
+        except ServerGivenUpError as error:
+            return failed_measurement(ev.ErrorDetails(message=error.message), server_lost=True)
         except (TemplateError, GatewayError) as error:
             return failed_measurement(ev.ErrorDetails(message=error.message))
 

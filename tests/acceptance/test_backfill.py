@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.console import Database, Jobplan, Started, until
+from tests.acceptance.test_json_output import checked
 
 ROWS = 4_000
 TABLE = (
@@ -320,7 +321,9 @@ def test_status_says_how_much_is_left_at_most(jobplan: Jobplan, item: Database) 
     shown = " ".join(jobplan("status", "--dsn", item.dsn).out.split())
     assert "fill: iteration 2, at most " in shown
     assert " left, UPDATE 20 of about 4,000" in shown
-    (run,) = json.loads(jobplan("status", "--dsn", item.dsn, "--format", "json").out)["runs"]
+    (run,) = checked("status", jobplan("status", "--dsn", item.dsn, "--format", "json"))["runs"]
     assert len(run["record"]["loops"]) == 1
     started.send(signal.SIGINT)
     assert started.ended().code == 130
+    (fill,) = checked("show", jobplan("show", "last", "--format", "json"))["steps"]
+    assert (fill["table"], fill["table_rows"]) == ("item", ROWS)

@@ -20,7 +20,7 @@ from runner.engine.state import StepState
 from runner.errors import ServerLostError
 from runner.gateway.postgres import PgGateway
 from runner.identity import runner_name
-from runner.plan.model import Need, NeedOn
+from runner.plan.model import Hold, Need, NeedOn
 from tests.builders import plan, sql, step
 from tests.integration.gateway_setups import (
     LAUNCHERS,
@@ -306,3 +306,25 @@ async def test_nothing_is_left_open_after_a_run(dsn: str) -> None:
     gc.collect()
     await until(lambda: setup.connections() == 0)
     setup.end()
+
+
+async def test_a_run_that_is_held_ends_when_its_server_is_given_up(
+    frail_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 1.0)
+    hold = Hold(name="load", while_=sql("SELECT true"), every=0.2)
+    run, record = real_run(frail_server.dsn, plan(step("a", "SELECT 1", holds=("load",)), holds=(hold,)))
+    task = asyncio.create_task(run.execute())
+    await until(lambda: bool(record.of(ev.HoldBegan)))
+    await asyncio.to_thread(watchdog.stop_postmaster, frail_server.data_dir, fast=False)
+    try:
+        async with asyncio.timeout(60):
+            result = await task
+    finally:
+        await asyncio.to_thread(frail_server.restart, "fast")
+    assert result.exit_code == 1
+    (end,) = record.of(ev.StepFinished)
+    assert end.reason is ev.FailureReason.HELD
+    assert end.error is not None
+    assert end.error.message.startswith("held by `load`: it cannot be measured: the server cannot be reached: ")
+    assert not record.of(ev.AttemptLaunching)

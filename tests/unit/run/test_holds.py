@@ -9,7 +9,7 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.ports import QueryResult
-from runner.errors import GatewayError, ServerLostError
+from runner.errors import GatewayError, ServerGivenUpError, ServerLostError
 from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import ForEach, Hold, Retry
 from runner.structs import replace
@@ -38,6 +38,24 @@ async def test_a_server_that_cannot_be_queried_counts_as_held(error: GatewayErro
     (began,) = [event for event in recorder.events if isinstance(event, ev.HoldBegan)]
     assert began.error is not None
     assert began.value == f"it cannot be measured: {error.message}"
+
+
+async def test_a_run_does_not_wait_for_a_hold_of_a_server_that_is_given_up() -> None:
+    gateway = FakeGateway(scripts={"SELECT 1": Script(seconds=0.5)})
+    gateway.measurements["load"] = [OFF, ServerGivenUpError("the server cannot be reached: refused")]
+    gateway.measurements["other"] = [OFF]
+    first, other = step("a", "SELECT 1", holds=("other",)), replace(QUICK, name="other")
+    held = step("b", "SELECT 1", needs=("a",), holds=("load",))
+    async with asyncio.timeout(30):
+        result, recorder = await execute(plan(first, held, holds=(QUICK, other)), gateway)
+    assert result.exit_code == 1
+    (began,) = recorder.of(ev.HoldBegan)
+    assert began.server_lost
+    assert [event.step for event in recorder.of(ev.AttemptLaunching)] == ["a"]
+    end = recorder.of(ev.StepFinished, "b")[0]
+    assert end.reason is ev.FailureReason.HELD
+    assert end.error is not None
+    assert end.error.message == "held by `load`: it cannot be measured: the server cannot be reached: refused"
 
 
 async def test_a_hold_is_measured_once_for_all_steps_and_only_if_it_concerns_one() -> None:
