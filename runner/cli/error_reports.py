@@ -41,14 +41,20 @@ def _embedded_server() -> str:
     return f' Your embedded server is running: eval "$(jobplan server env)", or --dsn {shlex.quote(running.dsn)}'
 
 
+#: Codes of secrets in a file: its lines are not repeated in a terminal or a log.
+_OF_SECRETS = frozenset({"JP272", "JP276"})
+
+
 def _report_problems(problems: Iterable[Problem]) -> None:
     from runner.lint.suppressions import Sources
     from runner.reports.plan_problems import Style, problem_lines
 
+    found = tuple(problems)
+    secret = frozenset(problem.position.file for problem in found if problem.code in _OF_SECRETS)
     colored = wants_color("auto", sys.stderr)
-    style = Style(color=colored, excerpt=colored or sys.stderr.isatty())
+    style = Style(color=colored, excerpt=colored or sys.stderr.isatty(), secret=secret)
     lines = Sources().lines
-    for problem in problems:
+    for problem in found:
         for line in problem_lines(problem, lines, style):
             click.echo(line, err=True, color=True)
 

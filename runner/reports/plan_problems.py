@@ -58,10 +58,12 @@ class PlanVerdict(Struct, frozen=True, kw_only=True):
 class Style(Struct, frozen=True, kw_only=True):
     """How to print a problem: `excerpt` with its line and a caret under it, `color` with ANSI colours.
 
-    `width` limits the characters of the line: a line of a generated file can have millions.
+    `width` limits the characters of the line: a line of a generated file can have millions. No line of the files in
+    `secret` is printed.
     """
 
     excerpt: bool = False
+    secret: frozenset[str] = frozenset()
     color: bool = False
     width: int = 120
 
@@ -83,7 +85,8 @@ def problem_lines(problem: Problem, lines: Lines, style: Style) -> Iterator[str]
     place = style.bold(f"{_printable(str(problem.position))}:")
     head = style.paint(f"{problem.severity} {with_slug(problem.code)}", tint)
     yield f"{place} {head}: {_printable(problem.message)}"
-    yield from _excerpt(problem, lines, style, tint)
+    if problem.position.file not in style.secret:
+        yield from _excerpt(problem, lines, style, tint)
     if problem.hint:
         yield f"  {style.paint('help:', _CYAN)} {_printable(problem.hint)}"
 

@@ -362,3 +362,22 @@ def test_an_environment_that_does_not_exist_is_refused(jobplan: Jobplan) -> None
     assert "Did you mean `prod`?" in jobplan("runs", "--env", "prd").err
     assert jobplan("runs", "--env", "prod").code == 0
     assert jobplan("runs", "--env", "").code == 0
+
+
+def test_a_line_with_a_password_is_not_repeated(jobplan: Jobplan, project: Callable[..., Path]) -> None:
+    """With colours the line of a mistake is shown; other mistakes in the same file do not show it either."""
+    project('plans = "plans"\n[env.ci]\ndsn = "host=db password=S3cr3tWord"\ntypo = "S3cr3tWord"\n')
+    ran = jobplan("run", "note", "--env", "ci", env={"FORCE_COLOR": "1"})
+    assert ran.code == 2
+    assert "JP276" in ran.err
+    assert "typo" in ran.err
+    assert "S3cr3tWord" not in ran.err
+    targets_file(
+        jobplan.folder,
+        "clusters: {c1: {connection: {host: db, password: S3cr3tWord, bogus: S3cr3tWord}, slots: 2}}\n",
+        "targets: []\n",
+    )
+    (jobplan.folder / "jobplan.toml").unlink()
+    ran = jobplan("fleet", "targets", "targets.yaml", env={"FORCE_COLOR": "1"})
+    assert "JP272" in ran.err
+    assert "S3cr3tWord" not in ran.err
