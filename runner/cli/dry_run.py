@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 
 from runner import __version__
-from runner.cli.console import color_option, echo_line, print_json_text, wants_color
+from runner.cli.console import color_option, echo_line, print_json_text, print_text, wants_color
 from runner.cli.options import (
     ParameterValues,
     Reports,
@@ -61,6 +62,7 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
 @click.command("dry-run")
 @click.argument("plan", type=PlanPath())
 @dsn_option
+@click.option("--embedded", is_flag=True, help="Use a temporary PostgreSQL server that is removed afterwards.")
 @parameter_options
 @selection_options
 @click.option(
@@ -87,6 +89,7 @@ def dry_run_command(
     plan: Path,
     dsn: str | None,
     *,
+    embedded: bool,
     params: tuple[str, ...],
     params_file: Path | None,
     select: tuple[str, ...],
@@ -109,6 +112,8 @@ def dry_run_command(
     if the run would not start; 9 if the server does not meet the plan's `requires` (0 with `otherwise: skip`). In
     GitHub Actions the command also writes annotations and a step summary.
     """
+    if embedded and dsn is not None:
+        raise UsageError("--embedded and --dsn exclude each other.")
     wanted = wanted_check_reports(reports, format_, plan, params_file)
     readable = read_to_look(plan, parameter_values(params, params_file))
     loaded = readable.plan
@@ -123,7 +128,20 @@ def dry_run_command(
         found=readable.found,
         well_formed=readable.well_formed,
     )
-    return report(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color, reports=wanted)
+    with _server(dsn, embedded=embedded) as conninfo:
+        return report(loaded, conninfo, wishes, strict=strict, format_=format_, color=color, reports=wanted)
+
+
+@contextlib.contextmanager
+def _server(dsn: str | None, *, embedded: bool) -> Iterator[str]:
+    """Yield how to connect to the server, which is a temporary one if it is `embedded`."""
+    if not embedded:
+        yield chosen_dsn(dsn)
+        return
+    from runner.embedded import start_server
+
+    with start_server(progress=lambda text: print_text(text, err=True)) as server:
+        yield server.dsn
 
 
 class Readable(Struct, frozen=True, kw_only=True):

@@ -26,7 +26,8 @@ class StatementReport(Struct, frozen=True, kw_only=True):
     """One statement. `why` are the reasons why it is not completely checked, `notes` are further remarks.
 
     `codes` are those of the findings about it; `cost` and `rows` the planner's estimates, in its own units and in rows;
-    `locks` the tables and modes.
+    `locks` the tables and modes. With `of_plan` it is not checked only because it uses tables that steps of this plan
+    create.
     """
 
     step: str
@@ -41,6 +42,7 @@ class StatementReport(Struct, frozen=True, kw_only=True):
     cost: float | None = None
     rows: int | None = None
     locks: tuple[tuple[str, str], ...] = ()
+    of_plan: bool = False
 
 
 class HoldNow(Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from runner.codes import CODES
@@ -300,6 +301,16 @@ def why_unseen(found: Sequence[SeenRelation]) -> list[str]:
     return [f"{', '.join(each)}: {why}" for why, each in names.items()]
 
 
+#: The reason for relations that other steps create, in `why_unseen`.
+_CREATED = re.compile(r".+: created by step `[^`]*`")
+
+
+def _is_of_plan(verdict: StatementVerdict) -> bool:
+    """Return whether the statement is not checked only because it uses tables that the plan creates."""
+    created = bool(verdict.why) and all(map(_CREATED.fullmatch, verdict.why))
+    return created and verdict.blind and not (verdict.notes or verdict.findings)
+
+
 def report_of(unit: Unit, verdict: StatementVerdict) -> StatementReport:
     """Return the statement for reports."""
     text = " ".join(unit.sql.split())
@@ -316,4 +327,5 @@ def report_of(unit: Unit, verdict: StatementVerdict) -> StatementReport:
         cost=verdict.cost,
         rows=verdict.rows,
         locks=verdict.locks,
+        of_plan=_is_of_plan(verdict),
     )

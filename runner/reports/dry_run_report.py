@@ -33,6 +33,7 @@ from runner.reports.plan_problems import (
     problem_object,
 )
 from runner.reports.terminal_text import visible
+from runner.reports.worker_activity import about
 from runner.structs import Struct, asdict, replace
 
 #: Most and fewest columns of the chart, and its most bars.
@@ -243,10 +244,20 @@ def _statements(statements: Sequence[StatementReport], style: Style, width: int)
     yield style.bold("Statements")
     long = len(statements) > _MAX_STATEMENTS
     shown = [one for one in statements if not (_is_plain(one) and (long or one.key != "sql"))]
+    folded = [one for one in shown if one.of_plan]
+    folded = folded if len({one.step for one in folded}) > 1 else []
+    shown = [one for one in shown if one not in folded]
     column = min(max((len(_name(one)) for one in shown), default=0), _NAME, width - _COVERAGE - _TEXT - 6)
     for _, alike in groupby(shown, key=_kind):
         yield from _statement(list(alike), column, style, width)
-    left_out = len(statements) - len(shown)
+    if folded:
+        names = list(dict.fromkeys(visible(one.step) for one in folded))
+        words = f"{len(names)} steps depend on tables that this plan creates: {_steps(names)}"
+        mark = f"  {Coverage.NOT.value}"
+        first, *more = _wrapped(words, width, first=f"{mark}: ", rest=" " * (_COVERAGE + 4))
+        yield style.paint(mark, _TINTS[Coverage.NOT]) + first.removeprefix(mark)
+        yield from more
+    left_out = len(statements) - len(shown) - len(folded)
     if left_out:
         yield f"  {style.paint('checked', _TINTS[Coverage.CHECKED])}: {left_out} more without remarks"
 
@@ -309,7 +320,7 @@ def lock_sentence(one: LockReport) -> str:
     """Return what a lock blocks, on which relation, and for how long."""
     size = _bytes(one.bytes) if one.bytes is not None else "of unknown size"
     partitions = f", {one.partitions} partition{'s' if one.partitions > 1 else ''}" if one.partitions else ""
-    usual = f"for about {format_duration(one.seconds)}" if one.seconds is not None else "for an unknown time"
+    usual = f"for {about(one.seconds)}" if one.seconds is not None else "for an unknown time"
     limit = f"at most {format_duration(one.limit)}" if one.limit is not None else "without a limit"
     return f"{one.relation} ({size}{partitions}): {one.command} blocks {one.stops} {usual}, {limit} ({one.mode})"
 

@@ -56,6 +56,8 @@ def _mermaid(graph: PlanGraph) -> Iterator[str]:
         yield '  subgraph finally["finally"]'
         yield from _mermaid_nodes(graph.finally_, numbers, "    ")
         yield "  end"
+    if graph.finally_:
+        yield from (f"  {numbers[last]} -.-> finally" for last in _last(graph.steps))
     for step, need in _edges(graph):
         arrow = "-->" if need.on is NeedOn.SUCCESS else f"-. {need.on} .->"
         yield f"  {numbers[need.step]} {arrow} {numbers[step.id]}"
@@ -93,12 +95,17 @@ def _dot(graph: PlanGraph) -> Iterator[str]:
     yield '  graph [rankdir=LR, fontname="sans-serif"]'
     yield '  node [shape=box, style=rounded, fontname="sans-serif"]'
     yield '  edge [fontname="sans-serif", fontsize=10]'
+    if graph.finally_:
+        yield "  compound=true"
     yield from _dot_nodes(graph.steps, "  ")
     if graph.finally_:
         yield "  subgraph cluster_finally {"
         yield "    label=finally"
         yield from _dot_nodes(graph.finally_, "    ")
         yield "  }"
+        first = _dot_text(graph.finally_[0].id)
+        for last in _last(graph.steps):
+            yield f"  {_dot_text(last)} -> {first} [style=dotted, lhead=cluster_finally]"
     for step, need in _edges(graph):
         style = "" if need.on is NeedOn.SUCCESS else f" [style=dashed, label={need.on}]"
         yield f"  {_dot_text(need.step)} -> {_dot_text(step.id)}{style}"
@@ -135,7 +142,8 @@ def tree(graph: PlanGraph) -> str:
     """
     lines = list(_tree(graph.steps))
     if graph.finally_:
-        lines += ["finally", *(f"  {line}" for line in _tree(graph.finally_))]
+        after = "  (after all steps, however they end)" if graph.steps else ""
+        lines += [f"finally{after}", *(f"  {line}" for line in _tree(graph.finally_))]
     return "\n".join(lines) + "\n"
 
 
@@ -199,6 +207,12 @@ def _numbers(graph: PlanGraph) -> Mapping[str, str]:
 
 def _edges(graph: PlanGraph) -> Iterator[tuple[Step, Need]]:
     yield from ((step, need) for step in (*graph.steps, *graph.finally_) for need in step.needs)
+
+
+def _last(steps: tuple[Step, ...]) -> tuple[str, ...]:
+    """Return the steps that no other one needs: the steps of `finally` follow them."""
+    needed = {need.step for step in steps for need in step.needs}
+    return tuple(step.id for step in steps if step.id not in needed)
 
 
 def _needs(steps: tuple[Step, ...]) -> Mapping[str, tuple[str, ...]]:

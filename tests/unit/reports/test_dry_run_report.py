@@ -113,3 +113,22 @@ def test_it_fits_the_terminal(width: int) -> None:
     found = list(dry_run_lines(report, lambda _: (), Style(excerpt=True), width=width))
     assert [line for line in found if len(line) > width] == []
     assert any("cost 12,345" in line for line in found)
+
+
+def test_steps_that_use_tables_of_the_plan_are_one_line() -> None:
+    unknown = {"coverage": Coverage.NOT, "why": ("t: created by step `make`",), "of_plan": True}
+    many = [statement(f"use_{number:02d}", **unknown) for number in range(11)]
+    other = statement("do", coverage=Coverage.NOT, why=("the statements of a DO block are known only when it runs",))
+    text = "\n".join(lines(result(statement("make"), *many, other)))
+    assert "  not checkable: 11 steps depend on tables that this plan creates: use_00," in text
+    assert "use_07 and 3 more" in " ".join(text.split())
+    assert "created by step" not in text
+    assert "  not checkable   do" in text
+    assert "12 not checkable" in text
+
+
+def test_a_single_step_that_uses_a_table_of_the_plan_has_its_reason() -> None:
+    one = statement("use", coverage=Coverage.NOT, why=("t: created by step `make`",), of_plan=True)
+    text = "\n".join(lines(result(statement("make"), one)))
+    assert "- t: created by step `make`" in text
+    assert "depend on tables" not in text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from runner.plan.model import ForEach, Need, NeedOn, Repeat
 from runner.reports.plan_graph import FORMS, dot, mermaid, plan_graph, tree
 from tests.unit.report_samples import sql
@@ -30,7 +32,7 @@ def test_the_tree() -> None:
         "   ├─ rescue  (on failure)\n"
         "   └─ after [up to 7 times]  (detached)\n"
         "alone [items of a query]\n"
-        "finally\n"
+        "finally  (after all steps, however they end)\n"
         "  note\n"
         "  ↓ mail\n"
     )
@@ -52,6 +54,8 @@ def test_mermaid_names_nodes_by_numbers_and_labels_them() -> None:
     assert "  s4 -. failure .-> s5" in lines
     assert '  subgraph finally["finally"]' in lines
     assert "  class s6 detach" in lines
+    after = [line.strip() for line in lines if line.endswith("-.-> finally")]
+    assert after == [f"s{number} -.-> finally" for number in (5, 6, 7)]  # the steps that no other one needs
 
 
 def test_dot() -> None:
@@ -60,6 +64,17 @@ def test_dot() -> None:
     assert '  "end" -> "left"\n' in text
     assert '  "both" -> "rescue" [style=dashed, label=failure]\n' in text
     assert text.count("{") == text.count("}") == 2
+    assert "  compound=true\n" in text
+    for last in ("rescue", "after", "alone"):
+        assert f'  "{last}" -> "note" [style=dotted, lhead=cluster_finally]\n' in text
+    assert text.count("lhead=cluster_finally") == 3
+
+
+@pytest.mark.parametrize("form", ["text", "mermaid", "dot"])
+def test_without_finally_nothing_is_connected_to_it(form: str) -> None:
+    text = FORMS[form](plan_graph(plan(step("a"), step("b", "a"))))
+    assert "finally" not in text
+    assert "compound" not in text
 
 
 def test_labels_are_escaped() -> None:
