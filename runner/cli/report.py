@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from runner.cli.console import print_text
+from runner.cli.error_reports import error_sentence
 from runner.cli.options import chosen_dsn, dsn_option, journal_option, ledger_schema, schema_option, trust_option
 from runner.cli.project_options import environment_options
 from runner.engine.ports import PastRun
+from runner.errors import JobplanError
 
 #: Most runs that are read from a ledger: the latest.
 _MOST = 1_000
@@ -36,7 +38,8 @@ def report(folder: Path, *, journal: Path, dsn: str | None, schema: str | None, 
     """Write static pages of all recorded runs: how each plan and target ended last, trends of each step, and failures.
 
     The runs are those of the journals in the journal folder, of the fleet runs beside it, and, with --dsn, those of the
-    ledger in that database. The pages open from a disk, and load nothing. Damaged journals are listed.
+    ledger in that database. If only the environment names the database, a ledger that cannot be read is left out, with
+    a note. The pages open from a disk, and load nothing. Damaged journals are listed.
     """
     from runner import __version__
     from runner.reports.messages import counted
@@ -47,10 +50,13 @@ def report(folder: Path, *, journal: Path, dsn: str | None, schema: str | None, 
     runs = [*_of_journals(journal)]
     server = chosen_dsn(dsn, general=False)
     if server or dsn is not None:
-        from runner.gateway.ledger.admin import LedgerAdmin
-
-        runs += LedgerAdmin(server, ledger_schema(schema), trusted_roles).recorded_runs(_MOST)
-        sources.append(f"the ledger in schema {ledger_schema(schema)}")
+        try:
+            runs += _of_ledger(server, ledger_schema(schema), trusted_roles)
+            sources.append(f"the ledger in schema {ledger_schema(schema)}")
+        except JobplanError as error:
+            if dsn is not None:
+                raise
+            print_text(f"jobplan: the ledger is left out: {error_sentence(error)}", err=True)
     pages = site_pages(runs, sources=sources, now=time.time(), jobplan=__version__)
     write_site(folder, pages)
     found = {run.run for run in runs}
@@ -58,6 +64,12 @@ def report(folder: Path, *, journal: Path, dsn: str | None, schema: str | None, 
     note = f", {len(damaged):,} of them damaged" if damaged else ""
     print_text(f"{folder / INDEX}: {counted(len(found), 'run')} of {counted(len(pages) - 1, 'plan')}{note}")
     return 0
+
+
+def _of_ledger(server: str, schema: str, trusted_roles: tuple[str, ...]) -> Sequence[PastRun]:
+    from runner.gateway.ledger.admin import LedgerAdmin
+
+    return LedgerAdmin(server, schema, trusted_roles).recorded_runs(_MOST)
 
 
 def _of_journals(journal: Path) -> Iterator[PastRun]:

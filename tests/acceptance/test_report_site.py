@@ -102,6 +102,19 @@ def test_without_a_ledger_and_without_a_server_it_says_so(jobplan: Jobplan, db: 
     assert not (jobplan.folder / "public").exists()
 
 
+@pytest.mark.parametrize("server", ["without a ledger", "down"])
+def test_a_server_that_only_the_environment_names_is_left_out_with_a_note(
+    jobplan: Jobplan, db: Database, server: str
+) -> None:
+    _recorded(jobplan, db)
+    dsn = db.dsn if server == "without a ledger" else "host=127.0.0.1 port=1"
+    written = jobplan("report", "--site", "public", env={"JOBPLAN_DSN": dsn})
+    assert (written.code, written.out) == (0, "public/index.html: 4 runs of 2 plans\n")
+    assert written.err.startswith("jobplan: the ledger is left out: ")
+    assert len(written.err.splitlines()) == 1
+    assert "the ledger in schema" not in (jobplan.folder / "public" / "index.html").read_text()
+
+
 def test_damaged_journals_are_listed_and_the_others_counted(jobplan: Jobplan, db: Database) -> None:
     _recorded(jobplan, db)
     runs = sorted((jobplan.folder / ".jobplan" / "runs").iterdir())
