@@ -69,10 +69,10 @@ def _kind_of(unit: Unit, sight: CatalogView) -> tuple[str, str]:
     """Return the letter of the relation whose parameters are set, empty if it is not known, and an index's method."""
     statement = unit.statement
     match statement.kind:
-        case _K.CREATE_TABLE:
+        case _K.CREATE_TABLE | _K.CREATE_TABLE_AS | _K.CREATE_MATERIALIZED_VIEW:
             if table_method(statement) not in {"", "heap"}:
                 return "", ""
-            return ("p" if is_partitioned(statement) else "r"), ""
+            return ("p" if is_partitioned(statement) else "r"), ""  # a materialized view has those of a table
         case _K.CREATE_VIEW:
             return "v", ""
         case _K.CREATE_INDEX:

@@ -115,11 +115,13 @@ class Given(Struct, frozen=True, kw_only=True):
 
 
 def given_parameters(statement: Statement) -> tuple[Given, ...]:
-    """Return the parameters that CREATE TABLE, INDEX and VIEW, and ALTER … SET (…), give a value."""
+    """Return the parameters that CREATE TABLE, INDEX and [MATERIALIZED] VIEW, and ALTER … SET (…), give a value."""
     node = statement.node
     match node.DESCRIPTOR.name:
         case "CreateStmt" | "IndexStmt" | "ViewStmt":
             options: Iterable[Tree] = map(unwrap, node.options)
+        case "CreateTableAsStmt":
+            options = map(unwrap, node.into.options)
         case "AlterTableStmt" if label(node, "objtype") in _OBJECTS:
             commands = (one for one in map(unwrap, node.cmds) if label(one, "subtype") == "AT_SetRelOptions")
             options = (unwrap(item) for command in commands for item in unwrap(getattr(command, "def")).items)
@@ -197,6 +199,8 @@ def index_method(statement: Statement) -> str:
 
 def table_method(statement: Statement) -> str:
     """Return the table access method that CREATE TABLE names, empty for the server's default."""
+    if statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
+        return str(statement.node.into.access_method)
     method: str = statement.node.access_method if statement.kind is _K.CREATE_TABLE else ""
     return method
 

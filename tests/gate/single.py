@@ -322,6 +322,10 @@ PARTS = Group(
         CREATE TEMP TABLE pg_temp.w (a int)
         ALTER TABLE t ADD COLUMN z varchar(0)
         ALTER TABLE t ALTER c TYPE varchar(0)
+        CREATE MATERIALIZED VIEW w WITH (nonsense = off) AS SELECT 1 AS a
+        CREATE MATERIALIZED VIEW w WITH (fillfactor = 70) AS SELECT 1 AS a
+        CREATE TABLE w WITH (fillfactor = 5) AS SELECT 1 AS a
+        CREATE TABLE w WITH (fillfactor = 50) AS SELECT 1 AS a
         ALTER TABLE t ALTER b SET (n_distinct = -5)
         ALTER TABLE t ALTER b SET (n_distinct = -0.5)
         ALTER TABLE t ALTER b SET (n_distinct = 1e9, n_distinct_inherited = 3)
