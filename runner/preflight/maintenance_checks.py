@@ -271,6 +271,32 @@ def check_switches(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
                 yield _refused(f"{name.upper()} takes a boolean, not {value}", unit.statement.start)
 
 
+#: Options of EXPLAIN that are on or off, those that need ANALYZE, and the words that two options take.
+_OF_EXPLAIN = frozenset(
+    {"analyze", "verbose", "costs", "settings", "generic_plan", "buffers", "wal", "timing", "summary", "memory"}
+)
+_OF_ANALYZE = ("timing", "wal")
+_WORDS_OF_EXPLAIN = {"format": {"text", "xml", "json", "yaml"}, "serialize": {"none", "off", "text", "binary"}}
+
+
+def check_explain(unit: Unit) -> Iterator[StatementFinding]:
+    """Yield options of EXPLAIN that contradict each other, and values that they do not take."""
+    statement = unit.statement
+    given = options(statement) if statement.kind is _K.EXPLAIN else {}
+    for name, value in given.items():
+        words = _WORDS_OF_EXPLAIN.get(name, _BOOLEANS if name in _OF_EXPLAIN else None)
+        if words is not None and value is not None and value.lower() not in words:
+            yield _refused(f"the option {name.upper()} of EXPLAIN does not take {value}", statement.start)
+    analyzes = enabled(statement, "analyze")
+    for name in _OF_ANALYZE:
+        if not analyzes and name in given and enabled(statement, name):
+            yield _refused(f"the option {name.upper()} of EXPLAIN requires ANALYZE", statement.start)
+    if not analyzes and "serialize" in given and (given["serialize"] or "text").lower() not in {"none", "off"}:
+        yield _refused("the option SERIALIZE of EXPLAIN requires ANALYZE", statement.start)
+    if analyzes and enabled(statement, "generic_plan"):
+        yield _refused("EXPLAIN takes one of ANALYZE and GENERIC_PLAN", statement.start)
+
+
 def check_whole_database(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     """VACUUM and ANALYZE without a table skip, with a WARNING each, what the role may not maintain: shared catalogs."""
     statement = unit.statement

@@ -13,6 +13,7 @@ from runner.preflight.command_checks import NOT_CHECKABLE, check_command, left_o
 from runner.preflight.disk_space import Disks, disk_note
 from runner.preflight.dry_run_result import Coverage, StatementReport
 from runner.preflight.earlier_steps import breakable, check_filled, check_gone
+from runner.preflight.maintenance_checks import check_explain
 from runner.preflight.object_checks import absent, is_guarded_away, of_wrappers
 from runner.preflight.option_checks import check_versions, result_columns, view_columns, view_there
 from runner.preflight.planned_queries import (
@@ -148,7 +149,7 @@ class Examiner:
 
     async def _planned(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
         verdict = _of_relations(unit, sight)
-        verdict.findings += check_versions(unit, sight)
+        verdict.findings += (*check_versions(unit, sight), *check_explain(unit))
         if unit.statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
             known = {(one.offset, one.code) for one in verdict.findings}
             verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)

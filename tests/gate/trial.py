@@ -26,7 +26,9 @@ from runner.preflight.dry_run_result import Coverage, DryRun
 from runner.run.api import run_plan
 from tests.gate.cases import BASE, ROLES, Case
 
-_DEFINES = re.compile(r"(CREATE|ALTER|DROP|COMMENT|GRANT|REVOKE|VACUUM|ANALYZE|REINDEX|CLUSTER)\b", re.IGNORECASE)
+_DEFINES = re.compile(
+    r"(CREATE|ALTER|DROP|COMMENT|GRANT|REVOKE|VACUUM|ANALYZE|REINDEX|CLUSTER|EXPLAIN)\b", re.IGNORECASE
+)
 
 
 class Outcome(enum.Enum):
