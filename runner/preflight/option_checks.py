@@ -27,6 +27,7 @@ from runner.sql.storage_parameters import (
     given_parameters,
     index_method,
     refused_of_columns,
+    refused_of_keys,
     refused_parameter,
     table_method,
     values_in_reset,
@@ -53,7 +54,7 @@ def check_parameters(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
     for name in values_in_reset(unit.statement):
         message = f"RESET takes the name of a parameter alone, and {name} has a value"
         yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
-    for message, offset in refused_of_columns(unit.statement):
+    for message, offset in (*refused_of_columns(unit.statement), *refused_of_keys(unit.statement)):
         yield StatementFinding(code="JP606", message=message, offset=offset)
     given = given_parameters(unit.statement)
     if not given:

@@ -180,15 +180,7 @@ class Examiner:
                 unit, await self._inspector.probe(sight.around.settings, inner[1], explain=False)
             )
             verdict.keep_certain(unit, sight)
-        foreign = foreign_options(unit.statement)
-        if foreign:
-            verdict.why.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")
-        for name in dict.fromkeys(settings_read(unit.statement)):
-            unknown = await self._unknown_setting(name, sight)
-            verdict.why += [unknown] if unknown is not None else []
-        cursor = cursor_of_row(unit.statement)
-        if cursor is not None:
-            verdict.why.append(f"only running it shows whether the cursor {cursor} is open, and on this table")
+        verdict.why += await self._left_open(unit, sight)
         if unit.statement.kind is _K.CALL:
             verdict.why.append(NOT_CHECKABLE[_K.CALL])
         elif unsafe is not None:
@@ -196,6 +188,21 @@ class Examiner:
         elif plannable and not self._explain:
             verdict.why.append("it was not explained (--no-explain): costs and privileges on functions are unknown")
         return verdict
+
+    async def _left_open(self, unit: Unit, sight: CatalogView) -> list[str]:
+        """Return what only running a query shows: settings, cursors, and options of modules."""
+        statement = unit.statement
+        found = [await self._unknown_setting(name, sight) for name in dict.fromkeys(settings_read(statement))]
+        if statement.kind is _K.SELECT and assigned(statement):
+            after = await self._rooms.after(unit)
+            found.append(f"set_config() would be refused: {after.error}" if after.error is not None else None)
+        foreign = foreign_options(statement)
+        if foreign:
+            found.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")
+        cursor = cursor_of_row(statement)
+        if cursor is not None:
+            found.append(f"only running it shows whether the cursor {cursor} is open, and on this table")
+        return [one for one in found if one is not None]
 
     async def _setting(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
         """Have the server try the value, in a transaction that is rolled back."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from runner.sql.statements import Statement, StatementKind
-from runner.sql.syntax_tree import Tree, label, strings, unwrap
+from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
 from runner.structs import Struct
 
 _K = StatementKind
@@ -112,6 +112,8 @@ class Given(Struct, frozen=True, kw_only=True):
     value: str
     toast: bool
     offset: int
+    #: A namespace that is not `toast`, which no relation has.
+    namespace: str = ""
 
 
 def given_parameters(statement: Statement) -> tuple[Given, ...]:
@@ -136,6 +138,7 @@ def _given(statement: Statement, options: Iterable[Tree]) -> Iterator[Given]:
             name=option.defname.lower(),
             value=_text(option),
             toast=option.defnamespace == "toast",
+            namespace=option.defnamespace if option.defnamespace != "toast" else "",
             offset=statement.offset(option),
         )
 
@@ -144,6 +147,17 @@ def _given(statement: Statement, options: Iterable[Tree]) -> Iterator[Given]:
 _COLUMN: Mapping[str, Parameter] = dict.fromkeys(
     ("n_distinct", "n_distinct_inherited"), _range(-1, math.inf, whole=False)
 )
+
+
+def refused_of_keys(statement: Statement) -> Iterator[tuple[str, int]]:
+    """Yield the server's errors for the parameters of keys (`PRIMARY KEY WITH (…)`), each with its offset."""
+    if statement.node.DESCRIPTOR.name in {"CreateStmt", "AlterTableStmt"}:
+        for constraint in find(statement.node, "Constraint"):
+            method = constraint.access_method or "btree"
+            for one in _given(statement, map(unwrap, constraint.options)):
+                refused = refused_parameter(one, "i", method)
+                if refused is not None:
+                    yield refused, one.offset
 
 
 def refused_of_columns(statement: Statement) -> Iterator[tuple[str, int]]:
@@ -177,6 +191,8 @@ def refused_parameter(given: Given, kind: str, method: str = "") -> str | None:
 
     `kind` is a letter of pg_class.relkind, `method` that of an index.
     """
+    if given.namespace:
+        return f'unrecognized parameter namespace "{given.namespace}"'
     if kind == "p":
         return "cannot specify storage parameters for a partitioned table"
     known = _INDEX.get(method) if kind == "i" else _VACUUM if given.toast else _BY_KIND.get(kind)
