@@ -99,23 +99,46 @@ def is_computed(statement: Statement) -> bool:
 
 
 def computes(statement: Statement) -> bool:
-    """Return whether an ALTER TABLE has an expression that is no constant, or a key that refers to another table."""
+    """Return whether an ALTER TABLE has a default that may not fit, or a key that refers to another table.
+
+    A default fits for sure if it is a constant that every value of the column's type can be: a number of a number.
+    """
     if statement.kind is not _K.ALTER_TABLE:
         return False
     for constraint in find(statement.node, "Constraint"):
-        kind = label(constraint, "contype")
-        constant = kind == "CONSTR_DEFAULT" and _is_constant(unwrap(constraint.raw_expr))
-        if kind in _COMPUTED - {"CONSTR_IDENTITY"} and not constant:
+        if label(constraint, "contype") in _COMPUTED - {"CONSTR_IDENTITY", "CONSTR_DEFAULT"}:
             return True
+    for column in find(statement.node, "ColumnDef"):
+        types = strings(column.type_name.names)
+        for constraint in map(unwrap, column.constraints):
+            if label(constraint, "contype") == "CONSTR_DEFAULT" and not _fits(unwrap(constraint.raw_expr), types):
+                return True
     defaults = (
         command for command in map(unwrap, statement.node.cmds) if label(command, "subtype") == "AT_ColumnDefault"
     )
     given = (unwrap(getattr(command, "def")) for command in defaults if command.HasField("def"))
-    return not all(map(_is_constant, given))
+    return not all(_fits(one, ()) for one in given)
 
 
-def _is_constant(node: Tree) -> bool:
-    return node.DESCRIPTOR.name == "A_Const" or (node.DESCRIPTOR.name == "TypeCast" and _is_constant(unwrap(node.arg)))
+_WHOLE = frozenset({"int4", "int8"})
+_NUMBERS = _WHOLE | {"numeric", "float4", "float8", "text"}
+_MAX_INT2 = 32_767
+
+
+def _fits(node: Tree, types: tuple[str, ...]) -> bool:
+    """Return whether a default is a constant that the type takes for sure; a text may be too long, or no date."""
+    if node.DESCRIPTOR.name != "A_Const":
+        return False
+    kind = types[-1] if types else ""
+    if node.isnull:
+        return True
+    if node.HasField("sval"):
+        return kind == "text"
+    if node.HasField("boolval"):
+        return kind in {"bool", "text"}
+    if node.HasField("ival"):
+        return kind in _NUMBERS or (kind == "int2" and node.ival.ival <= _MAX_INT2)
+    return kind in _NUMBERS - _WHOLE
 
 
 def repeated_parts(statement: Statement) -> Iterator[str]:

@@ -304,6 +304,17 @@ PARTS = Group(
         CREATE TABLE w (id numeric GENERATED ALWAYS AS IDENTITY)
         CREATE TABLE w (id bigint GENERATED ALWAYS AS IDENTITY)
         UPDATE t SET b = 1 WHERE CURRENT OF nowhere
+        ALTER TABLE t ADD COLUMN z mood DEFAULT 'shy'
+        ALTER TABLE t ADD COLUMN z mood DEFAULT 'sad'
+        ALTER TABLE t ADD COLUMN z int DEFAULT 'x'
+        ALTER TABLE t ADD COLUMN z int DEFAULT true
+        ALTER TABLE t ADD COLUMN z date DEFAULT 5
+        ALTER TABLE t ADD COLUMN z varchar(2) DEFAULT 'long'
+        ALTER TABLE t ADD COLUMN z smallint DEFAULT 99999
+        ALTER TABLE t ALTER b SET DEFAULT 'x'
+        ALTER TABLE t ALTER b SET DEFAULT true
+        ALTER TABLE t ALTER m SET DEFAULT 'shy'
+        ALTER TABLE t ADD COLUMN z text DEFAULT 5, ADD COLUMN y numeric DEFAULT 1.5, ADD COLUMN x text DEFAULT 'a'
         CREATE TABLE otherdb.public.w (id int)
         CREATE TABLE postgres.public.w (id int)
         DROP TABLE otherdb.public.victim
