@@ -18,7 +18,7 @@ def approved(finished: str, following: str) -> BaseOperator:
     return ApprovalOperator(
         task_id=f"approve_{following}",
         subject=f"Wave {finished} has succeeded. Begin wave {following}?",
-        execution_timeout=timedelta(days=1),
+        response_timeout=timedelta(days=1),
     )
 
 
