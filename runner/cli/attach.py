@@ -35,8 +35,8 @@ _EVERY = 1.0
 def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str, ...], form: str) -> None:
     """Follow a run's workers until they end, also detached and orphaned workers.
 
-    RUN is the id of a run or the beginning of one. The command changes nothing: Ctrl-C ends the command, not the
-    workers. Only the runner and the run's record have the outcome of a worker. This command shows what the server
+    RUN is the id of a run, the beginning of one, or `last`. The command changes nothing: Ctrl-C ends the command, not
+    the workers. Only the runner and the run's record have the outcome of a worker. This command shows what the server
     shows, what the record has, and what the workers left half done.
     """
     from runner.reports.attach_report import attach_data, attach_lines

@@ -55,10 +55,10 @@ def cancel(
 ) -> int:
     """Cancel a run's workers, wait until they end, and report what they left behind.
 
-    RUN is the id of a run or the beginning of one, at least its date and one more character. Workers of detach steps
-    continue unless --detached or --step names them. The runner, if it is alive, starts no further steps and reports who
-    cancelled the run. The exit code is 7 if a worker still runs after --timeout, or if the runner does not accept or
-    does not answer the request.
+    RUN is the id of a run, the beginning of one, at least its date and one more character, or `last`. Workers of detach
+    steps continue unless --detached or --step names them. The runner, if it is alive, starts no further steps and
+    reports who cancelled the run. The exit code is 7 if a worker still runs after --timeout, or if the runner does not
+    accept or does not answer the request.
     """
     from runner.cli.live_runs import find_live_run
     from runner.reports.stop_report import cancel_data, cancel_lines
@@ -71,7 +71,8 @@ def cancel(
 
     def find(activity: Activity) -> LiveRun:
         found = find_live_run(activity, run, journal, where)
-        _check_meant(found.run, run)
+        if run != "last" or found.run.startswith(run):  # else it is the run that was recorded last
+            _check_meant(found.run, run)
         return found
 
     server = dsn_of_run(dsn, journal, run)

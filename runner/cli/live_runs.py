@@ -36,10 +36,15 @@ if TYPE_CHECKING:
 def find_live_run(activity: Activity, wanted: str, journal: Path, where: str) -> LiveRun:
     """Return the run on the server with an id or the beginning of one. UsageError, with what to do, if there is none.
 
-    `where` are the options with which a command reaches the server.
+    `last` is the latest run that is recorded on this machine. `where` are the options with which a command reaches the
+    server.
     """
     from runner.engine.server_activity import ON_A_STANDBY, find_run
+    from runner.records import record
 
+    if wanted == "last":
+        with contextlib.suppress(RecordError):  # nothing is recorded here: it can only be the beginning of an id
+            wanted = record.find_run(journal, wanted)
     if activity.standby:
         return find_run(activity.runs, wanted, otherwise=ON_A_STANDBY)
     try:

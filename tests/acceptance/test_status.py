@@ -377,3 +377,22 @@ def test_with_its_record_a_run_needs_no_connection_and_shows_more(jobplan: Jobpl
     assert attached.code == 0
     assert "; recorded as succeeded" in attached.out
     assert f"its record: 2 succeeded (.jobplan/runs/{run})" in attached.out
+
+
+def test_last_names_the_run_that_was_recorded_last_also_on_the_server(jobplan: Jobplan, db: Database) -> None:
+    plan = jobplan.plan("- {id: long, sql: SELECT pg_sleep(60), timeout: 2m, on_finish: detach}\n")
+    assert jobplan("run", plan, "--dsn", db.dsn).code == 0
+    run = json.loads(jobplan("show", "last", "--format", "json").out)["run"]
+    seen = jobplan("status", "last", "--dsn", db.dsn)
+    assert f"stop: jobplan cancel {run} --dsn" in seen.out
+    assert next(line for line in seen.out.splitlines() if "stop:" in line).endswith(" --detached")
+    following = jobplan.start("attach", "last", "--dsn", db.dsn)
+    assert "long" in following.read_line()
+    assert jobplan("cancel", "last", "--dsn", db.dsn, "--detached").code == 0
+    assert "long" in following.ended().out
+
+
+def test_last_without_any_record_is_an_error_that_says_so(jobplan: Jobplan, db: Database) -> None:
+    refused = jobplan("cancel", "last", "--dsn", db.dsn)
+    assert refused.code == 2
+    assert "last" in refused.err
