@@ -40,6 +40,8 @@ _WITH_HINT = 12
 _FAILURES = 3
 #: Lines for one failure of these.
 _FAILURE_LINES = 2
+#: The width from which names may take half of a line.
+_WIDE = 120
 #: Columns of the time of a step and its timeout, and of its progress.
 _TIME, _SHARE = 14, 4
 
@@ -247,7 +249,8 @@ def _inner_name(record: StepRecord) -> str:
 def _name_width(names: Sequence[str], width: int) -> int:
     """Return the columns for names: no more than needed, in steps of 8 so that the rest of the lines stays in place."""
     longest = max((columns(_shown_name(name)) + 1 for name in names), default=0)
-    return min(max(16, -(-longest // 8) * 8), max(20, width * 2 // 5), 60)
+    most = width * 2 // 5 if width < _WIDE else width // 2
+    return min(max(16, -(-longest // 8) * 8), max(20, most))
 
 
 def _shown_name(name: str) -> str:
