@@ -10,7 +10,7 @@ from runner.preflight.doctor import Demand, examine
 from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
 from runner.preflight.schedule import forecast
 from runner.preflight.step_durations import Duration, KnownDurations
-from runner.reports.dry_run_report import dry_run_lines
+from runner.reports.dry_run_report import MARKDOWN_LIMIT, dry_run_lines, dry_run_markdown
 from runner.reports.plan_problems import Style
 from runner.structs import replace
 from tests.builders import plan, step
@@ -132,3 +132,35 @@ def test_a_single_step_that_uses_a_table_of_the_plan_has_its_reason() -> None:
     text = "\n".join(lines(result(statement("make"), one)))
     assert "- t: created by step `make`" in text
     assert "depend on tables" not in text
+
+
+def test_the_markdown_of_a_small_plan_is_complete() -> None:
+    problem = Problem(position=Position(file="a_b.yaml", line=3, column=1), code="JP300", message="wrong | *bad* @team")
+    text = "\n".join(dry_run_markdown(result(statement("a", text="SELECT 1 | 2"), problems=(problem,))))
+    assert text.startswith("## Dry run of ")
+    assert "| ❌ JP300 | <code>a&#95;b.yaml:3:1</code> | wrong &#124; &#42;bad&#42; &#64;team |  |" in text
+    assert "SELECT 1 &#124; 2" in text
+    assert "Left out" not in text
+    assert text.count("<details>") == text.count("</details>")
+
+
+@pytest.mark.parametrize(("statements", "problems"), [(2_000, 0), (0, 2_000), (2_000, 2_000)])
+def test_the_markdown_of_a_large_plan_fits_a_comment_and_says_what_is_missing(statements: int, problems: int) -> None:
+    found = result(
+        *(statement(f"s{number}", text=f"UPDATE t SET n = {number} {'x' * 100}") for number in range(statements)),
+        problems=tuple(
+            Problem(position=Position(file="a.yaml", line=number, column=1), code="JP300", message=f"wrong {'y' * 200}")
+            for number in range(1, problems + 1)
+        ),
+    )
+    written = list(dry_run_markdown(found))
+    text = "\n".join(written)
+    assert len(text) <= MARKDOWN_LIMIT
+    shown = sum(line.startswith("| ❌ JP300") for line in written)
+    if problems:
+        assert shown
+        assert f"{problems - shown} of the findings" in written[-1]
+    if statements:
+        listed = sum("UPDATE t SET" in line for line in written)
+        assert f"{statements - listed} of the statements" in written[-1]
+    assert text.count("<details>") == text.count("</details>")
