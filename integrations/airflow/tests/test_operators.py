@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import timezone
-from airflow.sdk.exceptions import (
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
-    AirflowRescheduleException,
     AirflowSkipException,
     TaskDeferred,
+    timezone,
 )
 
 from airflow_provider_jobplan.links import REPORT_KEY

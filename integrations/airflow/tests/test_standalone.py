@@ -5,6 +5,7 @@ One Airflow serves all tests here, because it takes half a minute to start.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -26,7 +27,7 @@ from support import PLAN, Database, closed_window, effect, new_database, next_nu
 pytestmark = pytest.mark.standalone
 #: Seconds for what an Airflow on a busy machine does.
 PATIENCE = 180.0
-NAMES = ("crashed", "cleared", "marked", "deferred", "closed", "mapped")
+NAMES = ("crashed", "cleared", "marked", "deferred", "restarted", "closed", "mapped")
 DAGS = """\
 import os
 from datetime import datetime, timedelta
@@ -37,14 +38,15 @@ def dag(name):
     return DAG(name, schedule=None, start_date=datetime(2026, 1, 1), catchup=False, is_paused_upon_creation=False)
 
 RETRY = {"retries": 2, "retry_delay": timedelta(seconds=1), "poll_seconds": 0.2}
+RETRY["report_url"] = "https://reports.example.com/{run}.html"
 SLOW = {**RETRY, "retry_delay": timedelta(seconds=10)}
 FOLDER = os.path.dirname(__file__)
 for name in ("crashed", "cleared", "marked", "closed"):
     with dag(name):
         JobplanOperator(task_id="work", plan=f"{name}.yaml", postgres_conn_id=name, **RETRY)
-with dag("deferred"):
-    more = {**RETRY, "deferrable": True}
-    JobplanOperator(task_id="work", plan="deferred.yaml", postgres_conn_id="deferred", **more)
+for name in ("deferred", "restarted"):
+    with dag(name):
+        JobplanOperator(task_id="work", plan=f"{name}.yaml", postgres_conn_id=name, **{**RETRY, "deferrable": True})
 with dag("mapped"):
     # the list changes its order between two tries, as one from a query can
     names = ["globex", "acme"] if os.path.exists(f"{FOLDER}/turned") else ["acme", "globex"]
@@ -57,8 +59,10 @@ with dag("mapped"):
 class Airflow:
     """A running Airflow, and its API."""
 
-    def __init__(self, home: Path, port: int) -> None:
+    def __init__(self, home: Path, port: int, environment: dict[str, str]) -> None:
         self.home = home
+        self._environment = environment
+        self._processes = [self._start("standalone")]
         self._port = port
         self._token = ""
 
@@ -92,23 +96,71 @@ class Airflow:
             )
             return list(found.fetchall())
 
+    def _start(self, command: str) -> subprocess.Popen[bytes]:
+        with (self.home / f"{command}.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "airflow", command],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def is_ready(self) -> bool:
+        """Return whether it knows the DAGs. AssertionError, with its log, if it has ended."""
+        text = (self.home / "standalone.log").read_text(errors="replace")
+        assert self._processes[0].poll() is None, text[-5000:]
+        assert "Exception in thread" not in text, text[-5000:]
+        try:
+            found = self.ask("GET", "dags?limit=100")
+        except OSError:
+            return False
+        return {one["dag_id"] for one in found["dags"]} >= set(NAMES)
+
+    def restart_triggerer(self) -> None:
+        """End the triggerer as a service manager does, and start another one."""
+        group = self._processes[0].pid
+        old = [pid for pid, words in processes() if b"triggerer" in b" ".join(words) and os.getpgid(pid) == group]
+        assert old
+        for pid in old:
+            with contextlib.suppress(ProcessLookupError):  # one ends when the other does
+                os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not any(pid in old for pid, _ in processes()), patience=PATIENCE)
+        self._processes.append(self._start("triggerer"))
+
+    def end(self) -> None:
+        """End all processes: those of each are one group."""
+        for process in self._processes:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(5)
+
     def wait_for(self, dag: str, *states: str) -> None:
         """Wait until every task of the DAG has one of these states."""
         wait_until(lambda: (found := self.tasks(dag)) and all(state in states for state, _ in found), patience=PATIENCE)
 
 
-def runner_of(database: Database) -> int:
-    """Return the process id of the jobplan that works on a database: it is in the runner's application_name."""
-    name = database.connection["schema"]
+def processes() -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the processes of this machine: id and command line."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            try:
+            with contextlib.suppress(OSError):
                 words = (folder / "cmdline").read_bytes().split(b"\0")
-                variables = (folder / "environ").read_bytes()
-            except OSError:
-                continue
+                os.getpgid(int(folder.name))
+                if words != [b""]:  # one that has ended
+                    yield int(folder.name), words
+
+
+def runner_of(database: Database) -> int:
+    """Return the process id of the jobplan that works on a database, which its connection string names."""
+    name = database.connection["schema"]
+    for pid, words in processes():
+        with contextlib.suppress(OSError):
+            variables = Path(f"/proc/{pid}/environ").read_bytes()
             if b"--or-resume" in words and f"dbname='{name}'".encode() in variables:
-                return int(folder.name)
+                return pid
     pytest.fail(f"no jobplan works on {name}")
 
 
@@ -137,6 +189,7 @@ def airflow(databases: dict[str, Database], tmp_path_factory: pytest.TempPathFac
         "cleared": effect("a"),
         "marked": waits("a") + waits("b"),
         "deferred": waits("a") + effect("b", needs="a"),
+        "restarted": waits("a") + effect("b", needs="a"),
         "closed": effect("a"),
         "mapped": effect("a") + later,
     }
@@ -161,45 +214,17 @@ def airflow(databases: dict[str, Database], tmp_path_factory: pytest.TempPathFac
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "1",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
         **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(one.connection) for name, one in databases.items()},
     }
-    with (home / "standalone.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    started = Airflow(home, port)
-
-    def ready() -> bool:
-        text = (home / "standalone.log").read_text(errors="replace")
-        assert process.poll() is None, text[-5000:]
-        assert "Exception in thread" not in text, text[-5000:]
-        try:
-            found = started.ask("GET", "dags?limit=100")
-        except OSError:
-            return False
-        return {one["dag_id"] for one in found["dags"]} >= set(NAMES)
-
+    started = Airflow(home, port, environment)
     try:
-        wait_until(ready, patience=PATIENCE)
+        wait_until(started.is_ready, patience=PATIENCE)
         yield started
     finally:
-        _end(process)
+        started.end()
         shutil.copy(home / "standalone.log", os.environ.get("JOBPLAN_AIRFLOW_LOG") or os.devnull)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End Airflow: its processes are one group."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(5)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
 
 
 def test_a_killed_task_and_a_killed_runner_are_finished_by_the_retry(
@@ -235,6 +260,8 @@ def test_a_cleared_task_begins_a_new_run(airflow: Airflow, databases: dict[str, 
     value = airflow.ask("GET", f"dags/cleared/dagRuns/{run}/taskInstances/work/xcomEntries/return_value")["value"]
     found = json.loads(value) if isinstance(value, str) else value
     assert found == {"run": second, "exit_code": 0, "steps": {"a": "succeeded"}}
+    links = airflow.ask("GET", f"dags/cleared/dagRuns/{run}/taskInstances/work/links")["extra_links"]
+    assert links == {"jobplan report": f"https://reports.example.com/{second}.html"}
 
 
 @pytest.mark.parametrize("name", ["marked", "deferred"])
@@ -249,6 +276,20 @@ def test_a_task_that_a_user_marks_as_failed_stops_the_workers_of_the_server(
     wait_until(lambda: database.workers() == 0, patience=PATIENCE)
     assert airflow.tasks(name) == [("failed", 1)]
     assert database.steps() == {}
+
+
+def test_a_restart_of_the_triggerer_does_not_end_a_run(airflow: Airflow, databases: dict[str, Database]) -> None:
+    database = databases["restarted"]
+    airflow.trigger("restarted")
+    wait_until(database.workers, patience=PATIENCE)
+    assert airflow.tasks("restarted") == [("deferred", 1)]
+    airflow.restart_triggerer()
+    assert database.workers() == 1
+    database.run("INSERT INTO gate VALUES (true)")
+    airflow.wait_for("restarted", "success", "failed")
+    assert airflow.tasks("restarted") == [("success", 1)]
+    assert database.steps() == {"a": 1, "b": 1}
+    assert len(database.runs()) == 1
 
 
 def test_a_closed_window_leaves_the_task_for_later(airflow: Airflow, databases: dict[str, Database]) -> None:
