@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from runner.gateway.catalog import RelationFacts
 from runner.preflight.sql_units import StatementContext, Unit
 from runner.sql.catalog_changes import Action, Change, Sort, changes
 from runner.sql.definition_changes import Alteration, Aspect, alterations
@@ -134,6 +135,8 @@ class Consequences:
             facts = self._around.relations.get(one.relation) if gone and one.relation is not None else None
             if facts is None:
                 continue
+            falls = facts.kind == "p" or is_cascading(self._unit.statement)
+            yield from self._children_of(one, facts) if falls and self._unit.statement.kind is _K.DROP_TABLE else ()
             moved = [other.relation for other in found if other.action is Action.CREATE and other.sort is one.sort]
             own = [(index.relation, "i") for index in facts.indexes] + [(each, "S") for each in facts.sequences]
             for relation, kind in own:
@@ -141,6 +144,14 @@ class Consequences:
                 for new in filter(None, moved):
                     there = Relation(new.schema, relation.name)
                     yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=there, kind=kind, offset=one.offset)
+
+    def _children_of(self, one: Change, facts: RelationFacts) -> Iterator[Change]:
+        """Yield the partitions that are dropped with their table, and the children that CASCADE drops."""
+        for child in facts.children:
+            yield replace(one, relation=child)
+            below = self._around.relations.get(child)
+            for index in below.indexes if below is not None else ():
+                yield replace(one, relation=index.relation)
 
     def _indexes_of_constraints(self, found: tuple[Change, ...]) -> Iterator[Change]:
         """Yield the index that is dropped or renamed with its constraint, and the constraint that is with its index."""

@@ -373,6 +373,8 @@ CASCADES = Group(
         DROP FUNCTION casc_f(int) CASCADE
         DROP TYPE casc_t CASCADE
         DROP TABLE casc_r; DROP VIEW casc_v; DROP MATERIALIZED VIEW casc_m; DROP TABLE casc
+        DROP TABLE par CASCADE
+        DROP TABLE p
         ALTER TABLE gen SET SCHEMA s1
         DROP TABLE gen
         ALTER TABLE t SET SCHEMA s1
@@ -392,6 +394,11 @@ CASCADES = Group(
         UPDATE casc SET m = 'a'
         INSERT INTO casc (id) VALUES (1) ON CONFLICT (id) DO NOTHING
         DROP TABLE casc
+        VACUUM kid
+        CREATE TABLE kid (id int)
+        VACUUM p_1
+        SELECT id FROM p_1
+        CREATE TABLE p_1 (id int)
         SELECT nextval('gen_id_seq')
         SELECT nextval('s1.gen_id_seq')
         ALTER SEQUENCE gen_id_seq RESTART

@@ -74,6 +74,8 @@ NAMED = (
     "rows as values: ALTER TYPE addr DROP ATTRIBUTE zip -> SELECT (a).zip FROM homes",
     "cascades: ALTER TABLE casc DROP COLUMN name CASCADE -> DROP VIEW casc_v",
     "cascades: DROP TABLE casc CASCADE -> DROP INDEX casc_i",
+    "cascades: DROP TABLE par CASCADE -> VACUUM kid",
+    "cascades: DROP TABLE p -> VACUUM p_1",
     "cascades: DROP FUNCTION casc_f(int) CASCADE -> DROP INDEX casc_i",
     "cascades: ALTER TABLE gen SET SCHEMA s1 -> SELECT nextval('s1.gen_id_seq')",
     "cascades: ALTER TABLE gen SET SCHEMA s1 -> SELECT nextval('gen_id_seq')",
