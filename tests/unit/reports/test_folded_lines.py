@@ -95,7 +95,7 @@ def test_a_heartbeat_counts_the_items() -> None:
         if event.at <= AT + 4.5:
             apply(state, event)
     words = heartbeat(state, AT + 4.5)
-    assert re.search(r"; parts 5/60 done, 1 failed, 2 running, 52 queued$", words)
+    assert re.search(r"queued: nothing; parts 5/60 done, 1 retrying, 2 running, 52 queued$", words)
     assert words.startswith("running: parts[")
     assert words.count("parts[") == 2  # of the queued ones none is named
 
