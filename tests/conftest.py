@@ -22,6 +22,10 @@ _NUMBERS = itertools.count(1)
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# In a job of GitHub Actions or GitLab, commands write annotations and use its paths: each test sets what it needs.
+for _name in [name for name in os.environ if name.startswith(("GITHUB_", "CI_PROJECT_DIR"))]:
+    del os.environ[_name]
+
 # A busy machine makes no example wrong.
 settings.register_profile("jobplan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("jobplan")
