@@ -10,12 +10,20 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from runner.embedded import start_server
 from runner.errors import GatewayError
 from runner.gateway.cancel_requests import CHANNEL, CancelRequest
 from tests.integration.gateway_setups import RealSetup
 
 RUN = "flooded-run"
 REQUEST = CancelRequest(run=RUN, step=None, by="alice@laptop", key="1")
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """A database of a server whose files are on the disk: in memory it sends faster than a session can read."""
+    with start_server(progress=print) as server:
+        yield server.dsn
 
 
 @contextlib.contextmanager
