@@ -174,6 +174,7 @@ def run_command(
             where=where,
             waves=waves,
             ledger=ledger,
+            require_ledger=require_ledger,
             journal=journal,
             select=select,
             exclude=exclude,
@@ -246,6 +247,7 @@ def _begin(
     where: tuple[str, ...],
     waves: tuple[str, ...] = (),
     ledger: str | None,
+    require_ledger: bool = False,
     journal: Path,
     select: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
@@ -276,6 +278,7 @@ def _begin(
         select=select,
         exclude=exclude,
         ledger=ledger,
+        require_ledger=require_ledger,
     )
     return _Begun(state=state, record=FleetJournal.create(fleets_folder(journal), fleet_id, targets), started=started)
 
@@ -399,6 +402,7 @@ def _resume_recorded(
         )
         options = _Options(
             ledger=began.ledger,
+            require_ledger=began.require_ledger,
             trusted_roles=trusted_roles,
             allow_changed=allow_changed,
             marks=_marks(marks, state),

@@ -62,6 +62,8 @@ class FleetStarted(FleetEvent, frozen=True, kw_only=True):
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     ledger: str | None = None
+    #: Whether a run needs a ledger to begin, also when the fleet run is resumed.
+    require_ledger: bool = False
 
 
 class FleetResumed(FleetEvent, frozen=True, kw_only=True):

@@ -197,6 +197,19 @@ def test_a_fleet_run_has_one_process(jobplan: Jobplan, fleet: Fleet, verb: str) 
     assert everywhere_once(fleet)
 
 
+def test_a_resume_requires_a_ledger_as_the_fleet_run_did(jobplan: Jobplan, fleet: Fleet) -> None:
+    fleet.run(1, "t01", "DROP SCHEMA jobplan CASCADE")
+    targets = targets_file(jobplan.folder, fleet.clusters(slots=(4,)), fleet.discover(1))
+    ran = jobplan("fleet", "run", jobplan.plan(STEPS), "--targets", targets, "--require-ledger")
+    assert ran.code == 1, ran.err
+    again = jobplan("fleet", "resume", "last")
+    assert again.code == 1, again.err
+    assert fleet.steps()["c1/t01"] == {}
+    LedgerAdmin(fleet.dsn(1, "t01"), "jobplan").install(__version__)
+    assert jobplan("fleet", "resume", "last").code == 0
+    assert dict(fleet.steps()["c1/t01"]) == EACH_ONCE
+
+
 # --- the record ---
 
 
