@@ -93,7 +93,7 @@ def test_thirty_steps_without_a_policy_are_one_finding_each(tmp_path: Path) -> N
         "the step `s0` has no `timeout`, and `defaults` has none either; "
         "the same holds for `s1`, `s2`, `s3`, `s4`, `s5` and 24 more"
     )
-    assert found[0].hint == "write `timeout: 10m` in `defaults`"
+    assert found[0].hint == "paste two lines, `timeout: 10m` and `on_finish: wait`, into `defaults`"
     assert [step for _, step in found[0].also] == [f"s{number}" for number in range(1, 30)]
     document = json.loads(json_text(found))
     assert document[0]["also"][0] == {"file": str(tmp_path / "plan.yaml"), "line": 7, "column": 5, "step": "s1"}
