@@ -63,7 +63,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     plan = bench.folder / "backfill.yaml"
     plan.write_text(_PLAN.format(batch=_BATCH.format(last=":last_id", size=":batch"), target=_TARGET), encoding="utf-8")
     size = 0
-    ratios, alone, ours, loops, steady = [], [], [], [], []
+    ratios, alone, settled, ours, loops, steady = [], [], [], [], [], []
     for _ in range(bench.rounds(3)):
         _fresh(bench, rows)
         run = _ours(bench, plan)
@@ -74,10 +74,12 @@ def measure(bench: Bench) -> Iterator[Figure]:
         loops.append(rows / _psql(bench, [_BATCH.format(last=":last_id", size=size) + " \\gset"], rows // size + 2))
         ratios.append(ours[-1] / loops[-1])
         alone.append(rows / run.of_step / loops[-1])
+        settled.append(run.settled / loops[-1])
     yield Figure.median(_NAME, f"{rows:,} rows by carry and adapt", ours, "rows/s")
     yield Figure.median(_NAME, f"the same by a psql loop, batches of {size:,}", loops, "rows/s")
     yield Figure.median(_NAME, "jobplan against the psql loop", ratios, "times as fast", at_least(_LEAST))
     yield Figure.median(_NAME, "the same without the start of jobplan", alone, "times as fast")
+    yield Figure.median(_NAME, "batches of that size, with the time between them", settled, "times as fast")
     yield Figure.median(_NAME, "jobplan: last batches against the middle", steady, "times as fast", at_least(_STEADY))
     rows = rows // _PART
     _fresh(bench, rows)
@@ -101,12 +103,14 @@ def _fresh(bench: Bench, rows: int) -> None:
 class _Ours:
     """A run from the shell and its step alone, in seconds; the usual size of its batches, and their speed at the end.
 
-    The speed is that of the last third of the batches, as a multiple of that in the second third.
+    The speed is that of the last third of the batches, as a multiple of that in the second third. `settled`: the rows
+    per second of the batches of the usual size, with the time between them.
     """
 
     seconds: float
     of_step: float
     size: int
+    settled: float
     at_the_end: float
 
 
@@ -128,8 +132,22 @@ def _ours(bench: Bench, plan: Path) -> _Ours:
         seconds=seconds,
         of_step=_moment(end["at"]) - _moment(launches[0]["at"]),
         size=statistics.median_low(sizes),
+        settled=_settled(events, statistics.median_low(sizes)),
         at_the_end=statistics.median(speeds[2 * third : -1]) / statistics.median(speeds[third : 2 * third]),
     )
+
+
+def _settled(events: list[dict[str, Any]], size: int) -> float:
+    """Return the rows per second from the launch of the first full batch to the end of the last one."""
+    launched: dict[int, float] = {}
+    rows, end = 0, 0.0
+    for event in events:
+        if event["event"] == "attempt_launching" and event["values"].get("batch", 0) >= 0.9 * size:
+            launched[event["attempt"]] = _moment(event["at"])
+        if event["event"] == "attempt_finished" and event.get("row_count", 0) >= 0.9 * size:
+            rows += event["row_count"]
+            end = _moment(event["at"])
+    return rows / (end - min(launched.values()))
 
 
 def _moment(text: str) -> float:
