@@ -254,7 +254,7 @@ def html_page(state: FleetState) -> str:
         title=_text(f"{plan}: {end}"),
         plan=_text(plan),
         end=_text(end),
-        end_class="s-succeeded" if end == "succeeded" else "s-failed",
+        end_class="good" if end == "succeeded" else "bad",
         meta="".join(_meta(state)),
         tiles="".join(_tiles(state)),
         wrong=_wrong(state),
