@@ -21,7 +21,7 @@ from runner.cli.fleet_options import (
     where_option,
     write_fleet_reports,
 )
-from runner.cli.fleet_run import resume_command, run_command
+from runner.cli.fleet_run import check_selected, resume_command, run_command
 from runner.cli.options import (
     journal_option,
     ledger_schema,
@@ -33,10 +33,11 @@ from runner.cli.options import (
 from runner.cli.project_options import PlanPath, confirm, confirm_option, environment_options
 from runner.exit_codes import ExitCode
 from runner.reports.destinations import STDOUT
+from runner.reports.messages import counted
 from runner.structs import to_values
 
 if TYPE_CHECKING:
-    from runner.fleet.targets import Targets
+    from runner.fleet.targets import Target, Targets
 
 
 @click.group()
@@ -122,18 +123,21 @@ def dry_run_command(
 
 @fleet.command("show")
 @click.argument("fleet_id", metavar="ID", default="last")
+@where_option
 @environment_options
 @journal_option
 @report_option
 @format_option
-def show_command(fleet_id: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int:
+def show_command(fleet_id: str, where: tuple[str, ...], *, journal: Path, reports: tuple[str, ...], form: str) -> int:
     """Show the record of a fleet run: what failed, and each target. The exit code is that of the fleet run."""
     from runner.fleet.messages import member_words, summary_lines
     from runner.fleet.records import find_fleet, fleets_folder, read_fleet
     from runner.fleet.reports import report_data
+    from runner.fleet.rollout import keep_targets
 
     root = fleets_folder(journal)
-    _, state = read_fleet(root, find_fleet(root, fleet_id))
+    targets, state = read_fleet(root, find_fleet(root, fleet_id))
+    keep_targets(state, _chosen(targets, where))
     code = ExitCode.UNKNOWN if state.finished is None else state.finished.exit_code
     wanted = wanted_fleet_reports(reports)
     if wanted:
@@ -164,10 +168,13 @@ _servers_option = click.option(
 @fleet.command("status")
 @click.argument("fleet_id", metavar="ID", default="last")
 @_servers_option
+@where_option
 @environment_options
 @journal_option
 @format_option
-def status_command(fleet_id: str, *, targets_file: Path | None, journal: Path, form: str) -> int:
+def status_command(
+    fleet_id: str, *, targets_file: Path | None, where: tuple[str, ...], journal: Path, form: str
+) -> int:
     """Show what a fleet run does now: how far it is, and its members on each cluster.
 
     With --targets the servers are asked without the record of the fleet run, from any machine.
@@ -175,17 +182,20 @@ def status_command(fleet_id: str, *, targets_file: Path | None, journal: Path, f
     from runner.fleet.live_members import member_lines, members_data, members_on_servers
     from runner.fleet.messages import count_words
     from runner.fleet.records import is_running, read_fleet
+    from runner.fleet.rollout import keep_targets
 
-    fleet_id, targets, recorded = _meant(fleet_id, targets_file, journal)
+    fleet_id, targets, recorded = _meant(fleet_id, targets_file, where, journal)
+    chosen = _chosen(targets, where)
     known: dict[str, object] = {}
     if recorded is not None:
         _, state = read_fleet(recorded.parent, fleet_id)
+        keep_targets(state, chosen)
         running, counts = is_running(recorded), state.counts()
         known = {"running": running, "counts": {str(one): number for one, number in counts.items()}}
         if form == "text":
             process = "runs" if running else "has no process"
             print_text(f"fleet run {fleet_id} {process}: {count_words(counts)}")
-    found = asyncio.run(members_on_servers(targets, fleet_id, ledger=ledger_schema()))
+    found = asyncio.run(members_on_servers(targets, fleet_id, chosen=chosen, ledger=ledger_schema()))
     if form == "json":
         print_json({"fleet": fleet_id, **known, "clusters": members_data(found)})
     else:
@@ -196,39 +206,59 @@ def status_command(fleet_id: str, *, targets_file: Path | None, journal: Path, f
 @fleet.command("cancel")
 @click.argument("fleet_id", metavar="ID", default="last")
 @_servers_option
+@where_option
 @environment_options
 @confirm_option
 @journal_option
-def cancel_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -> int:
+def cancel_command(fleet_id: str, *, targets_file: Path | None, where: tuple[str, ...], journal: Path) -> int:
     """Cancel a fleet run: nothing more is started, and the steps that run are cancelled.
 
-    With --targets it works from any machine, through the servers. The exit code is 7 if workers still run.
+    With --where only the targets that match are cancelled, and the others continue. With --targets it works from any
+    machine, through the servers, which know the targets that run. The exit code is 7 if workers still run.
     """
     from runner.cli.cancel import myself
     from runner.fleet.live_members import cancel_on_servers, member_lines
     from runner.fleet.records import is_running, request_cancel
 
     confirm()
-    fleet_id, targets, recorded = _meant(fleet_id, targets_file, journal)
+    fleet_id, targets, recorded = _meant(fleet_id, targets_file, where, journal)
+    chosen = _chosen(targets, where)
+    part = "" if chosen is None else f" {counted(len(chosen), 'target')}"
     if recorded is not None and is_running(recorded):
-        request_cancel(recorded, myself())
-        print_text(f"fleet run {fleet_id}: its process was asked to cancel; it reports the end.")
+        request_cancel(recorded, myself(), where)
+        print_text(f"fleet run {fleet_id}: its process was asked to cancel{part}; it reports the end.")
         return 0
-    left = asyncio.run(cancel_on_servers(targets, fleet_id, myself(), ledger=ledger_schema()))
+    left = asyncio.run(cancel_on_servers(targets, fleet_id, myself(), chosen=chosen, ledger=ledger_schema()))
     if not any(one.runs or one.problem for one in left):
-        print_text(f"fleet run {fleet_id}: nothing of it runs now.")
+        print_text(f"fleet run {fleet_id}: nothing of {part.strip() or 'it'} runs now.")
         return 0
     print_lines(member_lines(left))
     return ExitCode.UNKNOWN
 
 
-def _meant(fleet_id: str, targets_file: Path | None, journal: Path) -> tuple[str, Targets, Path | None]:
-    """Return the id, the targets and the record of a fleet run; no record if a targets file is given."""
+def _chosen(targets: Targets, where: tuple[str, ...]) -> tuple[Target, ...] | None:
+    """Return the targets that --where selects, None without it. UsageError if it selects none."""
+    if not where:
+        return None
+    from runner.fleet.targets import parse_selectors, select
+
+    check_selected(targets, where)
+    return tuple(select(targets.targets, parse_selectors(where)))
+
+
+def _meant(
+    fleet_id: str, targets_file: Path | None, where: tuple[str, ...], journal: Path
+) -> tuple[str, Targets, Path | None]:
+    """Return the id, the targets and the record of a fleet run; no record if a targets file is given.
+
+    With --where the targets of a file are those that its queries find, too.
+    """
     from runner.fleet.records import find_fleet, fleets_folder, read_fleet
     from runner.fleet.targets import read_targets
 
     if targets_file is not None:
-        return checked_id(fleet_id), read_targets(targets_file), None
+        targets = read_targets(targets_file)
+        return checked_id(fleet_id), resolve_targets(targets, ()).targets if where else targets, None
     root = fleets_folder(journal)
     fleet_id = find_fleet(root, fleet_id)
     targets, _ = read_fleet(root, fleet_id)

@@ -396,7 +396,7 @@ def _resume_recorded(
                 f"the plan {began.file} has changed since fleet run {fleet_id} began.",
                 hint="To continue with the plan as it is now: --allow-changed.",
             )
-        _check_selected(targets, where)
+        check_selected(targets, where)
         resumed = ev.FleetResumed(
             at=MonotonicClock().now(), jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), where=where
         )
@@ -412,7 +412,7 @@ def _resume_recorded(
         return _execute(state, targets, plans, record, options, first=resumed, journal=journal)
 
 
-def _check_selected(targets: Targets, where: Sequence[str]) -> None:
+def check_selected(targets: Targets, where: Sequence[str]) -> None:
     """UsageError if --where selects none of the targets."""
     from runner.fleet.targets import parse_selectors, select
 

@@ -15,13 +15,15 @@ from typing import Protocol, TypeVar
 from runner.clock import Clock
 from runner.engine.ports import Sink
 from runner.errors import JobplanError, RecordError
+from runner.exit_codes import ExitCode
 from runner.fleet import events as ev
 from runner.fleet.budget import ClusterBudget
+from runner.fleet.events import MemberState
 from runner.fleet.live_members import is_for_the_fleet
 from runner.fleet.member import MemberOptions, of_error, run_member
-from runner.fleet.records import FleetJournal
+from runner.fleet.records import CancelWish, FleetJournal
 from runner.fleet.rollout import FleetState, Member, apply, decide, exit_code
-from runner.fleet.targets import Target, Targets
+from runner.fleet.targets import Target, Targets, parse_selectors, select
 from runner.plan.model import Plan
 from runner.run.loop import Run
 from runner.structs import replace
@@ -61,7 +63,7 @@ class FleetRun:
         *,
         clock: Clock,
         sinks: Sequence[FleetSink] = (),
-        cancel_wanted: Callable[[], str | None] = lambda: None,
+        cancel_wanted: Callable[[], CancelWish | None] = lambda: None,
         sinks_of: Callable[[Member], Sequence[Sink]] = lambda _: (),
     ) -> None:
         self.state = state
@@ -84,6 +86,8 @@ class FleetRun:
         self._lost = False
         self._cancelled = False
         self._cancelled_by: str | None = None
+        #: Targets that a user has cancelled by themselves, and the user.
+        self._cancelled_parts: dict[str, str] = {}
 
     def interrupt(self, signal: int) -> None:
         """Handle a signal as a run does: the first one ends the fleet run in order, the second one does not wait."""
@@ -134,11 +138,26 @@ class FleetRun:
     def _stop_if_asked(self, now: float) -> None:
         if self._signals and (self.state.stopping is None or self.state.stopping.signal is None):
             self._emit(ev.FleetStopping(at=now, reason="interrupted", signal=self._signals[0]))
-        by = None if self._cancelled else self._cancelled_by or self._cancel_wanted()
+        wish = self._cancel_wanted()
+        if wish is not None and wish.where:
+            self._cancel_part(wish, now)
+            wish = None
+        by = None if self._cancelled else self._cancelled_by or (wish.by if wish is not None else None)
         if by is not None:
             self._cancelled = True
             self._emit(ev.FleetStopping(at=now, reason=f"cancelled by {by}", cancel=True))
             self._cancel_members(by)
+
+    def _cancel_part(self, wish: CancelWish, now: float) -> None:
+        """Cancel the selected targets: those that run end, and those that have not begun do not begin."""
+        everyone = [member.target for member in self.state.members.values()]
+        for target in select(everyone, parse_selectors(wish.where)):
+            if self.state.members[target.name].state is MemberState.RUNNING:
+                self._cancelled_parts[target.name] = wish.by
+                if target.name in self._runs:
+                    self._runs[target.name].cancel(wish.by)
+            elif self.state.members[target.name].state is MemberState.PENDING:
+                self._emit(_never_begun(target, wish.by, now))
 
     def _cancel_members(self, by: str) -> None:
         for run in list(self._runs.values()):
@@ -164,6 +183,8 @@ class FleetRun:
             self._runs[name] = run
             for number in self._signals:
                 run.interrupt(number)
+            if name in self._cancelled_parts:
+                run.cancel(self._cancelled_parts[name])
 
         try:
             try:
@@ -234,6 +255,13 @@ class FleetRun:
         apply(self.state, event)
         for sink in self._sinks:
             sink.handle(event, self.state)
+
+
+def _never_begun(target: Target, by: str, now: float) -> ev.MemberFinished:
+    """Return the end of a member that a user has cancelled before it began."""
+    why = ev.Failure(message=f"cancelled by {by} before it began")
+    state, code = MemberState.INTERRUPTED, ExitCode.FAILED
+    return ev.MemberFinished(at=now, target=target.name, state=state, exit_code=code, seconds=0.0, failures=(why,))
 
 
 _Event = TypeVar("_Event", bound=ev.FleetEvent)

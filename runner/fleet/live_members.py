@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from runner.engine.server_activity import LiveRun
 from runner.errors import ConnectionFailedError, GatewayError, JobplanError
 from runner.fleet.discovery import target_conninfo
-from runner.fleet.targets import Targets
+from runner.fleet.targets import Target, Targets
 from runner.gateway.cancel_requests import CancelRequest
 from runner.gateway.observer import Observer, Stopper
 from runner.reports.messages import counted
-from runner.structs import Struct
+from runner.structs import Struct, replace
 
 #: What the name of the user contains if a request is for the whole fleet run; the runner adds the role.
 WHOLE = " (the whole fleet run)"
@@ -36,23 +36,45 @@ def is_for_the_fleet(by: str | None) -> bool:
     return by is not None and WHOLE in by
 
 
-async def members_on_servers(targets: Targets, fleet: str, *, ledger: str = "") -> tuple[ClusterMembers, ...]:
-    """Ask each cluster for the members of a fleet run that have sessions or workers there."""
-    return tuple(await asyncio.gather(*(_on_cluster(targets, name, fleet, ledger) for name in _databases(targets))))
+async def members_on_servers(
+    targets: Targets, fleet: str, *, chosen: Collection[Target] | None = None, ledger: str = ""
+) -> tuple[ClusterMembers, ...]:
+    """Ask each cluster for the members of a fleet run that have sessions or workers there.
+
+    With `chosen`, only for those of these targets, and only their clusters.
+    """
+    places = None if chosen is None else {(target.cluster, target.database) for target in chosen}
+    names = [name for name in _databases(targets) if places is None or any(name == one for one, _ in places)]
+    found = await asyncio.gather(*(_on_cluster(targets, name, fleet, ledger) for name in names))
+    if places is None:
+        return tuple(found)
+    return tuple(
+        replace(one, runs=tuple(run for run in one.runs if (one.cluster, run.database) in places)) for one in found
+    )
 
 
 async def cancel_on_servers(
-    targets: Targets, fleet: str, by: str, *, ledger: str = "", patience: float = 30.0
+    targets: Targets,
+    fleet: str,
+    by: str,
+    *,
+    chosen: Collection[Target] | None = None,
+    ledger: str = "",
+    patience: float = 30.0,
 ) -> tuple[ClusterMembers, ...]:
-    """Cancel every member that runs; return, by cluster, those that still run after `patience` seconds."""
-    before = await members_on_servers(targets, fleet, ledger=ledger)
+    """Cancel every member that runs, or those of the `chosen` targets; return, by cluster, those that still run.
+
+    They get `patience` seconds.
+    """
+    before = await members_on_servers(targets, fleet, chosen=chosen, ledger=ledger)
     databases = _databases(targets)
+    asked_by = f"{by}{WHOLE}" if chosen is None else by
 
     async def stop(cluster: str, run: LiveRun) -> None:
         conninfo = target_conninfo(targets.clusters[cluster], databases[cluster])
         observer = await Observer.connect(conninfo, database=run.database or None, ledger=ledger)
         try:
-            request = CancelRequest(run=run.run, step=None, by=f"{by}{WHOLE}", key=secrets.token_hex(8))
+            request = CancelRequest(run=run.run, step=None, by=asked_by, key=secrets.token_hex(8))
             await Stopper(observer=observer, run=run, request=request).stop(patience)
         finally:
             await observer.close()
@@ -63,7 +85,7 @@ async def cancel_on_servers(
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, JobplanError):
             raise result
-    after = {one.cluster: one for one in await members_on_servers(targets, fleet, ledger=ledger)}
+    after = {one.cluster: one for one in await members_on_servers(targets, fleet, chosen=chosen, ledger=ledger)}
     meant = {run.run for one in before for run in one.runs}
     return tuple(
         ClusterMembers(

@@ -10,7 +10,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +23,7 @@ from runner.fleet.rollout import FleetState, apply, initial_state
 from runner.fleet.targets import Targets, place
 from runner.records.journal_files import open_regular, read_regular, require_owner
 from runner.records.run_folders import fsync_folder, make_root
-from runner.structs import from_values, to_json_line, to_values
+from runner.structs import Struct, from_values, to_json_line, to_values
 
 #: The folder of fleet runs, beside the folder of journals.
 FLEETS = "fleets"
@@ -30,7 +31,7 @@ EVENTS = "fleet.jsonl"
 TARGETS = "targets.json"
 #: Fleet runs that are read to know whether the one before had failed.
 _LATEST = 20
-#: The user who has requested to cancel the fleet run.
+#: The beginning of the names of requests to cancel the fleet run.
 CANCEL = "cancel"
 #: The journals of the members.
 RUNS = "runs"
@@ -151,23 +152,31 @@ def is_running(folder: Path) -> bool:
     return False
 
 
-def request_cancel(folder: Path, by: str) -> None:
-    """Ask the process that works on the fleet run to cancel it. RecordError if that cannot be written."""
+class CancelWish(Struct, frozen=True, kw_only=True):
+    """A user wants to cancel the fleet run; with selectors in `where`, only the targets that match all of them."""
+
+    by: str
+    where: tuple[str, ...] = ()
+
+
+def request_cancel(folder: Path, by: str, where: Sequence[str] = ()) -> None:
+    """Ask the process that works on the fleet run to cancel it, or a part. RecordError if that cannot be written."""
+    name = f"{CANCEL}-{secrets.token_hex(8)}"
     try:
-        (folder / CANCEL).write_text(by, encoding="utf-8")
+        (folder / f".{name}").write_bytes(to_json_line(to_values(CancelWish(by=by, where=tuple(where)))))
+        (folder / f".{name}").rename(folder / name)
     except OSError as error:
         raise _refused(folder, error) from error
 
 
-def cancel_request(folder: Path) -> str | None:
-    """Return the user who has requested to cancel the fleet run, once; None without a request."""
-    path = folder / CANCEL
-    try:
-        by = path.read_text(encoding="utf-8", errors="replace")
-        path.unlink()
-    except OSError:
-        return None
-    return by or None
+def cancel_request(folder: Path) -> CancelWish | None:
+    """Return one request to cancel, once; None without a request."""
+    for path in sorted(folder.glob(f"{CANCEL}-*")):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecordError):
+            wish = from_values(json.loads(read_regular(path)), CancelWish)
+            path.unlink()
+            return wish
+    return None
 
 
 def fleets(root: Path) -> tuple[str, ...]:

@@ -77,6 +77,13 @@ def keep_waves(state: FleetState, names: Collection[str]) -> None:
         state.waves = tuple(wave for wave in state.waves if wave.name in names)
 
 
+def keep_targets(state: FleetState, chosen: Collection[Target] | None) -> None:
+    """Leave out all members but those of these targets; None keeps all."""
+    if chosen is not None:
+        names = {target.name for target in chosen}
+        state.members = {name: member for name, member in state.members.items() if name in names}
+
+
 def assign_runs(state: FleetState, known: Mapping[str, str]) -> None:
     """Give members the ids of runs that their ledgers have; the others get ids that none of these is."""
     taken = set(known.values())

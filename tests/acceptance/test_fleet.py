@@ -239,6 +239,39 @@ def test_cancel_from_another_process(jobplan: Jobplan, fleet: Fleet) -> None:
     assert list(states(jobplan).values()).count("pending") == 18
 
 
+def test_a_part_of_a_fleet_run_is_shown_and_cancelled(jobplan: Jobplan, fleet: Fleet) -> None:
+    """`--where` with status, show and cancel; the other targets continue."""
+    steps = """
+    - {id: long, sql: "SELECT pg_sleep(CASE WHEN current_database() < 't02' THEN 60 ELSE 2 END)", timeout: 90s}
+    """
+    some = "".join(
+        f"  - {{cluster: c1, database: {name}, labels: {{half: {name > 't03'}}}}}\n" for name in fleet.databases[:6]
+    )
+    targets = targets_file(jobplan.folder, fleet.clusters(slots=(4,)), "targets:\n" + some, "rollout: {parallel: 4}\n")
+    started = jobplan.start("fleet", "run", jobplan.plan(steps), "--targets", targets, "--fleet-id", "mine")
+    until(lambda: in_flight(jobplan, 4), 60)
+    status = jobplan("fleet", "status", "--where", "name=t00")
+    assert "fleet run mine runs: 1 running" in status.out
+    assert "  t00  mine-001  long" in status.out
+    assert "t01" not in status.out
+    elsewhere = jobplan("fleet", "status", "mine", "--targets", targets, "--where", "name=t01", "--journal", "no/runs")
+    assert "  t01  mine-002  long" in elsewhere.out
+    assert "t00" not in elsewhere.out
+    assert jobplan("fleet", "cancel", "--where", "name=zz").code == 2
+    cancelled = jobplan("fleet", "cancel", "mine", "--where", "name=t00")
+    assert "asked to cancel 1 target" in cancelled.out
+    assert jobplan("fleet", "cancel", "mine", "--where", "name=t05").code == 0
+    until(lambda: states(jobplan)["t00"] == "failed", 60)
+    through_servers = ("--targets", targets, "--where", "name=t01", "--journal", "no/runs")
+    assert jobplan("fleet", "cancel", "mine", *through_servers).code == 0
+    ran = started.ended()
+    assert ran.code == 1, ran.err
+    assert list(states(jobplan).values()) == ["failed", "failed", "succeeded", "succeeded", "succeeded", "interrupted"]
+    assert "before it began" in ran.err
+    shown = json.loads(jobplan("fleet", "show", "--where", "half=True", "--format", "json").out)
+    assert [member["target"] for member in shown["members"]] == ["t04", "t05"]
+
+
 def test_a_full_cluster_makes_its_members_wait_or_busy_and_the_others_go_on(jobplan: Jobplan, fleet: Fleet) -> None:
     """max_connections is reached at one cluster while the fleet run works on two."""
     held: list[psycopg.Connection[Any]] = []
