@@ -321,7 +321,8 @@ def test_status_says_how_much_is_left_at_most(jobplan: Jobplan, item: Database) 
     shown = " ".join(jobplan("status", "--dsn", item.dsn).out.split())
     assert "fill: iteration 2, at most " in shown
     assert " left, UPDATE 20 of about 4,000" in shown
-    (run,) = checked("status", jobplan("status", "--dsn", item.dsn, "--format", "json"))["runs"]
+    as_json = jobplan("status", estimated["run"], "--dsn", item.dsn, "--format", "json")
+    (run,) = checked("status", as_json)["runs"]
     assert len(run["record"]["loops"]) == 1
     started.send(signal.SIGINT)
     assert started.ended().code == 130

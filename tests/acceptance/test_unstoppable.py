@@ -13,8 +13,9 @@ CATCHES = """
     - id: {name}
       sql: |
         DO $$ BEGIN
-          WHILE NOT EXISTS (SELECT FROM switch) LOOP
+          LOOP
             BEGIN
+              EXIT WHEN EXISTS (SELECT FROM switch);
               PERFORM pg_sleep(0.2);
             EXCEPTION WHEN query_canceled THEN NULL;
             END;

@@ -78,17 +78,22 @@ async def test_a_session_of_holds_that_is_terminated_is_opened_again(setup: Real
 
 
 async def test_active_sessions_counts_what_works_and_not_the_run_itself(setup: RealSetup) -> None:
+    """On a given server other tests have sessions, too: at least those of this test are counted."""
     hold = Hold(name="h", active_sessions=0)
-    before = int((await measured(setup.gateway, hold)).value.split()[0])
-    async with await psycopg.AsyncConnection.connect(setup.dsn, autocommit=True) as other:
-        work = asyncio.create_task(other.execute("SELECT pg_sleep(60)"))
-        await until(lambda: value(setup.dsn, "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_sleep.60'") > 1)
+    async with contextlib.AsyncExitStack() as stack:
+        others = [
+            await stack.enter_async_context(await psycopg.AsyncConnection.connect(setup.dsn, autocommit=True))
+            for _ in range(8)
+        ]
+        work = [asyncio.create_task(other.execute("SELECT pg_sleep(60)")) for other in others]
+        asleep = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+        await until(lambda: value(setup.dsn, f"{asleep} AND datname = current_database()") == len(others))
         found = await measured(setup.gateway, hold)
         assert found.on
-        assert int(found.value.split()[0]) >= before + 1
-        await other.cancel_safe()
-        with contextlib.suppress(psycopg.Error):
-            await work
+        assert int(found.value.split()[0]) >= len(others)
+        for other in others:
+            await other.cancel_safe()
+        await asyncio.gather(*work, return_exceptions=True)
 
 
 async def test_a_role_that_cannot_see_other_sessions_is_reported(setup: RealSetup) -> None:
