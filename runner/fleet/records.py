@@ -131,8 +131,9 @@ class FleetJournal:
 
 def missing(root: Path, fleet: str) -> RecordError:
     """Return the error for a fleet run that has no record."""
+    none = "there are no fleet runs" if fleet == "last" else f"there is no fleet run {fleet}"
     return RecordError(
-        f"there is no fleet run {fleet} in {root}.",
+        f"{none} in {root}.",
         hint="On another machine, name the plan and the targets file: jobplan fleet resume ID PLAN --targets FILE.",
     )
 

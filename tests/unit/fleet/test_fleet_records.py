@@ -69,7 +69,7 @@ def test_a_record_that_never_began_is_none_and_its_id_is_free(tmp_path: Path) ->
     file = write(root)
     file.write_bytes(b'{"event": "fleet_st')
     assert fleets(root) == ()
-    with pytest.raises(RecordError, match="no fleet run last"):
+    with pytest.raises(RecordError, match="there are no fleet runs"):
         find_fleet(root, "last")
     write(root, STARTED)
     assert fleets(root) == ("f",)
