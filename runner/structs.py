@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 
 __all__ = [
     "Recorded",
+    "RecordedEvent",
     "Struct",
     "asdict",
     "field",
@@ -37,6 +38,17 @@ class Recorded(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
     A field that has its default is not written, and may be absent when it is read, unless the default is `written`. An
     unknown field is an error, because what is read decides which steps run again.
     """
+
+
+class RecordedEvent(Recorded, frozen=True, kw_only=True):
+    """Base of events. `name` is the name of the class in records: `run_started`. `at` is seconds since the epoch."""
+
+    name: ClassVar[str]
+    at: float
+
+    def __init_subclass__(cls) -> None:
+        """Name the class."""
+        cls.name = re.sub(r"(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
 
 
 def written(default: _Value) -> _Value:

@@ -91,11 +91,12 @@ def _moment(text: object) -> float:
 
 @cache
 def _kinds() -> dict[str, type[ev.Event]]:
-    return {kind.name: kind for kind in _subclasses(ev.Event)}
+    return {kind.name: kind for kind in _without_subclasses(ev.Event)}
 
 
-def _subclasses(of: type[ev.Event]) -> Iterator[type[ev.Event]]:
-    for kind in of.__subclasses__():
-        if "name" in vars(kind) and isinstance(kind.name, str):
-            yield kind
-        yield from _subclasses(kind)
+def _without_subclasses(kind: type[ev.Event]) -> Iterator[type[ev.Event]]:
+    """Yield the kinds of events below this one, without those that are only the base of others."""
+    if not kind.__subclasses__():
+        yield kind
+    for one in kind.__subclasses__():
+        yield from _without_subclasses(one)

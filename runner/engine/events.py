@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import ClassVar
 
-from runner.structs import Recorded, written
+from runner.structs import Recorded, RecordedEvent, written
 
 #: The severity of the server's messages that are counted and shown; it is the same in every language.
 WARNING = "WARNING"
@@ -199,11 +198,8 @@ class Rows(Recorded, frozen=True, kw_only=True):
     cut: int | None = None
 
 
-class Event(Recorded, frozen=True, kw_only=True):
-    """Base of all events. `at` is seconds since the epoch."""
-
-    name: ClassVar[str]
-    at: float
+class Event(RecordedEvent, frozen=True, kw_only=True):
+    """Base of all events."""
 
 
 class Place(Recorded, frozen=True, kw_only=True):
@@ -232,7 +228,6 @@ class RunStarted(Event, frozen=True, kw_only=True):
     requested.
     """
 
-    name: ClassVar[str] = "run_started"
     version: int = written(1)
     jobplan: str
     plan: str
@@ -308,7 +303,6 @@ class RunResumed(Event, frozen=True, kw_only=True):
     items of steps that had items already: an item that existed before keeps its key.
     """
 
-    name: ClassVar[str] = "run_resumed"
     jobplan: str
     file: str
     sha256: str
@@ -328,54 +322,44 @@ class RunResumed(Event, frozen=True, kw_only=True):
 class RunInterrupted(Event, frozen=True, kw_only=True):
     """Ctrl-C, SIGTERM, SIGHUP or SIGALRM arrived; nothing more is launched. `signal` is its number."""
 
-    name: ClassVar[str] = "run_interrupted"
     signal: int
 
 
 class RunCancelled(Event, frozen=True, kw_only=True):
     """A user requested through the server to cancel the run (`jobplan cancel`); nothing more is launched."""
 
-    name: ClassVar[str] = "run_cancelled"
     by: str
 
 
 class RunTimedOut(Event, frozen=True, kw_only=True):
     """run_timeout has passed."""
 
-    name: ClassVar[str] = "run_timed_out"
-
 
 class RunDraining(Event, frozen=True, kw_only=True):
     """A step failed, and because of on_failure nothing more is launched."""
 
-    name: ClassVar[str] = "run_draining"
     step: str
 
 
 class RecordLost(Event, frozen=True, kw_only=True):
     """The journal can no longer be written (the disk is full): nothing more is launched, not even `finally`."""
 
-    name: ClassVar[str] = "record_lost"
     message: str
 
 
 class GroupWaiting(Event, frozen=True, kw_only=True):
     """Another run holds the concurrency group; this one waits until it ends."""
 
-    name: ClassVar[str] = "group_waiting"
     message: str
 
 
 class GroupLost(Event, frozen=True, kw_only=True):
     """The connection was lost, and another run has locked the concurrency group: nothing more is launched."""
 
-    name: ClassVar[str] = "group_lost"
-
 
 class LedgerLost(Event, frozen=True, kw_only=True):
     """The ledger can no longer be written; the run continues without it."""
 
-    name: ClassVar[str] = "ledger_lost"
     message: str
 
 
@@ -385,21 +369,18 @@ class ServerClock(Event, frozen=True, kw_only=True):
     It is measured at the beginning, and recorded again after a change.
     """
 
-    name: ClassVar[str] = "server_clock"
     ahead: float
 
 
 class UsualDurations(Event, frozen=True, kw_only=True):
     """The usual durations of steps in previous runs, in seconds, which must fit into the rest of the window."""
 
-    name: ClassVar[str] = "usual_durations"
     seconds: Mapping[str, float]
 
 
 class WindowWaiting(Event, frozen=True, kw_only=True):
     """The plan's window is closed; steps wait until it opens. Both times are by the server's clock."""
 
-    name: ClassVar[str] = "window_waiting"
     opens_at: float
     closes_at: float
 
@@ -407,7 +388,6 @@ class WindowWaiting(Event, frozen=True, kw_only=True):
 class WindowOpened(Event, frozen=True, kw_only=True):
     """The plan's window is open; steps may start until it closes. Both times are by the server's clock."""
 
-    name: ClassVar[str] = "window_opened"
     opens_at: float
     closes_at: float
 
@@ -415,21 +395,17 @@ class WindowOpened(Event, frozen=True, kw_only=True):
 class WindowClosed(Event, frozen=True, kw_only=True):
     """The plan's window has closed: nothing more is launched, apart from steps that ignore it, and `finally`."""
 
-    name: ClassVar[str] = "window_closed"
     closes_at: float
 
 
 class CapacityShort(Event, frozen=True, kw_only=True):
     """The server has no worker free (53000, 53400, the reserve, or no connection); steps keep waiting."""
 
-    name: ClassVar[str] = "capacity_short"
     message: str
 
 
 class CapacityRestored(Event, frozen=True, kw_only=True):
     """The server gives workers again."""
-
-    name: ClassVar[str] = "capacity_restored"
 
 
 class HoldEvent(Event, frozen=True, kw_only=True):
@@ -442,8 +418,6 @@ class HoldEvent(Event, frozen=True, kw_only=True):
 class HoldMeasured(HoldEvent, frozen=True, kw_only=True):
     """The first measurement of a runner found that the hold is not on: steps may start."""
 
-    name: ClassVar[str] = "hold_measured"
-
 
 class HoldBegan(HoldEvent, frozen=True, kw_only=True):
     """The hold is on since `since`: no step that it concerns starts. With `error` its query failed, which counts as on.
@@ -452,7 +426,6 @@ class HoldBegan(HoldEvent, frozen=True, kw_only=True):
     could not be reached for a minute, so the steps that wait for the hold fail.
     """
 
-    name: ClassVar[str] = "hold_began"
     since: float
     error: ErrorDetails | None = None
     server_lost: bool = False
@@ -461,7 +434,6 @@ class HoldBegan(HoldEvent, frozen=True, kw_only=True):
 class HoldEnded(HoldEvent, frozen=True, kw_only=True):
     """The hold is released: its condition was false for `release_after`. It was on for `seconds`."""
 
-    name: ClassVar[str] = "hold_ended"
     seconds: float
 
 
@@ -472,7 +444,6 @@ class RunFinished(Event, frozen=True, kw_only=True):
     are the chunks whose items are among the steps.
     """
 
-    name: ClassVar[str] = "run_finished"
     exit_code: int
     steps: Mapping[str, str]
     duration: float | None = None
@@ -488,20 +459,16 @@ class StepEvent(Event, frozen=True, kw_only=True):
 class StepReady(StepEvent, frozen=True, kw_only=True):
     """All needs of the step are met; it starts as soon as a slot is free."""
 
-    name: ClassVar[str] = "step_ready"
-
 
 class StepQueued(StepEvent, frozen=True, kw_only=True):
     """The step is ready and has to wait; `reason` says for what."""
 
-    name: ClassVar[str] = "step_queued"
     reason: str
 
 
 class StepSkipped(StepEvent, frozen=True, kw_only=True):
     """The step will not run. `because` names the step or the policy."""
 
-    name: ClassVar[str] = "step_skipped"
     reason: SkipReason
     because: str = written("")
 
@@ -509,7 +476,6 @@ class StepSkipped(StepEvent, frozen=True, kw_only=True):
 class StepQueueTimedOut(StepEvent, frozen=True, kw_only=True):
     """queue_timeout has passed and the step still has no slot: it fails."""
 
-    name: ClassVar[str] = "step_queue_timed_out"
     waited: float
 
 
@@ -519,7 +485,6 @@ class StepHoldTimedOut(StepEvent, frozen=True, kw_only=True):
     It had waited `waited` seconds.
     """
 
-    name: ClassVar[str] = "step_hold_timed_out"
     hold: str
     waited: float
 
@@ -527,7 +492,6 @@ class StepHoldTimedOut(StepEvent, frozen=True, kw_only=True):
 class StepCancelRequested(StepEvent, frozen=True, kw_only=True):
     """A user requested through the server to cancel the step (`jobplan cancel --step`): it does not start again."""
 
-    name: ClassVar[str] = "step_cancel_requested"
     by: str
 
 
@@ -537,7 +501,6 @@ class StepChecking(StepEvent, frozen=True, kw_only=True):
     Before a launch the step holds its slots from here on; `overtook` is as in AttemptLaunching.
     """
 
-    name: ClassVar[str] = "step_checking"
     phase: CheckPhase
     overtook: tuple[str, ...] = ()
 
@@ -545,7 +508,6 @@ class StepChecking(StepEvent, frozen=True, kw_only=True):
 class StepChecked(StepEvent, frozen=True, kw_only=True):
     """The result of the conditions; `error` explains every verdict except PROCEED."""
 
-    name: ClassVar[str] = "step_checked"
     phase: CheckPhase
     verdict: Verdict
     error: ErrorDetails | None = None
@@ -554,14 +516,12 @@ class StepChecked(StepEvent, frozen=True, kw_only=True):
 class StepExpanded(StepEvent, frozen=True, kw_only=True):
     """The items of a for_each are fixed; each becomes an instance of the step."""
 
-    name: ClassVar[str] = "step_expanded"
     items: tuple[Item, ...] = ()
 
 
 class StepSplit(StepEvent, frozen=True, kw_only=True):
     """A chunk did not succeed: each of its items becomes an instance, which starts at `until`."""
 
-    name: ClassVar[str] = "step_split"
     items: tuple[Item, ...]
     until: float
 
@@ -569,7 +529,6 @@ class StepSplit(StepEvent, frozen=True, kw_only=True):
 class StepRepeating(StepEvent, frozen=True, kw_only=True):
     """An iteration of a repeat has ended and another one follows at `until`; the slot is free meanwhile."""
 
-    name: ClassVar[str] = "step_repeating"
     next_iteration: int
     until: float
 
@@ -580,7 +539,6 @@ class StepAdapted(StepEvent, frozen=True, kw_only=True):
     `seconds` is how long the last batch took, if that is the reason.
     """
 
-    name: ClassVar[str] = "step_adapted"
     param: str
     before: int
     value: int
@@ -591,7 +549,6 @@ class StepAdapted(StepEvent, frozen=True, kw_only=True):
 class StepRowsEstimated(StepEvent, frozen=True, kw_only=True):
     """The table that a repeat changes has about so many rows before its first iteration, by the server's statistics."""
 
-    name: ClassVar[str] = "step_rows_estimated"
     table: str
     rows: int
 
@@ -608,7 +565,6 @@ class AttemptPreparing(AttemptEvent, frozen=True, kw_only=True):
     It executes `on_retry`, or removes what a previous attempt left behind. `timeout` is that of each such worker.
     """
 
-    name: ClassVar[str] = "attempt_preparing"
     application_name: str
     timeout: float | None = None
     overtook: tuple[str, ...] = ()
@@ -622,7 +578,6 @@ class AttemptLaunching(AttemptEvent, frozen=True, kw_only=True):
     the carried values and the adapted parameter of a repeat.
     """
 
-    name: ClassVar[str] = "attempt_launching"
     application_name: str
     timeout: float | None = None
     overtook: tuple[str, ...] = ()
@@ -635,7 +590,6 @@ class AttemptDeferred(AttemptEvent, frozen=True, kw_only=True):
     `outside_window`: by the server's clock, read just before the launch, the plan's window was not open.
     """
 
-    name: ClassVar[str] = "attempt_deferred"
     message: str
     outside_window: bool = False
 
@@ -646,7 +600,6 @@ class AttemptRunning(AttemptEvent, frozen=True, kw_only=True):
     `age` is its age in seconds then, by the server's clock: its timeout counts from its start.
     """
 
-    name: ClassVar[str] = "attempt_running"
     worker: Worker
     age: float | None = None
 
@@ -659,7 +612,6 @@ class AttemptBlocked(AttemptEvent, frozen=True, kw_only=True):
     up to a minute. It is recorded again during a wait if other sessions hold the lock.
     """
 
-    name: ClassVar[str] = "attempt_blocked"
     mode: str
     lock: str
     relation: str | None = None
@@ -671,7 +623,6 @@ class AttemptBlocked(AttemptEvent, frozen=True, kw_only=True):
 class AttemptUnblocked(AttemptEvent, frozen=True, kw_only=True):
     """The worker no longer waits for that lock: it got it, or it ended. It had waited for `seconds`."""
 
-    name: ClassVar[str] = "attempt_unblocked"
     mode: str
     lock: str
     relation: str | None = None
@@ -685,7 +636,6 @@ class AttemptBlocking(AttemptEvent, frozen=True, kw_only=True):
     `others` are the sessions that it blocks now.
     """
 
-    name: ClassVar[str] = "attempt_blocking"
     others: tuple[Blocked, ...] = written(())
     since: float
     seconds: float
@@ -694,20 +644,16 @@ class AttemptBlocking(AttemptEvent, frozen=True, kw_only=True):
 class AttemptCancelRequested(AttemptEvent, frozen=True, kw_only=True):
     """The worker is asked to stop. Its slot becomes free when the worker has ended."""
 
-    name: ClassVar[str] = "attempt_cancel_requested"
     reason: CancelReason
 
 
 class AttemptDetachRequested(AttemptEvent, frozen=True, kw_only=True):
     """The worker is to be detached, as soon as it was seen on the server."""
 
-    name: ClassVar[str] = "attempt_detach_requested"
-
 
 class AttemptLost(AttemptEvent, frozen=True, kw_only=True):
     """The launcher session is lost; the worker is observed by its identity, and its outcome is unknown."""
 
-    name: ClassVar[str] = "attempt_lost"
     message: str
 
 
@@ -717,7 +663,6 @@ class AttemptUnstoppable(AttemptEvent, frozen=True, kw_only=True):
     The run starts nothing more, and does not wait for it. The worker's outcome is open, as after a killed runner.
     """
 
-    name: ClassVar[str] = "attempt_unstoppable"
     worker: Worker
     seconds: float
 
@@ -725,7 +670,6 @@ class AttemptUnstoppable(AttemptEvent, frozen=True, kw_only=True):
 class AttemptNotice(AttemptEvent, frozen=True, kw_only=True):
     """A notice of a worker, within the limit of their size."""
 
-    name: ClassVar[str] = "attempt_notice"
     notice: Notice
 
 
@@ -735,14 +679,12 @@ class UnfinishedNoted(AttemptEvent, frozen=True, kw_only=True):
     Each is its OID and its name. What is unfinished afterwards, and not among them, the attempt has left behind.
     """
 
-    name: ClassVar[str] = "unfinished_noted"
     unfinished: tuple[str, ...] = ()
 
 
 class AttemptRemoving(AttemptEvent, frozen=True, kw_only=True):
     """The attempt's own worker has ended with this outcome, and workers are about to remove what it left behind."""
 
-    name: ClassVar[str] = "attempt_removing"
     outcome: Outcome
     error: ErrorDetails | None = None
     leftovers: tuple[Leftover, ...] = ()
@@ -760,7 +702,6 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     values for the next iteration, absent without rows; `uncarried` says why a committed iteration has no usable values.
     """
 
-    name: ClassVar[str] = "attempt_finished"
     outcome: Outcome
     error: ErrorDetails | None = None
     command_tag: str = written("")
@@ -788,7 +729,6 @@ class StepRetrying(StepEvent, frozen=True, kw_only=True):
     `error` is set if no worker was launched: an unmet precondition, or an error in its evaluation.
     """
 
-    name: ClassVar[str] = "step_retrying"
     next_attempt: int
     until: float
     error: ErrorDetails | None = None
@@ -804,7 +744,6 @@ class StepFinished(StepEvent, frozen=True, kw_only=True):
     `expect`, `verify` or another check was not met. `reason`: it failed because it was held too long, or yielded.
     """
 
-    name: ClassVar[str] = "step_finished"
     state: str
     error: ErrorDetails | None = None
     because: str | None = None

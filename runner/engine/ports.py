@@ -1,8 +1,8 @@
 """The protocols that a run needs: a gateway to the server, sinks for events, history, and the scheduler's commands.
 
-The real gateway is in `runner.gateway.postgres`, its double in `runner.gateway.fake`; the same contract suite runs
-against both. Sinks are the journal, the ledger, reports and the terminal. Commands are the scheduler's orders; the run
-loop performs them. The history of previous runs of a plan is passed as data, from whichever record it was read.
+The gateway is `runner.gateway.postgres`; its double for tests is `tests/fake_gateway.py`, and the same contract suite
+runs against both. Sinks are the journal, the ledger, reports and the terminal. Commands are the scheduler's orders; the
+run loop performs them. The history of previous runs of a plan is passed as data, from whichever record it was read.
 """
 
 from __future__ import annotations

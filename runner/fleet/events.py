@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import ClassVar
 
-from runner.structs import Recorded, field
+from runner.structs import Recorded, RecordedEvent, field
 
 
 class MemberState(enum.StrEnum):
@@ -35,17 +34,13 @@ DONE = frozenset({MemberState.SUCCEEDED})
 ACTIVE = frozenset({MemberState.PENDING, MemberState.RUNNING})
 
 
-class FleetEvent(Recorded, frozen=True, kw_only=True):
+class FleetEvent(RecordedEvent, frozen=True, kw_only=True):
     """Base of all events."""
-
-    name: ClassVar[str]
-    at: float
 
 
 class FleetStarted(FleetEvent, frozen=True, kw_only=True):
     """The fleet run begins; its targets are in `targets.json`. `sources` is the SHA-256 of the plan's files."""
 
-    name: ClassVar[str] = "fleet_started"
     version: int = 1
     jobplan: str
     plan: str
@@ -69,7 +64,6 @@ class FleetStarted(FleetEvent, frozen=True, kw_only=True):
 class FleetResumed(FleetEvent, frozen=True, kw_only=True):
     """Another process continues the fleet run: what did not succeed is tried again."""
 
-    name: ClassVar[str] = "fleet_resumed"
     jobplan: str
     host: str
     os_pid: int
@@ -79,7 +73,6 @@ class FleetResumed(FleetEvent, frozen=True, kw_only=True):
 class WaveStarted(FleetEvent, frozen=True, kw_only=True):
     """A wave begins with so many members."""
 
-    name: ClassVar[str] = "wave_started"
     wave: str
     members: int
 
@@ -87,7 +80,6 @@ class WaveStarted(FleetEvent, frozen=True, kw_only=True):
 class WaveFinished(FleetEvent, frozen=True, kw_only=True):
     """Every member of a wave has ended."""
 
-    name: ClassVar[str] = "wave_finished"
     wave: str
     failed: int
 
@@ -95,7 +87,6 @@ class WaveFinished(FleetEvent, frozen=True, kw_only=True):
 class MemberStarted(FleetEvent, frozen=True, kw_only=True):
     """The run of a member begins or is resumed: this is recorded before anything is sent to its server."""
 
-    name: ClassVar[str] = "member_started"
     target: str
     run: str
     wave: str
@@ -113,7 +104,6 @@ class Failure(Recorded, frozen=True, kw_only=True):
 class MemberFinished(FleetEvent, frozen=True, kw_only=True):
     """The run of a member has ended. `seconds` is how long this process worked on it."""
 
-    name: ClassVar[str] = "member_finished"
     target: str
     state: MemberState
     exit_code: int
@@ -129,7 +119,6 @@ class MemberFinished(FleetEvent, frozen=True, kw_only=True):
 class FleetStopping(FleetEvent, frozen=True, kw_only=True):
     """No further member is started. `signal` is set if a signal is the reason."""
 
-    name: ClassVar[str] = "fleet_stopping"
     reason: str
     signal: int | None = None
     cancel: bool = False
@@ -138,7 +127,6 @@ class FleetStopping(FleetEvent, frozen=True, kw_only=True):
 class FleetFinished(FleetEvent, frozen=True, kw_only=True):
     """The fleet run has ended, or this part of it."""
 
-    name: ClassVar[str] = "fleet_finished"
     exit_code: int
     counts: Mapping[str, int] = field(default_factory=dict)
 

@@ -27,7 +27,6 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.state import initial_state
 from runner.errors import JournalLostError, RecordError
-from runner.gateway.fake import FakeGateway
 from runner.plan.model import Plan
 from runner.plan.resolved import resolved_json, sha256
 from runner.records.journal import Journal
@@ -38,6 +37,7 @@ from runner.records.run_folders import has_journal, is_locked
 from runner.records.summaries import Standing, list_records, previous_runs
 from runner.structs import replace
 from tests.builders import execute, plan, step
+from tests.fake_gateway import FakeGateway
 
 RUN = "260101-abcdef"
 PLAN = plan(step("a", "select 1"), step("b", "select 'é\u2028'", needs=["a"]))

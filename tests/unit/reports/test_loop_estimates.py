@@ -8,12 +8,12 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.ports import Query, QueryResult
 from runner.engine.state import RunState, initial_state
-from runner.gateway.fake import FakeGateway
 from runner.plan.model import Carried, ParamType, Repeat
 from runner.reports.messages import iteration_words, loop_lines
 from runner.reports.worker_activity import estimate
 from runner.sql.carried_rows import changed_table
 from tests.builders import execute, plan, step
+from tests.fake_gateway import FakeGateway
 
 LOOP = step("fill", "UPDATE t SET v = 1", repeat=Repeat(max_iterations=1000))
 

@@ -35,7 +35,6 @@ from runner.engine.state import initial_state
 from runner.engine.window import window_status
 from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.connecting import remedy_for
-from runner.gateway.fake import FakeGateway
 from runner.gateway.ledger.admin import no_ledger
 from runner.gateway.server_checks import ON_STANDBY, SHARED
 from runner.identity import worker_name
@@ -53,6 +52,7 @@ from runner.run.resumption import changed
 from runner.run.takeover import Takeover
 from runner.structs import replace
 from tests.builders import looked_label, new_run, plan, step
+from tests.fake_gateway import FakeGateway
 
 PAGE = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
 RUN = "260101-abcdef"

@@ -11,7 +11,6 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.leftovers import UnfinishedObject
 from runner.engine.state import RunState, initial_state
-from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import Expect, Plan, Repeat, Retry, Step
 from runner.reports.github import annotated
 from runner.reports.live import Live
@@ -19,6 +18,7 @@ from runner.reports.messages import Verbosity, event_lines, sum_words
 from runner.reports.run_end import NextCommands, run_end
 from runner.run.takeover import Takeover
 from tests.builders import execute, plan, step
+from tests.fake_gateway import FakeGateway, Script
 
 FAILS = Script(error=ev.ErrorDetails(message="lock timeout", sqlstate="55P03"))
 

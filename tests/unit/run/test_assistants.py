@@ -13,13 +13,13 @@ from runner.engine.leftovers import UnfinishedObject, read_leftover, removals
 from runner.engine.ports import LaunchRequest, WorkerEnd
 from runner.engine.state import RunState, initial_state
 from runner.errors import CapacityError, GatewayError, OpenQuestionError
-from runner.gateway.fake import FakeGateway, FakeWorker, Script
 from runner.plan.model import OnLeftovers, Plan, Retry
 from runner.reports.report_builder import run_report
 from runner.run.assistants import failed_preparation
 from runner.run.takeover import Orphans, Takeover
 from runner.sql.text_traits import builds_of
 from tests.builders import Recorder, execute, new_run, plan, sql, step
+from tests.fake_gateway import FakeGateway, FakeWorker, Script
 
 FAILS = Script(error=ev.ErrorDetails(message="no", sqlstate="P0001"))
 FOREVER = Script(seconds=None)

@@ -22,13 +22,13 @@ from runner.errors import (
     StaleRecordError,
     UsageError,
 )
-from runner.gateway.fake import FakeGateway
 from runner.identity import MAX_RUN_ID, run_id_problem, run_of, runner_name, worker_name
 from runner.records.journal import Journal
 from runner.run.continuation import Action, Known, Wish, again, decide, latest
 from runner.run.takeover import Takeover, journal_record
 from runner.structs import replace
 from tests.builders import execute, new_run, plan, step
+from tests.fake_gateway import FakeGateway
 
 STARTED = run_started(plan(step("a", "select 1")), 1_767_225_600.0)
 

@@ -10,10 +10,10 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.ports import QueryResult
 from runner.errors import GatewayError, ServerGivenUpError, ServerLostError
-from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import ForEach, Hold, Retry
 from runner.structs import replace
 from tests.builders import execute, new_run, plan, sql, step
+from tests.fake_gateway import FakeGateway, Script
 
 ON, OFF = (QueryResult(columns=("x",), rows=((value,),), boolean=True) for value in ("t", "f"))
 QUICK = Hold(name="load", while_=sql("SELECT 1"), every=0.05, release_after=0.0)

@@ -8,9 +8,9 @@ from runner.engine import events as ev
 from runner.engine.launched_text import NEXT, launched_text, takes_commit_row
 from runner.engine.ports import LaunchRequest
 from runner.engine.state import RunState
-from runner.gateway.fake import FakeGateway, FakeWorker, Script
 from runner.reports.messages import Verbosity, event_lines
 from tests.builders import execute, plan, step
+from tests.fake_gateway import FakeGateway, FakeWorker, Script
 
 LOST = {
     "lost": Script(seconds=0.01, loses_session=True),

@@ -14,9 +14,9 @@ from runner.engine import events as ev
 from runner.engine.ports import LaunchRequest, WorkerEnd
 from runner.engine.state import RunState, StepState
 from runner.errors import ConnectionFailedError, RecordError, ServerLostError
-from runner.gateway.fake import FakeGateway, FakeWorker, Script
 from runner.plan.model import OnFailure, OnRunnerExit
 from tests.builders import Recorder, execute, new_run, plan, step
+from tests.fake_gateway import FakeGateway, FakeWorker, Script
 
 FOREVER = Script(seconds=None)
 STUBBORN = Script(seconds=None, stops_on_cancel=False)

@@ -15,12 +15,12 @@ from runner.engine.ports import GroupHolder, StepCancel
 from runner.engine.scheduler import run_status
 from runner.engine.state import StepState, initial_state
 from runner.errors import GroupHeldError
-from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import Concurrency, ForEach, Need, NeedOn, OnConflict, OnRunnerExit, Plan, Retry, Step
 from runner.reports.messages import Verbosity, event_lines
 from runner.reports.progress import Plain
 from runner.run.loop import Run
 from tests.builders import Recorder, new_run, plan, step
+from tests.fake_gateway import FakeGateway, Script
 
 BY = "alice@laptop (role dba)"
 LONG = Script(seconds=None)

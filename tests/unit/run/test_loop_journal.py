@@ -12,9 +12,9 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.state import RunState, StepState
 from runner.errors import JournalLostError, RecordError
-from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import OnFailure, Retry
 from tests.builders import Recorder, execute, new_run, plan, step
+from tests.fake_gateway import FakeGateway, Script
 
 FULL = JournalLostError("the journal x cannot be written any more: No space left on device")
 NAP = Script(seconds=0.05)

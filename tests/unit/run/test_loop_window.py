@@ -10,10 +10,10 @@ import pytest
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
 from runner.errors import OutsideWindowError
-from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import AtEnd, Fit, Outside, Window
 from runner.run.loop import Run
 from tests.builders import Recorder, execute, new_run, plan, step
+from tests.fake_gateway import FakeGateway, Script
 from tests.unit.run.test_loop import Trap
 
 DAY, HOUR = 86_400, 3_600

@@ -15,7 +15,6 @@ from runner.engine.fold import apply
 from runner.engine.ports import GroupHolder, LaunchRequest, RemainingBackends
 from runner.engine.state import RunState, initial_state
 from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, RecordError, UsageError
-from runner.gateway.fake import FakeGateway, Script
 from runner.identity import worker_name
 from runner.plan.model import Expect, ForEach, Plan, Repeat
 from runner.reports.progress import Plain
@@ -23,6 +22,7 @@ from runner.reports.run_end import NextCommands, run_end
 from runner.run.loop import RunResult
 from runner.run.takeover import Orphans, Takeover, journal_record
 from tests.builders import Recorder, execute, plan, sql, step
+from tests.fake_gateway import FakeGateway, Script
 
 RUN = "260101-aaaaaa"
 LONG = Script(seconds=None)
