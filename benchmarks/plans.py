@@ -13,11 +13,11 @@ from typing import Any
 from runner.clock import MonotonicClock
 from runner.engine.ports import Sink
 from runner.errors import Position
+from runner.gateway.ledger.sink import LedgerSink
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
 from runner.records.journal import Journal
-from runner.records.ledger_sink import LedgerSink
 from runner.reports.messages import Verbosity
 from runner.reports.progress import Plain
 from runner.run.loop import Run

@@ -252,24 +252,18 @@ class MonitorSession:
         """Execute a query. GatewayError if the server cannot be queried now."""
         return await self._run(name, parameters)
 
-    async def free_workers(self) -> tuple[int, frozenset[int]]:
-        """Return the number of free max_worker_processes, and the pids of all workers of the extension.
-
-        Limited to what is visible to this role. ServerLostError if the server does not come back within a minute.
-        """
-        reply = await self._run_with_retries("free_workers", ())
-        return _free_workers(reply)
-
     async def claim_worker(self, number: int) -> tuple[int, frozenset[int]]:
-        """Announce launch `number` to the other runs on the server, and return the result of `free_workers`.
+        """Announce launch `number` to the other runs on the server, and return how many workers are free.
 
-        Workers that other runs are launching count as used. `unclaim`, or the end of the session, removes the claim.
+        That is the number of free max_worker_processes, and the pids of all workers of the extension, both limited to
+        what is visible to this role. Workers that other runs are launching count as used. `unclaim`, or the end of the
+        session, removes the claim. ServerLostError if the server does not come back within a minute.
         """
         _, claims, reply = await self._run_all_with_retries(
             ("claim", (str(number),)), ("claims", ()), ("free_workers", ())
         )
-        free, pids = _free_workers(reply)
-        return free - int(claims.rows[0][0] or 0), pids
+        free, pids = reply.rows[0]
+        return int(free or 0) - int(claims.rows[0][0] or 0), frozenset(json.loads(pids or "[]"))
 
     async def unclaim(self, number: int, pid: int | None) -> bool:
         """Remove a claim; with `pid`, only if that process is seen. GatewayError if the query fails now."""
@@ -471,11 +465,6 @@ def _blocked_by(workers: Sequence[Worker], rows: Sequence[Row]) -> dict[Identity
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(max(0.0, float(seconds)), 3)
-
-
-def _free_workers(reply: Reply) -> tuple[int, frozenset[int]]:
-    free, pids = reply.rows[0]
-    return int(free or 0), frozenset(json.loads(pids or "[]"))
 
 
 def _session_of(holder: Row) -> tuple[str | None, ...]:

@@ -14,12 +14,12 @@ from runner.engine.batches import carries
 from runner.engine.events import Event
 from runner.engine.ports import PreviousRuns, SharedSlots, Sink
 from runner.engine.state import RunState
+from runner.gateway.ledger.sink import LedgerSink
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.plan.resolved import sha256
-from runner.records.ledger_sink import LedgerSink
 from runner.run.loop import Run, RunResult
 from runner.run.start import RunContext
 from runner.run.takeover import Takeover

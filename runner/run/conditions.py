@@ -6,11 +6,10 @@ The result of a condition becomes an event here; the scheduler decides what foll
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 from runner.engine import events as ev
 from runner.engine.for_each_items import queried_items
-from runner.engine.ports import Query, QueryResult
+from runner.engine.ports import Gateway, Query, QueryResult
 from runner.engine.state import StepRecord
 from runner.engine.step_sql import for_list, with_values
 from runner.errors import GatewayError
@@ -19,14 +18,6 @@ from runner.sql.placeholders import TemplateError, render
 
 #: The limit of a for_each: a report with more items could not be read.
 MAX_ITEMS = 10_000
-
-
-class QueryGateway(Protocol):
-    """The part of a gateway that conditions use."""
-
-    async def query(self, query: Query) -> QueryResult:
-        """Execute a read-only statement of the plan. ServerLostError if the server cannot be reached."""
-        ...
 
 
 class ConditionError(Exception):
@@ -40,7 +31,7 @@ class ConditionError(Exception):
 class Conditions:
     """The conditions of one step or instance, with the values that its SQL may name."""
 
-    def __init__(self, gateway: QueryGateway, record: StepRecord, values: ItemValues) -> None:
+    def __init__(self, gateway: Gateway, record: StepRecord, values: ItemValues) -> None:
         self._gateway = gateway
         self._record = record
         self._step: Step = record.step

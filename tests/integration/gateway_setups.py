@@ -11,10 +11,10 @@ import psycopg
 
 from runner.engine.events import Worker
 from runner.engine.ports import Gateway, LaunchRequest, Sink, WorkerEnd, WorkerHandle
+from runner.gateway.ledger.sink import LedgerSink
 from runner.gateway.postgres import PgGateway
 from runner.identity import WorkerLabel, new_run_id, runner_name, worker_name
 from runner.plan.model import Plan
-from runner.records.ledger_sink import LedgerSink
 from runner.run.loop import Run, RunResult
 from tests.builders import Recorder, new_run, pauses
 from tests.fake_gateway import FakeGateway, FakeWorker

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun
 from runner.gateway.ledger.storage import distrust_statement, read, read_event, unfit, why_ignored
-from runner.gateway.session import Reply, Row, Statement
+from runner.gateway.session import Row, Session
 from runner.structs import Struct
 
 #: Distinguishes the events of a run: time (RFC 3339), name, step and attempt. Several notices with the same time are
@@ -80,19 +80,7 @@ def missing(known: Sequence[Known], journal: Sequence[EventKey]) -> Iterator[tup
         yield from zip(waiting, range(before + 1, before + 1 + len(waiting)), strict=True)
 
 
-class QuerySession(Protocol):
-    """A session for queries. ServerLostError if it breaks."""
-
-    async def run_together(self, *statements: Statement) -> list[Reply]:
-        """Execute named statements as one transaction."""
-        ...
-
-    async def run(self, *statements: Statement) -> list[Reply]:
-        """Execute named statements, one reply for each."""
-        ...
-
-
-async def read_previous_runs(session: QuerySession, plan: str) -> tuple[PreviousRun, ...]:
+async def read_previous_runs(session: Session, plan: str) -> tuple[PreviousRun, ...]:
     """Return the last finished runs of a plan, the oldest first; none if the ledger does not answer within a second."""
     *_, reply, _ = replies = await session.run_together(
         ("begin", ()),
@@ -120,7 +108,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
 
 
 async def read_recorded(
-    session: QuerySession,
+    session: Session,
     schema: str,
     runs: Iterable[str],
     *,

@@ -101,23 +101,11 @@ def begin(schema: str, tables: str) -> tuple[Statement, ...]:
     return ("ledger_begin", ()), ("ledger_limits", ()), ("ledger_same", (schema, tables))
 
 
-class BatchOwner(Protocol):
-    """The owner of the events of a batch until their outcome is known."""
-
-    def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:
-        """Take events back that were not written, or may not be; `error` is the server's error, if known."""
-        ...
-
-    def drop_written(self, rows: list[Row]) -> None:
-        """Drop events that are written."""
-        ...
-
-
 class Batch:
     """Events that are sent, and the statements that write them. Call `written` or `failed` afterwards."""
 
     def __init__(
-        self, run_id: str, rows: list[Row], *also: Statement, first: Sequence[Statement], taker: BatchOwner
+        self, run_id: str, rows: list[Row], *also: Statement, first: Sequence[Statement], taker: Ledger
     ) -> None:
         self._rows = rows
         self._taker = taker

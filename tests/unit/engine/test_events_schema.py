@@ -22,7 +22,7 @@ SCHEMA = json.loads((Path(__file__).parents[3] / "schemas" / "events-v1.schema.j
 
 def event_classes() -> Iterator[type[ev.Event]]:
     for item in vars(ev).values():
-        if isinstance(item, type) and issubclass(item, ev.Event) and isinstance(item.__dict__.get("name"), str):
+        if isinstance(item, type) and issubclass(item, ev.Event) and not item.__subclasses__():
             yield item
 
 

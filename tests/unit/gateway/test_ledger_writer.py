@@ -14,9 +14,9 @@ from runner.errors import GatewayError
 from runner.gateway.ledger import writer as module
 from runner.gateway.ledger.commit_rows import Commits
 from runner.gateway.ledger.reader import EventKey
+from runner.gateway.ledger.sink import LedgerSink
 from runner.gateway.ledger.writer import Ledger, digest_of
 from runner.gateway.session import Reply
-from runner.records.ledger_sink import LedgerSink
 from tests.builders import plan, step
 
 FOUND = ("t", "t", "f", "t", "[]", "me", "UTF8", "off", "read committed", "0", "on")
@@ -424,14 +424,17 @@ async def test_without_a_schema_it_is_off() -> None:
 # --- the sink ---------------------------------------------------------------------------------------------------------
 
 
-class Writer:
+class Writer(Ledger):
     """Keeps what it receives."""
 
-    on = True
-
     def __init__(self) -> None:
+        super().__init__("r", "jobplan")
         self.received: list[tuple[str | None, ...]] = []
         self.texts: list[str] = []
+
+    @property
+    def on(self) -> bool:
+        return True
 
     def complete(self, journal: Sequence[EventKey], text: Callable[[int], str]) -> None:
         self.received += [

@@ -13,6 +13,7 @@ from runner.engine.state import StepRecord, new_record
 from runner.errors import Position, ServerLostError
 from runner.plan.model import Check, Expect, ForEach, Repeat, Sql, Value
 from runner.run.conditions import MAX_ITEMS, Conditions
+from tests.fake_gateway import FakeGateway
 from tests.unit.simulated_runs import step
 
 BEFORE, AFTER, ITEMS = ev.CheckPhase.BEFORE, ev.CheckPhase.AFTER, ev.CheckPhase.ITEMS
@@ -25,18 +26,18 @@ NOTHING = QueryResult()
 DENIED = QueryResult(error=ev.ErrorDetails(message="permission denied", sqlstate="42501", hint="ask"))
 
 
-class Scripted:
+class Scripted(FakeGateway):
     """A server that knows what to say to each query."""
 
     def __init__(self, answers: Mapping[str, QueryResult]) -> None:
-        self.answers = answers
+        super().__init__(answers=answers)
         self.asked: list[Query] = []
 
     async def query(self, query: Query) -> QueryResult:
         self.asked.append(query)
         if query.sql == "lost":
             raise ServerLostError("the server has gone")
-        return self.answers[query.sql]
+        return await super().query(query)
 
 
 def sql(text: str) -> Sql:

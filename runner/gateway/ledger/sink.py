@@ -1,61 +1,26 @@
 """The ledger as a sink: it passes on every event, in order, with the run's plan.
 
-The gateway writes them, as it alone uses the server; nothing here waits for it.
+`Ledger` writes them; nothing here waits for it, because the journal is the durable record.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from runner.clock import rfc3339
 from runner.engine import events as ev
 from runner.engine.event_json import to_line
+from runner.engine.ports import Sink
 from runner.engine.state import RunState
+from runner.gateway.ledger.writer import Ledger
 from runner.plan.resolved import resolved_json
 
 
-class LedgerWriter(Protocol):
-    """Receives the events to write, as JSON."""
-
-    @property
-    def on(self) -> bool:
-        """Whether events are written."""
-        ...
-
-    def complete(self, events: Sequence[tuple[str, str, str | None, int | None]], text: Callable[[int], str]) -> None:
-        """Add the events of a previous runner's journal that the ledger lacks; `text` returns one by index.
-
-        `events` are their keys: time, name, step and attempt.
-        """
-        ...
-
-    def begin(self, plan: str, event: str, resolved: str) -> None:
-        """Add the run's own row: the plan's name, the first event, and the resolved plan as JSON."""
-        ...
-
-    def take(self, event: str, of: tuple[str, int] | None = None) -> None:
-        """Add one event; an event `of` an attempt (step, number) follows the one that announces it."""
-        ...
-
-    def take_first(self, event: str) -> None:
-        """Add an event that must be written before any further launch, because later events depend on it."""
-        ...
-
-    def take_launching(self, event: str, step: str, attempt: int) -> None:
-        """Add the event that announces a worker; it is written before the worker is requested."""
-        ...
-
-    def end(self, event: str) -> None:
-        """Add the event that ends the run."""
-        ...
-
-
-class LedgerSink:
+class LedgerSink(Sink):
     """A sink that passes each event to the ledger; `history` are the events of a previous runner's journal."""
 
-    def __init__(self, ledger: LedgerWriter, run_id: str, history: Sequence[ev.Event] = ()) -> None:
+    def __init__(self, ledger: Ledger, run_id: str, history: Sequence[ev.Event] = ()) -> None:
         self._ledger = ledger
         self._run_id = run_id
         self._history = history
@@ -82,15 +47,6 @@ class LedgerSink:
             self._ledger.take(text)
         if isinstance(event, ev.RunFinished):
             self._ledger.end(text)
-
-    def flush(self) -> None:
-        """Do nothing: the journal is the durable record, and the gateway writes a launch before it is performed."""
-
-    def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: the gateway writes when there are events."""
-
-    def close(self) -> None:
-        """Do nothing: the gateway writes the rest when it is closed."""
 
     def _complete(self) -> None:
         """Pass on the events that only the journal has."""
