@@ -109,14 +109,14 @@ _ERRORS: Final[tuple[tuple[type[JobplanError], ExitCode], ...]] = (
 _GOOD_END: Final = "every step succeeded, was skipped, allowed to fail, or detached"
 #: What the exit codes of a run mean: codes as text, and the words for help and documentation.
 MEANINGS: Final = (
-    ("0", f"{_GOOD_END}; or `requires` is not met and says otherwise: skip"),
+    ("0", f"{_GOOD_END}; or `requires` is not met, with otherwise: skip"),
     ("1", "a step failed, timed out or was cancelled; or the journal or a report is incomplete"),
     ("2", "wrong usage: an option, or a parameter's value that is wrong or missing"),
     ("3", "the plan is invalid"),
     ("4", "nothing was started: no connection, the server is not ready, or no journal can be kept"),
     ("5", "run_timeout ended the run"),
-    ("6", "the run has a runner already; or another run holds the concurrency group, or took it meanwhile"),
-    ("7", "an outcome is unknown, or a worker still runs that should have ended"),
+    ("6", "the run has a runner already; or another run holds or has taken the concurrency group"),
+    ("7", "an outcome is unknown, or a worker that should have ended still runs"),
     ("8", "not finished: the plan's window closed before every step had run; or it is closed, and nothing was started"),
     ("9", "nothing was started: the server does not meet the plan's `requires`"),
     ("70", "a bug in jobplan"),
@@ -145,7 +145,7 @@ def end_words(code: int) -> str:
 def help_text() -> str:
     """Return the table for the help of a command; `\\b` keeps click from wrapping it."""
     rows = (
-        textwrap.fill(meaning, width=110, initial_indent=f"  {codes:<10}", subsequent_indent=" " * 12)
+        textwrap.fill(meaning, width=76, initial_indent=f"  {codes:<10}", subsequent_indent=" " * 12)
         for codes, meaning in MEANINGS
     )
     return "\n".join(("\b", "Exit codes:", *rows, ""))

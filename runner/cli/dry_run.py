@@ -79,7 +79,9 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
     "--what-if", metavar="slots=A..B", help="Show the makespan with other numbers of slots, such as slots=1..16."
 )
 @click.option(
-    "--no-explain", is_flag=True, help="Do not run EXPLAIN: the planner can execute functions that are marked STABLE."
+    "--no-explain",
+    is_flag=True,
+    help="Do not run EXPLAIN. EXPLAIN can execute functions that are marked STABLE or IMMUTABLE.",
 )
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)

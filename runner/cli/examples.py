@@ -27,7 +27,10 @@ EXAMPLES: Final = MappingProxyType(
         ),
         "report": ("jobplan report --site public", "jobplan report --site public --dsn 'host=db1 dbname=app'"),
         "resume": ("jobplan resume last", "jobplan resume 260131-k7f3qz --mark load=succeeded"),
-        "graph": ("jobplan graph plans/nightly.yaml --format mermaid",),
+        "graph": (
+            "jobplan graph plans/nightly.yaml --format mermaid",
+            "jobplan graph plans/nightly.yaml --format dot > plan.dot",
+        ),
         "status": ("jobplan status --dsn 'host=db1 dbname=app'", "jobplan status 260131-k7f3qz --watch"),
         "cancel": ("jobplan cancel 260131-k7f3qz", "jobplan cancel 260131-k7f3qz --step load"),
         "attach": ("jobplan attach 260131-k7f3qz",),

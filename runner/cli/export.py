@@ -29,9 +29,9 @@ _FIELDS = re.compile(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\
 
 @click.group()
 def export() -> None:
-    """Print a plan as objects of another engine, in plain YAML.
+    """Print a plan as YAML for Kubernetes or Argo Workflows.
 
-    Review the YAML and check it in; jobplan does not talk to a cluster. docs/kubernetes.md describes it.
+    Review the YAML, check it in and apply it; jobplan itself does not connect to Kubernetes.
     """
 
 
@@ -44,22 +44,26 @@ def _options(command: _Command) -> _Command:
                 "targets_file",
                 type=click.Path(path_type=Path),
                 metavar="FILE",
-                help="A fleet: the targets file. One pod for each cluster.",
+                help="Targets file of a fleet: the objects have one pod for each of its clusters.",
             ),
             click.option("--name", metavar="NAME", help="Name of the objects. Default: the plan's name."),
             click.option("--namespace", metavar="NAME", help="Namespace of the objects. Default: that of kubectl."),
             click.option("--image", metavar="IMAGE", help="The image with jobplan. Default: jobplan:VERSION."),
             click.option(
-                "--schedule", metavar="CRON", default=_SCHEDULE, show_default=True, help="When it runs, as in cron."
+                "--schedule",
+                metavar="CRON",
+                default=_SCHEDULE,
+                show_default=True,
+                help="When the plan runs, in the syntax of cron.",
             ),
             click.option("--time-zone", metavar="ZONE", help="Time zone of the schedule. Default: the cluster's."),
-            click.option("--once", is_flag=True, help="One run, without a schedule."),
+            click.option("--once", is_flag=True, help="Print objects for one run, without a schedule."),
             click.option(
                 "--secret",
                 metavar="NAME",
                 default="jobplan",
                 show_default=True,
-                help="The Secret with the key pgpass, and pg_service.conf or dsn where they are needed.",
+                help="Name of the Secret. It has the key pgpass, and pg_service.conf or dsn if they are needed.",
             ),
             click.option(
                 "--dsn",
@@ -70,14 +74,16 @@ def _options(command: _Command) -> _Command:
             click.option(
                 "--plan-path",
                 metavar="PATH",
-                help="The plan is in the image, at PATH. Default: it is put into a ConfigMap, with its files.",
+                help="Path of the plan in the image. Default: the plan and its files are in a ConfigMap.",
             ),
-            click.option("--targets-path", metavar="PATH", help="The targets file is in the image, at PATH."),
+            click.option("--targets-path", metavar="PATH", help="Path of the targets file in the image."),
             click.option(
                 "--param", "params", multiple=True, metavar="NAME=VALUE", help="Value of a parameter; repeatable."
             ),
             click.option(
-                "--no-ledger", is_flag=True, help="The database has no ledger: a retry is not safe, so there is none."
+                "--no-ledger",
+                is_flag=True,
+                help="Without a ledger in the database: no retries, because they would not be safe.",
             ),
             click.option(
                 "--retries",
@@ -85,12 +91,12 @@ def _options(command: _Command) -> _Command:
                 default=3,
                 show_default=True,
                 metavar="N",
-                help="Further tries, which resume the run.",
+                help="Number of retries. Each one resumes the run.",
             ),
             click.option(
                 "--deadline",
                 metavar="DURATION",
-                help="The longest time of one try. Default: by the plan's run_timeout.",
+                help="Time limit of one try. Default: computed from the plan's run_timeout.",
             ),
         )
     ):
@@ -98,7 +104,7 @@ def _options(command: _Command) -> _Command:
     return command
 
 
-@export.command("kubernetes")
+@export.command("kubernetes", short_help="Print a CronJob or a Job.")
 @_options
 @click.option(
     "--max-failed-clusters",
@@ -107,7 +113,7 @@ def _options(command: _Command) -> _Command:
     help="With --targets: end the job when more clusters fail. Default: let the others finish.",
 )
 def kubernetes_command(max_failed_clusters: int | None, **given: Any) -> None:  # noqa: ANN401 - click's values
-    """Print a CronJob that runs a plan; with --targets, its jobs have an index for each cluster."""
+    """Print a CronJob that runs a plan. With --targets, its Job has an index for each cluster."""
     from runner.export.kubernetes import LONGEST_FLEET_NAME, LONGEST_NAME, kubernetes_manifest
 
     if max_failed_clusters is not None and given["targets_file"] is None:
@@ -116,7 +122,7 @@ def kubernetes_command(max_failed_clusters: int | None, **given: Any) -> None:  
     click.echo(kubernetes_manifest(found), nl=False)
 
 
-@export.command("argo")
+@export.command("argo", short_help="Print a CronWorkflow or a Workflow of Argo.")
 @_options
 @click.option(
     "--executor-service-account",
@@ -126,7 +132,7 @@ def kubernetes_command(max_failed_clusters: int | None, **given: Any) -> None:  
     help="Service account with which Argo's own container reports results.",
 )
 def argo_command(executor_service_account: str, **given: Any) -> None:  # noqa: ANN401 - click's values
-    """Print a CronWorkflow that runs a plan; with --targets, it has a step for each wave."""
+    """Print a CronWorkflow that runs a plan. With --targets, it has a step for each wave."""
     from runner.export.argo import LONGEST_FLEET_NAME, LONGEST_NAME, argo_manifest
 
     found = _export(longest=(LONGEST_NAME, LONGEST_FLEET_NAME), executor_account=executor_service_account, **given)
@@ -158,7 +164,7 @@ def _export(
     loaded = read_plan(plan, given=values, severities=chosen_severities(), require_values=False)
     targets = None if targets_file is None else read_targets(targets_file)
     if targets_path is not None and targets_file is None:
-        raise UsageError("--targets-path needs --targets: the file says which clusters there are.")
+        raise UsageError("--targets-path needs --targets: the file names the clusters.")
     if not _FIELDS.fullmatch(schedule):
         raise UsageError(f"--schedule {schedule!r} is not five fields, such as {_SCHEDULE!r}.")
     most = longest[targets is not None]
@@ -194,7 +200,7 @@ def _name(given: str | None, plan: str, longest: int) -> str:
         name = words if words[:1].isalpha() else f"plan-{words}"
         return name[:longest].strip("-")
     if len(given) > longest:
-        raise UsageError(f"--name {given}: at most {longest} characters; with a number behind it is the id of a run.")
+        raise UsageError(f"--name {given}: at most {longest} characters: the name and a number are the id of a run.")
     if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", given):
         raise UsageError(f"--name {given!r} is not of lower-case letters, digits and dashes.")
     return given
@@ -207,7 +213,8 @@ def _checked_dsn(dsn: str | None, targets: Targets | None) -> str | None:
         raise UsageError("--dsn and --targets exclude each other: the targets file has the connections.")
     if "://" in dsn or re.search(r"password\s*=", dsn):
         raise UsageError(
-            "--dsn: a manifest has no password and no URI.", hint="Write keywords, and the password into the Secret."
+            "--dsn: a manifest must not contain a password or a URI.",
+            hint="Write keywords, and the password into the Secret.",
         )
     return dsn
 

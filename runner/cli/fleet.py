@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 def fleet() -> None:
     """Run one plan over many databases: in waves, with a limit on the workers of each server.
 
-    Each database gets an ordinary run; status, attach, cancel and the ledger there know it by its id.
+    Each database has an ordinary run. `jobplan status`, `attach`, `cancel` and the ledger of the database show it with
+    its id.
     """
 
 
@@ -52,12 +53,12 @@ fleet.add_command(run_command)
 fleet.add_command(resume_command)
 
 
-@fleet.command("targets")
+@fleet.command("targets", short_help="List the targets by wave.")
 @click.argument("targets_file", type=click.Path(path_type=Path), metavar="FILE")
 @where_option
 @format_option
 def targets_command(targets_file: Path, where: tuple[str, ...], form: str) -> int:
-    """List the targets of a file, with those that its queries find, by wave."""
+    """List the targets of a targets file by wave, including those that its discovery queries find."""
     from runner.fleet.targets import read_targets
 
     resolved = resolve_targets(read_targets(targets_file), where)
@@ -77,7 +78,7 @@ def targets_command(targets_file: Path, where: tuple[str, ...], form: str) -> in
     return 0
 
 
-@fleet.command("dry-run")
+@fleet.command("dry-run", short_help="Show what a plan would do on every target.")
 @click.argument("plan", type=PlanPath())
 @targets_option
 @where_option
@@ -85,8 +86,8 @@ def targets_command(targets_file: Path, where: tuple[str, ...], form: str) -> in
 @selection_options
 @trust_option
 @environment_options
-@click.option("--no-explain", is_flag=True, help="Do not ask the planner: faster, with less detail.")
-@click.option("--strict", is_flag=True, help="Exit with 3 for warnings, too.")
+@click.option("--no-explain", is_flag=True, help="Do not run EXPLAIN: faster, with fewer details.")
+@click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @format_option
 def dry_run_command(
     plan: Path,
@@ -103,7 +104,7 @@ def dry_run_command(
     strict: bool,
     form: str,
 ) -> int:
-    """Show what a plan would do on every target, and in which relations of the plan the targets differ."""
+    """Show what a plan would do on every target, and the relations of the plan that differ between targets."""
     from runner.fleet.dry_run import look, result_data, result_lines
     from runner.fleet.plans import FleetPlans
     from runner.fleet.targets import read_targets
@@ -121,7 +122,7 @@ def dry_run_command(
     return result.exit_code(strict=strict)
 
 
-@fleet.command("show")
+@fleet.command("show", short_help="Show the record of a fleet run.")
 @click.argument("fleet_id", metavar="ID", default="last")
 @where_option
 @environment_options
@@ -165,7 +166,7 @@ _servers_option = click.option(
 )
 
 
-@fleet.command("status")
+@fleet.command("status", short_help="Show the progress of a fleet run, and its runs on each cluster.")
 @click.argument("fleet_id", metavar="ID", default="last")
 @_servers_option
 @where_option
@@ -175,9 +176,10 @@ _servers_option = click.option(
 def status_command(
     fleet_id: str, *, targets_file: Path | None, where: tuple[str, ...], journal: Path, form: str
 ) -> int:
-    """Show what a fleet run does now: how far it is, and its members on each cluster.
+    """Show the progress of a fleet run, and its runs on each cluster.
 
-    With --targets the servers are asked without the record of the fleet run, from any machine.
+    With --targets, the command reads the state from the servers, and works on any machine. Otherwise it needs the
+    record of the fleet run.
     """
     from runner.fleet.live_members import member_lines, members_data, members_on_servers
     from runner.fleet.messages import count_words
@@ -203,7 +205,7 @@ def status_command(
     return ExitCode.NOT_STARTED if any(one.problem for one in found) else 0
 
 
-@fleet.command("cancel")
+@fleet.command("cancel", short_help="Cancel a fleet run, or a part of it.")
 @click.argument("fleet_id", metavar="ID", default="last")
 @_servers_option
 @where_option
@@ -211,10 +213,10 @@ def status_command(
 @confirm_option
 @journal_option
 def cancel_command(fleet_id: str, *, targets_file: Path | None, where: tuple[str, ...], journal: Path) -> int:
-    """Cancel a fleet run: nothing more is started, and the steps that run are cancelled.
+    """Cancel a fleet run: start no further targets, and cancel the running steps.
 
-    With --where only the targets that match are cancelled, and the others continue. With --targets it works from any
-    machine, through the servers, which know the targets that run. The exit code is 7 if workers still run.
+    With --where, the command cancels only the targets that match; the others continue. With --targets, it finds the
+    running targets on the servers, and works on any machine. The exit code is 7 if workers still run.
     """
     from runner.cli.cancel import myself
     from runner.fleet.live_members import cancel_on_servers, member_lines
@@ -226,7 +228,7 @@ def cancel_command(fleet_id: str, *, targets_file: Path | None, where: tuple[str
     part = "" if chosen is None else f" {counted(len(chosen), 'target')}"
     if recorded is not None and is_running(recorded):
         request_cancel(recorded, myself(), where)
-        print_text(f"fleet run {fleet_id}: its process was asked to cancel{part}; it reports the end.")
+        print_text(f"fleet run {fleet_id}: its process received the request to cancel{part}; it reports the end.")
         return 0
     left = asyncio.run(cancel_on_servers(targets, fleet_id, myself(), chosen=chosen, ledger=ledger_schema()))
     if not any(one.runs or one.problem for one in left):

@@ -44,8 +44,8 @@ report_option = click.option(
     "reports",
     multiple=True,
     metavar="KIND=PATH",
-    help="Write a report of KIND (html, junit, markdown, prometheus) to PATH; - is standard output; repeatable. For "
-    "run and resume also otlp or otlp=URL: send a trace to OpenTelemetry.",
+    help="Write a report of KIND (html, junit, markdown, prometheus) to PATH; - is standard output; repeatable. With "
+    "otlp or otlp=URL, run and resume send a trace to an OpenTelemetry collector.",
 )
 format_option = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 _WAIT = 1.0
 
 
-@click.command("run", epilog=help_text())
+@click.command("run", epilog=help_text(), short_help="Run a plan on all targets.")
 @click.argument("plan", type=PlanPath())
 @targets_option
 @where_option
@@ -70,13 +70,14 @@ _WAIT = 1.0
     "waves",
     multiple=True,
     metavar="NAME",
-    help="Only the targets of this wave; repeatable. None: nothing to do.",
+    help="Only the targets of this wave; repeatable. If it has no targets, the command does nothing.",
 )
 @click.option("--fleet-id", metavar="ID", help="Id of the fleet run. Default: a new id.")
 @click.option(
     "--or-resume",
     is_flag=True,
-    help="With --fleet-id: finish the fleet run if its record is here, or the ledgers of its targets have its runs.",
+    help="With --fleet-id: finish the fleet run if its record is on this machine, or if the ledgers of its targets "
+    "have its runs.",
 )
 @click.option(
     "--wait-for-runner",
@@ -89,7 +90,9 @@ _WAIT = 1.0
 @confirm_option
 @journal_option
 @no_ledger_option
-@click.option("--require-ledger", is_flag=True, help="Fail on targets without a ledger: only with one is a retry safe.")
+@click.option(
+    "--require-ledger", is_flag=True, help="Targets without a ledger fail. A retry is safe only with a ledger."
+)
 @trust_option
 @report_option
 @notify_options
@@ -117,11 +120,11 @@ def run_command(
     notify_blocked: str | None,
     notify_each: bool,
 ) -> int:
-    """Run a plan on all targets of a file.
+    """Run a plan on all targets of a targets file.
 
-    Waves run one after the other. When more targets fail than the file allows, no further one is started; `jobplan
-    fleet resume` continues with what failed and what was never tried. With --fleet-id and --or-resume the same command
-    line, entered again on any machine, does that.
+    Waves run one after the other. If more targets fail than the targets file allows, the command starts no further
+    target; `jobplan fleet resume` continues with the targets that failed and those that were not started. With
+    --fleet-id and --or-resume, the same command line does this, on any machine.
     """
     from runner.fleet.plans import FleetPlans
     from runner.fleet.records import fleets_folder, has_begun, is_running
@@ -283,7 +286,7 @@ def _begin(
     return _Begun(state=state, record=FleetJournal.create(fleets_folder(journal), fleet_id, targets), started=started)
 
 
-@click.command("resume", epilog=help_text())
+@click.command("resume", epilog=help_text(), short_help="Finish a fleet run.")
 @click.argument("fleet_id", metavar="ID")
 @click.argument("plan", type=PlanPath(), required=False)
 @click.option(
@@ -291,7 +294,7 @@ def _begin(
     "targets_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Without a record on this machine: the targets file, whose ledgers know the runs.",
+    help="Without a record on this machine: the targets file, whose ledgers have the runs.",
 )
 @where_option
 @click.option(
@@ -299,9 +302,9 @@ def _begin(
     "marks",
     multiple=True,
     metavar="TARGET:STEP=OUTCOME",
-    help="What you know of a step with an unknown outcome: succeeded or failed; repeatable.",
+    help="Give the outcome of a step's worker if it is unknown: succeeded or failed; repeatable.",
 )
-@click.option("--allow-changed", is_flag=True, help="Continue although the plan has changed since.")
+@click.option("--allow-changed", is_flag=True, help="Resume with the plan file as it is now, although it has changed.")
 @parameter_options
 @environment_options
 @confirm_option
@@ -327,10 +330,10 @@ def resume_command(
     notify_blocked: str | None,
     notify_each: bool,
 ) -> int:
-    """Finish a fleet run: targets that succeeded are left alone, all others are tried again.
+    """Finish a fleet run: the plan does not run again on targets that succeeded.
 
-    ID is the id of a fleet run, or `last`. On a machine without its record, name the plan and the targets file: the
-    ledgers of the targets have the runs.
+    ID is the id of a fleet run, or `last`. On a machine without its record, also pass PLAN and --targets: the command
+    then reads the runs from the ledgers of the targets.
     """
     confirm()
     output = fleet_output(reports, notify, notify_blocked, each=notify_each)

@@ -24,12 +24,7 @@ def graph(
     exclude: tuple[str, ...],
     assume_done: bool,
 ) -> None:
-    """Print the dependency graph of a plan: as a tree, JSON, Mermaid for Markdown, or DOT for Graphviz.
-
-    \b
-    jobplan graph plans/nightly.yaml --format mermaid
-    jobplan graph plans/nightly.yaml --format dot | dot -Tsvg > plan.svg
-    """
+    """Print the dependency graph of a plan: as a tree, JSON, Mermaid for Markdown, or DOT for Graphviz."""
     from runner.lint import read_plan
     from runner.reports.plan_graph import FORMS, plan_graph
 

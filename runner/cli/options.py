@@ -289,8 +289,8 @@ def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "reports",
         multiple=True,
         metavar="KIND=PATH",
-        help=f"Write a report of KIND ({known}) to PATH; - is standard output; repeatable. For a run "
-        "also otlp or otlp=URL: send a trace to OpenTelemetry.",
+        help=f"Write a report of KIND ({known}) to PATH; - is standard output; repeatable. With "
+        "otlp or otlp=URL, send a trace to an OpenTelemetry collector.",
     )(command)
 
 
@@ -324,14 +324,14 @@ def notify_options(function: _F) -> _F:
     function = click.option(
         "--notify-blocked",
         metavar="DURATION",
-        help="Also send a message when a step has waited so long for a lock, such as 5m.",
+        help="Also send a message when a step has waited this long for a lock, such as 5m.",
     )(function)
     return click.option(
         "--notify",
         metavar="URL",
         envvar="JOBPLAN_NOTIFY",
         help="Send a message to this webhook (Slack or JSON) when the run fails, and when it succeeds after a failure. "
-        "The process list shows it: better JOBPLAN_NOTIFY.",
+        "Other users can see the URL in the process list: use JOBPLAN_NOTIFY to hide it.",
     )(function)
 
 
@@ -474,7 +474,7 @@ def continuing_options(function: _F) -> _F:
     """Add --run-id, --or-resume, --wait-for-runner, --allow-changed and --require-ledger."""
     for option in (
         click.option(
-            "--require-ledger", is_flag=True, help="Do not start without a ledger: only with a ledger is a retry safe."
+            "--require-ledger", is_flag=True, help="Do not start without a ledger. A retry is safe only with a ledger."
         ),
         click.option(
             "--allow-changed", is_flag=True, help="With --run-id or --or-resume: resume although the plan has changed."
@@ -488,7 +488,7 @@ def continuing_options(function: _F) -> _F:
             "--or-resume",
             is_flag=True,
             help="Resume the run with --run-id, or the last unfinished run with this plan, parameters, selection and "
-            "database; begin one if there is none.",
+            "database. If there is none, begin a new run.",
         ),
         click.option("--run-id", metavar="ID", help="Id of the run. Default: a new id."),
     ):

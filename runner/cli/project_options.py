@@ -59,7 +59,8 @@ def environment_options(function: _F) -> _F:
         expose_value=False,
         is_eager=True,  # before the variables of other options are looked up
         callback=_read_env_file,
-        help="Read variables for libpq and jobplan from FILE, lines NAME=VALUE; those that are set already win.",
+        help="Set environment variables of libpq and jobplan from FILE, with lines NAME=VALUE. Variables that are "
+        "already set do not change.",
     )(function)
     return click.option(
         "--env",
@@ -80,7 +81,8 @@ def confirm_option(function: _F) -> _F:
         is_flag=True,
         expose_value=False,
         callback=_keep_yes,
-        help=f"Do not ask if the environment has `confirm`. Also {_CONFIRMED}=NAME, with the environment's name.",
+        help="Do not ask for confirmation, which `confirm` of an environment requires. Also "
+        f"{_CONFIRMED}=NAME, with the environment's name.",
     )(function)
 
 

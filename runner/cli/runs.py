@@ -29,7 +29,7 @@ from runner.errors import UsageError
 def runs(journal: Path, *, prune: bool, older_than: str | None, keep: int | None, force: bool, form: str) -> int:
     """List the runs in the journal folder, the latest first.
 
-    With --prune the command removes records instead, and lists them. It keeps runs that are still running or whose
+    With --prune, the command removes old records and lists them. It keeps runs that are still running or whose
     workers may still run.
     """
     from runner.records.summaries import list_records

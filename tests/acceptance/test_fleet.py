@@ -259,7 +259,7 @@ def test_a_part_of_a_fleet_run_is_shown_and_cancelled(jobplan: Jobplan, fleet: F
     assert "t00" not in elsewhere.out
     assert jobplan("fleet", "cancel", "--where", "name=zz").code == 2
     cancelled = jobplan("fleet", "cancel", "mine", "--where", "name=t00")
-    assert "asked to cancel 1 target" in cancelled.out
+    assert "request to cancel 1 target" in cancelled.out
     assert jobplan("fleet", "cancel", "mine", "--where", "name=t05").code == 0
     until(lambda: states(jobplan)["t00"] == "failed", 60)
     through_servers = ("--targets", targets, "--where", "name=t01", "--journal", "no/runs")
