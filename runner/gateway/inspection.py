@@ -40,6 +40,8 @@ from runner.structs import Struct, replace
 
 #: Milliseconds: an inspection neither waits long nor blocks other sessions for long.
 _LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
+#: Queries of the catalogs are estimated high and have few rows: to compile them would take most of their time.
+_PLANNING = ("jit", "off")
 #: The limits, in milliseconds, after a limit was reached: a plan may have hundreds of statements like that one.
 _SHORTER_LIMITS = {"57014": ("statement_timeout", 1_000), "55P03": ("lock_timeout", 100)}
 #: The age in seconds from which a transaction is reported.
@@ -159,7 +161,7 @@ class Inspector:
         roles = [(name, setting) for name, setting in settings if name.lower() == "role"]
         given = [one for one in settings if one not in roles]
         limits = [(name, str(limit)) for name, limit in self._limits.items()]
-        pairs = (f"{json.dumps(name)}: {json.dumps(setting)}" for name, setting in (*given, *limits, *roles))
+        pairs = (f"{json.dumps(name)}: {json.dumps(setting)}" for name, setting in (_PLANNING, *given, *limits, *roles))
         return f"{{{', '.join(pairs)}}}"
 
     def _shorten_limit(self, reply: Reply) -> None:

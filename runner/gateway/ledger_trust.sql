@@ -5,6 +5,9 @@
 -- $1 schema, $2 roles that are trusted in addition, as JSON array. Objects of the ledger, or that it executes, with an
 -- untrusted owner: a description of the object, and its owner; the schema first. A role that is both the session's and
 -- set with SET ROLE counts only if RESET ROLE would not lead to a superuser.
+-- Each run plans this statement, so it is written for the planner as well: the arrays, and pg_depend for a domain's
+-- constraints, keep the estimated rows of the recursion low. Millions of estimated rows would mean hash tables of
+-- megabytes, and compilation by JIT.
 WITH RECURSIVE me AS (
   SELECT rolsuper FROM pg_roles WHERE rolname = session_user
 ), trusted AS (
@@ -27,7 +30,9 @@ WITH RECURSIVE me AS (
   UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid IN (SELECT oid FROM tables)
   UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE conrelid IN (SELECT oid FROM tables)
 ), reached (classid, objid) AS (
-  SELECT classid, objid FROM hooks
+  SELECT first.classid, first.objid
+  FROM unnest(ARRAY(SELECT classid FROM hooks ORDER BY classid, objid),
+              ARRAY(SELECT objid FROM hooks ORDER BY classid, objid)) AS first (classid, objid)
   UNION
   SELECT n.classid, n.objid
   FROM reached AS r
@@ -38,8 +43,10 @@ WITH RECURSIVE me AS (
       AND d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass,
                            'pg_opclass'::regclass, 'pg_opfamily'::regclass, 'pg_language'::regclass)
     UNION ALL
-    SELECT 'pg_constraint'::regclass, c.oid
-    FROM pg_constraint AS c WHERE r.classid = 'pg_type'::regclass AND c.contypid = r.objid
+    SELECT d.classid, d.objid
+    FROM pg_depend AS d
+    WHERE d.refclassid = r.classid AND d.refobjid = r.objid AND r.classid = 'pg_type'::regclass
+      AND d.classid = 'pg_constraint'::regclass AND d.deptype = 'a'
   ) AS n
 ), things (classid, objid) AS (
   SELECT classid, objid FROM reached

@@ -83,6 +83,10 @@ HOOKS = {
             f"CREATE POLICY p ON jobplan.{table} USING (trap.spring(true))",
         )
     ],
+    "domain": [
+        "CREATE DOMAIN jobplan.checked AS text CHECK (trap.spring(VALUE) = '')",
+        "ALTER TABLE jobplan.events ADD COLUMN more jobplan.checked DEFAULT ''",
+    ],
     "view in place of a table": [
         "ALTER TABLE jobplan.meta RENAME TO old_meta",
         "CREATE VIEW jobplan.meta AS SELECT 1 AS version, trap.spring() AS jobplan, now() AS installed_at",
@@ -126,7 +130,7 @@ def test_what_a_role_hangs_on_its_own_ledger_is_not_executed_by_a_superuser(
         assert ran.code == (4 if "ledger" in " ".join(command) else 0), (command, reported)
 
 
-@pytest.mark.parametrize("hook", ["triggers and expressions", "rules", "policies"])
+@pytest.mark.parametrize("hook", ["triggers and expressions", "rules", "policies", "domain"])
 def test_a_function_of_an_untrusted_role_on_a_trusted_ledger_is_not_executed(
     jobplan: Jobplan, db: Database, mallory: Callable[[], str], hook: str
 ) -> None:

@@ -223,7 +223,12 @@ def typed(jobplan: Jobplan) -> Iterator[Callable[..., tuple[int, str]]]:
 
         until(read)
         if answer == "\x03":  # the terminal is not the one that controls the process
-            process.send_signal(signal.SIGINT)
+
+            def stopped() -> bool:
+                process.send_signal(signal.SIGINT)  # again: Python may receive it just before it waits for input
+                return process.poll() is not None
+
+            until(stopped, PATIENCE)
         else:
             os.write(ours, answer.encode())
         code = process.wait(PATIENCE)

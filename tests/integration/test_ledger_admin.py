@@ -14,6 +14,8 @@ from runner.engine import events as ev
 from runner.errors import ConnectionFailedError, RecordError, UsageError
 from runner.gateway.ledger import admin as ledger_admin
 from runner.gateway.ledger.admin import LedgerAdmin
+from runner.gateway.ledger.storage import distrust_statement
+from runner.gateway.queries import query
 from runner.records.ledger_restore import restore_journal
 from runner.records.record import read_record
 from tests.builders import plan, step
@@ -45,6 +47,14 @@ async def test_from_nothing_to_nothing(database: str) -> None:
     for action in (admin.remove, lambda: admin.purge(0.0), lambda: admin.upgrade("1"), lambda: admin.read("last")):
         with pytest.raises(RecordError, match="no ledger in schema jobplan"):
             action()
+
+
+def test_the_check_of_the_owners_is_not_worth_a_compilation(database: str) -> None:
+    LedgerAdmin(database, "jobplan").install("1")
+    name, (schema, trusted) = distrust_statement("jobplan", ())
+    statement = query(name).decode().replace("$1", f"'{schema}'").replace("$2", f"'{trusted}'")
+    (((plan,),),) = ask(database, f"EXPLAIN (FORMAT JSON) {statement}")
+    assert plan["Plan"]["Total Cost"] < float(value(database, "SHOW jit_above_cost"))
 
 
 async def test_two_that_install_at_the_same_time(database: str) -> None:
