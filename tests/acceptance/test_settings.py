@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -223,12 +224,10 @@ def typed(jobplan: Jobplan) -> Iterator[Callable[..., tuple[int, str]]]:
 
         until(read)
         if answer == "\x03":  # the terminal is not the one that controls the process
-
-            def stopped() -> bool:
-                process.send_signal(signal.SIGINT)  # again: Python may receive it just before it waits for input
-                return process.poll() is not None
-
-            until(stopped, PATIENCE)
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE / 4)
+            process.send_signal(signal.SIGINT)  # Python may have received the first one just before it waits for input
         else:
             os.write(ours, answer.encode())
         code = process.wait(PATIENCE)
