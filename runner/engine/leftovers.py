@@ -22,16 +22,16 @@ _NAME_BYTES = 63
 
 
 class UnfinishedObject(Struct, frozen=True, kw_only=True):
-    """An INVALID index or a half detached partition: its OID, its kind, and names that are quoted and qualified.
+    """An INVALID index or a half detached partition: its kind, names that are quoted and qualified, and its OID.
 
     `name` and `schema` are unquoted; `table` and `table_schema` are those of the index's or partition's table. An index
     of a TOAST table is attributed to the table that owns the TOAST table.
     """
 
-    oid: int
     kind: str
     shown: str
     parent: str
+    oid: int
     schema: str = ""
     name: str = ""
     table_schema: str = ""

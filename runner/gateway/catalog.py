@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
-from runner.gateway.session import Row
 from runner.sql.relations import Relation
-from runner.structs import Struct, field
+from runner.structs import Struct, field, from_values
 
 
 class IndexFacts(Struct, frozen=True, kw_only=True):
@@ -97,7 +95,6 @@ class RelationFacts(Struct, frozen=True, kw_only=True):
     oid: int
     relation: Relation
     kind: str
-    persistence: str
     owner: str
     owned: bool
     of_database: bool
@@ -198,130 +195,7 @@ class HeldLock(Struct, frozen=True, kw_only=True):
 def read_relation(text: str) -> RelationFacts:
     """Read what the block `relations` gives for one relation."""
     found = json.loads(text)
-    parent = found["partition_of"]
-    return RelationFacts(
-        oid=found["oid"],
-        relation=_relation(found),
-        kind=found["kind"],
-        persistence=found["persistence"],
-        owner=found["owner"],
-        owned=found["owned"],
-        of_database=found["of_database"],
-        drops=found["drops"],
-        reached=found["reached"],
-        privileges=frozenset(found["privileges"]),
-        on_columns=frozenset(found["on_columns"]),
-        grants=found["grants"],
-        location=found["location"],
-        bytes=found["bytes"],
-        rows=found["rows"],
-        populated=found["populated"],
-        columns=frozenset(found["columns"]),
-        constraints=frozenset(found["constraints"]),
-        indexes=tuple(map(_index, found["indexes"])),
-        index_of=_indexed(found["index_of"]) if found["index_of"] else None,
-        partition_of=_relation(parent) if parent else None,
-        detach_pending=bool(parent and parent["pending"]),
-        default_partition=found["default_partition"],
-        children=tuple(map(_relation, found["children"])),
-        children_bytes=sum(child["bytes"] for child in found["children"]),
-        unmaintained=tuple(_relation(child) for child in found["children"] if not child["maintained"]),
-        referenced_by=tuple(map(_key, found["referenced_by"])),
-        refers_to=tuple(map(_key, found["refers_to"])),
-        triggers=tuple(map(_trigger, found["triggers"])),
-        views=tuple(map(_relation, found["views"])),
-        reads=tuple(map(_relation, found["reads"])),
-        dependents=tuple(map(_dependent, found["dependents"])),
-        types=found["types"],
-        oids=tuple(found["oids"]),
-        attached=frozenset((sort, name) for sort, name in found["attached"]),
-        inherited=frozenset(found["inherited"]),
-        row_security=bool(found["row_security"]),
-        clustered=found["clustered"],
-        sequences=tuple(map(_relation, found["sequences"])),
-    )
-
-
-def _dependent(found: dict[str, Any]) -> DependentFacts:
-    relation = _relation(found) if found["name"] is not None else None
-    return DependentFacts(what=found["what"], relation=relation, function=found["function"])
-
-
-def read_function(row: Row) -> FunctionFacts:
-    """Read a row of the block `functions`."""
-    schema, name, volatility, language, trusted, extension = row
-    return FunctionFacts(
-        schema=schema or "",
-        name=name or "",
-        volatility=volatility or "",
-        language=language or "",
-        trusted=trusted == "t",
-        extension=extension,
-    )
-
-
-def read_schema(row: Row) -> SchemaFacts:
-    """Read a row of the block `schemas`."""
-    name, usage, create, owned = row
-    return SchemaFacts(name=name or "", usage=usage == "t", create=create == "t", owned=owned == "t")
-
-
-def read_lock(row: Row) -> HeldLock:
-    """Read a row of the block `activity`."""
-    schema, name, mode, granted, pid, user, application_name, state, seconds = (value or "" for value in row)
-    return HeldLock(
-        relation=Relation(schema, name),
-        mode=mode,
-        granted=granted == "t",
-        pid=int(pid),
-        user=user,
-        application_name=application_name,
-        state=state,
-        seconds=int(seconds),
-    )
-
-
-def _relation(found: Mapping[str, Any]) -> Relation:
-    return Relation(found["schema"], found["name"])
-
-
-def _index(found: Mapping[str, Any]) -> IndexFacts:
-    return IndexFacts(
-        relation=_relation(found),
-        valid=found["valid"],
-        whole=found["whole"],
-        bytes=found["bytes"],
-        unique=found["unique"],
-        plain=found["plain"],
-        columns=frozenset(found["columns"]),
-        excludes=found["excludes"],
-    )
-
-
-def _indexed(found: Mapping[str, Any]) -> IndexedFacts:
-    return IndexedFacts(
-        relation=_relation(found),
-        valid=found["valid"],
-        owned=found["owned"],
-        maintained=found["maintained"],
-        constraint=found["constraint"],
-        method=found["method"],
-        clusterable=found["clusterable"],
-        part_of=found["part_of"],
-        excludes=found["excludes"],
-    )
-
-
-def _trigger(found: Mapping[str, Any]) -> TriggerFacts:
-    fires = frozenset(event.upper() for event in ("insert", "update", "delete", "truncate") if found[event])
-    return TriggerFacts(name=found["name"], function=found["function"], fires=fires)
-
-
-def _key(found: Mapping[str, Any]) -> KeyFacts:
-    return KeyFacts(
-        relation=_relation(found),
-        constraint=found["constraint"],
-        columns=frozenset(found["columns"] or ()),
-        on_delete=found.get("on_delete", ""),
-        on_update=found.get("on_update", ""),
-    )
+    children = found["children"]
+    below = sum(child["bytes"] for child in children)
+    unmaintained = [child for child in children if not child["maintained"]]
+    return from_values({**found, "children_bytes": below, "unmaintained": unmaintained}, RelationFacts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TypeVar
 
 from runner.engine.ports import QueryResult
 from runner.errors import PreflightError
@@ -14,10 +15,7 @@ from runner.gateway.catalog import (
     RelationFacts,
     SchemaFacts,
     Size,
-    read_function,
-    read_lock,
     read_relation,
-    read_schema,
 )
 from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.storage import distrust_statement, distrusted, read, remedy, why_ignored
@@ -32,11 +30,11 @@ from runner.gateway.server_facts import (
     RecordedDuration,
     ServerFacts,
 )
-from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session
+from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, read_row
 from runner.sql.catalog_needs import Mention, ObjectSort
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
-from runner.structs import Struct, replace
+from runner.structs import Struct
 
 #: Milliseconds: an inspection neither waits long nor blocks other sessions for long.
 _LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
@@ -50,6 +48,8 @@ OLD = 300
 
 #: The OID of pg_catalog.bool.
 BOOLEAN = 16
+
+_Facts = TypeVar("_Facts", bound=Struct)
 
 #: Names and values, in the order in which they are to be set.
 Settings = Sequence[tuple[str, str]]
@@ -180,7 +180,7 @@ class Inspector:
     async def sizes(self, relations: Sequence[RelationFacts]) -> dict[int, Size]:
         """Return the present bytes of relations, by OID, except of those that another session has locked."""
         reply = await self.reply("sizes", json.dumps([one.oid for one in relations]))
-        return {int(row[0] or 0): Size(total=int(row[1] or 0), indexes=int(row[2] or 0)) for row in reply.rows}
+        return {int(row[0] or 0): read_row(Size, row[1:]) for row in reply.rows}
 
     async def mentioned(
         self, wanted: Sequence[Mention], schemas: Sequence[str], role: str
@@ -189,12 +189,12 @@ class Inspector:
         names = [[one.sort.value, one.name.schema, one.name.name] for one in wanted]
         rows = await self.rows("mentioned", json.dumps(names), json.dumps(list(schemas)), role) if wanted else ()
         found = ((wanted[int(row[0] or 0)], row) for row in rows)
-        return {(one.sort, one.name): NamedFacts(open=row[1] == "t", location=row[2] or "") for one, row in found}
+        return {(one.sort, one.name): read_row(NamedFacts, row[1:]) for one, row in found}
 
     async def schemas(self, names: Sequence[str], role: str) -> dict[str, SchemaFacts]:
         """Return the catalog's facts about the existing ones of these schemas."""
         rows = await self.rows("schemas", json.dumps(list(names)), role) if names else ()
-        return {facts.name: facts for facts in map(read_schema, rows)}
+        return {facts.name: facts for facts in (read_row(SchemaFacts, row) for row in rows)}
 
     async def labels(self, enums: Sequence[str]) -> set[tuple[str, str]]:
         """Return the labels of enums with these names, each with the enum's name."""
@@ -204,15 +204,16 @@ class Inspector:
     async def functions(self, names: Sequence[str]) -> tuple[FunctionFacts, ...]:
         """Return the functions with these names, including PostgreSQL's own."""
         rows = await self.rows("functions", json.dumps(list(names))) if names else ()
-        return tuple(map(read_function, rows))
+        return tuple(read_row(FunctionFacts, row) for row in rows)
 
     async def activity(self) -> tuple[HeldLock, ...]:
         """Return the table locks that other sessions hold or wait for, those of the oldest transactions first."""
-        return tuple(map(read_lock, await self.rows("activity")))
+        rows = await self.rows("activity")
+        return tuple(read_row(HeldLock, rest, relation=Relation(schema, name or "")) for schema, name, *rest in rows)
 
     async def snapshots(self, older_than: float) -> tuple[OldTransaction, ...]:
         """Return the transactions whose snapshot CONCURRENTLY would wait for; `older_than` is in seconds."""
-        return tuple(map(_old, await self.rows("snapshots", str(older_than))))
+        return await self._facts(OldTransaction, "snapshots", str(older_than))
 
     async def recorded(self, plan: str, runs: int, trusted_roles: Sequence[str] = ()) -> dict[str, RecordedDuration]:
         """Return the times of a plan's steps in its latest runs, from a ledger in this database.
@@ -226,7 +227,7 @@ class Inspector:
                 continue
             self._schema[1] = quote_identifier(ledger.schema)
             found = await self.reply("ledger_durations", plan, str(runs))  # a ledger of another version gives an error
-            return {read(row[0] or ""): _recorded(row) for row in found.rows}
+            return {read(row[0] or ""): read_row(RecordedDuration, row[1:]) for row in found.rows}
         return {}
 
     async def ledgers(self, schema: str, trusted_roles: Sequence[str]) -> tuple[LedgerFacts, ...]:
@@ -263,89 +264,17 @@ class Inspector:
             self._schema[0] = quote_identifier(row[7])
             loaded = await self.reply("load")
             load_error = loaded.error.message if loaded.error is not None else None
-        (counts,) = await self.rows("facts_capacity")
-        facts = _server(row, _capacity(counts), self._session.backend_pid)
-        return replace(
-            facts,
+        (capacity,) = await self._facts(Capacity, "facts_capacity")
+        return read_row(
+            ServerFacts,
+            row,
+            announced_pid=self._session.backend_pid,
+            capacity=capacity,
             load_error=load_error,
-            old_transactions=tuple(map(_old, await self.rows("facts_old", str(OLD)))),
-            prepared=tuple(map(_prepared, await self.rows("facts_prepared"))),
-            invalid_indexes=tuple(map(_invalid, await self.rows("facts_invalid"))),
+            old_transactions=await self._facts(OldTransaction, "facts_old", str(OLD)),
+            prepared=await self._facts(PreparedTransaction, "facts_prepared"),
+            invalid_indexes=await self._facts(InvalidIndex, "facts_invalid"),
         )
 
-
-def _recorded(row: Row) -> RecordedDuration:
-    return RecordedDuration(
-        runs=int(row[1] or 0),
-        p50=float(row[2] or 0),
-        p95=float(row[3] or 0),
-        attempt_p95=float(row[4]) if row[4] is not None else None,
-        attempt_p50=float(row[5]) if row[5] is not None else None,
-        attempts=int(row[6] or 0),
-    )
-
-
-def _server(row: Row, capacity: Capacity, announced_pid: int) -> ServerFacts:
-    return ServerFacts(
-        version=row[0] or "",
-        version_number=int(row[1] or 0),
-        database=row[2] or "",
-        user=row[3] or "",
-        standby=row[4] == "t",
-        backend_pid=int(row[5] or 0),
-        announced_pid=announced_pid,
-        extension_version=row[6],
-        extension_schema=row[7],
-        available_version=row[8],
-        schema_usage=row[9] == "t",
-        may_launch=row[10] == "t",
-        sees_all=row[11] == "t",
-        read_only=row[12] == "on",
-        read_only_source=row[13] or "",
-        shows_text=row[14] == "on",
-        text_size=int(row[15] or 0),
-        may_monitor=row[16] == "t",
-        capacity=capacity,
-    )
-
-
-def _capacity(row: Row) -> Capacity:
-    numbers = [int(value or 0) for value in (*row[:8], *row[9:13])]
-    return Capacity(
-        max_worker_processes=numbers[0],
-        workers=numbers[1],
-        of_pg_background=numbers[2],
-        unseen=numbers[3],
-        max_parallel_workers=numbers[4],
-        max_connections=numbers[5],
-        reserved_connections=numbers[6],
-        connections=numbers[7],
-        superuser=row[8] == "t",
-        role_limit=numbers[8],
-        role_connections=numbers[9],
-        database_limit=numbers[10],
-        database_connections=numbers[11],
-        max_workers=int(row[13]) if row[13] else None,
-    )
-
-
-def _old(row: Row) -> OldTransaction:
-    pid, user, application_name, state, seconds, here = (value or "" for value in row)
-    return OldTransaction(
-        pid=int(pid),
-        user=user,
-        application_name=application_name,
-        state=state,
-        seconds=int(seconds),
-        here=here == "t",
-    )
-
-
-def _prepared(row: Row) -> PreparedTransaction:
-    gid, owner, seconds = (value or "" for value in row)
-    return PreparedTransaction(gid=gid, owner=owner, seconds=int(seconds))
-
-
-def _invalid(row: Row) -> InvalidIndex:
-    schema, name, table = (value or "" for value in row)
-    return InvalidIndex(schema=schema, name=name, table=table)
+    async def _facts(self, kind: type[_Facts], name: str, *parameters: str) -> tuple[_Facts, ...]:
+        return tuple(read_row(kind, row) for row in await self.rows(name, *parameters))

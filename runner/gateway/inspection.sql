@@ -19,9 +19,9 @@ SELECT current_setting('server_version'),
        has_schema_privilege(n.oid, 'USAGE'),
        has_function_privilege(f.oid, 'EXECUTE'),
        pg_has_role('pg_read_all_stats', 'member'),
-       (SELECT setting FROM pg_settings WHERE name = 'default_transaction_read_only'),
+       (SELECT setting = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only'),
        (SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only'),
-       current_setting('track_activities'),
+       current_setting('track_activities') = 'on',
        (SELECT setting FROM pg_settings WHERE name = 'track_activity_query_size'),
        pg_has_role('pg_monitor', 'member')
 FROM (SELECT) AS one
@@ -50,7 +50,7 @@ SELECT current_setting('max_worker_processes')::int4,
        (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),
        count(*) FILTER (WHERE datname = current_database()
                         AND (backend_type = 'client backend' OR backend_type IS NULL)),
-       current_setting('pg_background.max_workers', true)
+       nullif(current_setting('pg_background.max_workers', true), '')
 FROM pg_stat_activity
 
 -- name: facts_old
@@ -186,7 +186,7 @@ WHERE p.proname IN (SELECT json_array_elements_text($1::json))
 -- existing relation: its number in $1 and its catalog entries, as JSON. Nothing here locks a relation, so a session
 -- with ACCESS EXCLUSIVE does not block it: sizes are those of the last VACUUM or ANALYZE.
 SELECT w.n - 1, json_build_object(
-  'oid', c.oid::int8, 'schema', c.nspname, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
+  'oid', c.oid::int8, 'relation', json_build_object('schema', c.nspname, 'name', c.relname), 'kind', c.relkind,
   'owner', pg_get_userbyid(c.relowner),
   'owned', pg_has_role($3::name, c.relowner, 'USAGE'),
   'of_database', pg_has_role($3::name, (SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE'),
@@ -212,8 +212,9 @@ SELECT w.n - 1, json_build_object(
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   'types', (SELECT coalesce(json_object_agg(a.attname, a.atttypid::regtype ORDER BY a.attnum), '{}') FROM pg_attribute AS a
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-  'row_security', c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role($3::name, c.relowner, 'USAGE'))
-    AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles AS r WHERE r.rolname = $3::name),
+  'row_security', coalesce(c.relrowsecurity
+    AND (c.relforcerowsecurity OR NOT pg_has_role($3::name, c.relowner, 'USAGE'))
+    AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles AS r WHERE r.rolname = $3::name), false),
   'clustered', (SELECT x.relname FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
                 WHERE i.indrelid = c.oid AND i.indisclustered LIMIT 1),
   'sequences', (SELECT coalesce(json_agg(json_build_object('schema', n2.nspname, 'name', s.relname)), '[]')
@@ -227,7 +228,8 @@ SELECT w.n - 1, json_build_object(
   'inherited', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k
                 WHERE k.conrelid = c.oid AND k.coninhcount > 0 AND NOT k.conislocal),
   'indexes', (SELECT coalesce(json_agg(json_build_object(
-                'schema', xn.nspname, 'name', x.relname, 'valid', i.indisvalid, 'excludes', i.indisexclusion,
+                'relation', json_build_object('schema', xn.nspname, 'name', x.relname),
+                'valid', i.indisvalid, 'excludes', i.indisexclusion,
                 'unique', i.indisunique OR i.indisexclusion, 'plain', i.indpred IS NULL AND i.indexprs IS NULL,
                 'columns', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute AS a
                             WHERE a.attrelid = i.indrelid
@@ -238,7 +240,8 @@ SELECT w.n - 1, json_build_object(
               FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
               JOIN pg_namespace AS xn ON xn.oid = x.relnamespace WHERE i.indrelid = c.oid),
   'index_of', (SELECT json_build_object(
-                 'schema', tn.nspname, 'name', t.relname, 'valid', i.indisvalid, 'method', am.amname,
+                 'relation', json_build_object('schema', tn.nspname, 'name', t.relname),
+                 'valid', i.indisvalid, 'method', am.amname,
                  'excludes', i.indisexclusion,
                  'clusterable', am.amname IN ('btree', 'gist') AND i.indpred IS NULL,
                  'part_of', (SELECT pi.relname FROM pg_inherits AS h JOIN pg_class AS pi ON pi.oid = h.inhparent
@@ -251,7 +254,8 @@ SELECT w.n - 1, json_build_object(
                FROM pg_index AS i JOIN pg_class AS t ON t.oid = i.indrelid
                JOIN pg_am AS am ON am.oid = c.relam
                JOIN pg_namespace AS tn ON tn.oid = t.relnamespace WHERE i.indexrelid = c.oid),
-  'partition_of', (SELECT json_build_object('schema', pn.nspname, 'name', p.relname, 'pending', h.inhdetachpending)
+  'detach_pending', EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhrelid = c.oid AND h.inhdetachpending),
+  'partition_of', (SELECT json_build_object('schema', pn.nspname, 'name', p.relname)
                    FROM pg_inherits AS h JOIN pg_class AS p ON p.oid = h.inhparent
                    JOIN pg_namespace AS pn ON pn.oid = p.relnamespace
                    WHERE h.inhrelid = c.oid AND p.relkind IN ('p', 'I') LIMIT 1),
@@ -268,23 +272,25 @@ SELECT w.n - 1, json_build_object(
                            THEN has_table_privilege($3::name, b.oid, 'MAINTAIN') ELSE false END)), '[]')
                FROM below JOIN pg_class AS b ON b.oid = below.oid JOIN pg_namespace AS bn ON bn.oid = b.relnamespace),
   'referenced_by', (SELECT coalesce(json_agg(json_build_object(
-                      'schema', rn.nspname, 'name', r.relname, 'constraint', k.conname,
-                      'on_delete', k.confdeltype, 'on_update', k.confupdtype,
-                      'columns', (SELECT json_agg(a.attname) FROM pg_attribute AS a
+                      'relation', json_build_object('schema', rn.nspname, 'name', r.relname),
+                      'constraint', k.conname, 'on_delete', k.confdeltype, 'on_update', k.confupdtype,
+                      'columns', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute AS a
                                   WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)))), '[]')
                     FROM pg_constraint AS k JOIN pg_class AS r ON r.oid = k.conrelid
                     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
                     WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0),
   'refers_to', (SELECT coalesce(json_agg(json_build_object(
-                  'schema', rn.nspname, 'name', r.relname, 'constraint', k.conname,
-                  'columns', (SELECT json_agg(a.attname) FROM pg_attribute AS a
+                  'relation', json_build_object('schema', rn.nspname, 'name', r.relname), 'constraint', k.conname,
+                  'columns', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute AS a
                               WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey)))), '[]')
                 FROM pg_constraint AS k JOIN pg_class AS r ON r.oid = k.confrelid
                 JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
                 WHERE k.conrelid = c.oid AND k.contype = 'f'),
   'triggers', (SELECT coalesce(json_agg(json_build_object(
-                 'name', g.tgname, 'function', f.proname, 'insert', g.tgtype & 4 > 0, 'delete', g.tgtype & 8 > 0,
-                 'update', g.tgtype & 16 > 0, 'truncate', g.tgtype & 32 > 0) ORDER BY g.tgname), '[]')
+                 'name', g.tgname, 'function', f.proname,
+                 'fires', (SELECT coalesce(json_agg(e.name), '[]')
+                           FROM (VALUES (4, 'INSERT'), (8, 'DELETE'), (16, 'UPDATE'), (32, 'TRUNCATE')) AS e(bit, name)
+                           WHERE g.tgtype & e.bit > 0)) ORDER BY g.tgname), '[]')
                FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid
                WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
                  AND f.pronamespace <> 'pg_catalog'::regnamespace),
@@ -298,8 +304,9 @@ SELECT w.n - 1, json_build_object(
             WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
               AND d.refobjid = c.oid AND v.oid <> c.oid),
   'dependents', (SELECT coalesce(json_agg(DISTINCT jsonb_build_object(
-                   'what', pg_describe_object(d.classid, d.objid, 0), 'schema', rn.nspname, 'name', r.relname,
-                   'function', f.proname)), '[]')
+                   'what', pg_describe_object(d.classid, d.objid, 0), 'function', f.proname,
+                   'relation', CASE WHEN r.oid IS NOT NULL
+                                    THEN jsonb_build_object('schema', rn.nspname, 'name', r.relname) END)), '[]')
                  FROM pg_depend AS d
                  LEFT JOIN pg_policy AS y ON d.classid = 'pg_policy'::regclass AND y.oid = d.objid
                  LEFT JOIN pg_proc AS f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid

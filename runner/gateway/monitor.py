@@ -16,7 +16,7 @@ from runner.engine.ports import GroupHolder, OnBlocked, RemainingBackends, Remai
 from runner.engine.yielding import IDLE, WatchedWorkers
 from runner.errors import ConnectionFailedError, GatewayError, ServerGivenUpError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, ReceivedRequests
-from runner.gateway.session import LONG_ANSWER_WITHIN, Reconnecting, Reply, Row, Session, first_error
+from runner.gateway.session import LONG_ANSWER_WITHIN, Reconnecting, Reply, Row, Session, first_error, read_row
 from runner.gateway.worker_follower import WorkerSearch
 from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 
@@ -176,9 +176,8 @@ class MonitorSession:
         reply = await self._run("identify", (search.name, str(search.pid), search.since, search.label))
         if not reply.rows:
             return None
-        pid, backend_start, name, age = reply.rows[0]
-        worker = Worker(pid=int(pid or 0), backend_start=backend_start or "", application_name=name or "")
-        return worker, max(0.0, float(age or 0.0))
+        *worker, age = reply.rows[0]
+        return read_row(Worker, worker), max(0.0, float(age or 0.0))
 
     async def is_running(self, search: WorkerSearch, worker: Worker | None) -> bool:
         """Return whether the worker is running; `worker` is its identity if known. ServerLostError after a minute."""
@@ -447,19 +446,9 @@ def _blocked_by(workers: Sequence[Worker], rows: Sequence[Row]) -> dict[Identity
     """Parse the rows of `blocked_by`, by worker."""
     identities = {str(worker.pid): (worker.pid, worker.backend_start) for worker in workers}
     found: dict[Identity, list[Blocked]] = {}
-    for worker, pid, name, user, mode, lock, relation, word, seconds in rows:
-        found.setdefault(identities[worker or ""], []).append(
-            Blocked(
-                pid=int(pid or 0),
-                name=name or "",
-                user=user or "",
-                mode=mode or "",
-                lock=lock or "",
-                relation=relation,
-                query=word or "",
-                seconds=_rounded(float(seconds or 0.0)) or 0.0,
-            )
-        )
+    for worker, *session, seconds in rows:
+        blocked = read_row(Blocked, session, seconds=_rounded(float(seconds or 0.0)))
+        found.setdefault(identities[worker or ""], []).append(blocked)
     return found
 
 
@@ -477,7 +466,7 @@ def _may_be_ours(holder: Row) -> bool:
 
 def _holder(reply: Reply) -> GroupHolder:
     name, host, since, pid, role, _ = reply.rows[0] if reply.rows else ("", "", "", "", "", "")
-    return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "", role=role or "", pid=int(pid or 0))
+    return read_row(GroupHolder, (host, since, role, pid), run=run_of(name or ""))
 
 
 def remaining_backends(
@@ -494,7 +483,7 @@ def remaining_backends(
     ]
     unseen = starting = 0
     for pid, start, name, text, role, trusted, age, visible, without_database in workers:
-        worker = Worker(pid=int(pid or 0), backend_start=start or "", application_name=name or "")
+        worker = read_row(Worker, (pid, start, name))
         claim = Claim.from_query(text or "")
         named = (name or "").startswith(prefix)
         if visible != "t":

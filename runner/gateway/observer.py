@@ -33,7 +33,7 @@ from runner.gateway.server_checks import (
     prepare_session,
     read_place,
 )
-from runner.gateway.session import Reconnecting, Reply, Row, Session
+from runner.gateway.session import Reconnecting, Reply, Row, Session, read_row
 from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.sql.placeholders import quote_identifier
 from runner.structs import Struct, field, replace
@@ -130,14 +130,9 @@ class Observer:
     def last_look(self) -> Activity:
         """Return the result of the last poll, with the facts that are `known` now."""
         place, sessions, blocking, progress = self._seen
-        at, version, database, user, sees_all, standby = place.rows[0]
-        return Activity(
-            at=float(at or 0.0),
-            version=version or "",
-            database=database or "",
-            user=user or "",
-            sees_all=sees_all == "t",
-            standby=standby == "t",
+        return read_row(
+            Activity,
+            place.rows[0],
             runs=read_runs(sessions.rows, blocking.rows, progress.rows, self.known),
             others=sum(row[3] == _WORKER and _run_of(row, self.known) is None for row in sessions.rows),
         )
@@ -246,7 +241,7 @@ def read_runs(
     for row in blocking:
         blocked_by[row[0] or ""].append(_other(row[7:], row[6]))
         blocks[row[7] or ""].append(_other(row[:6], row[6]))
-    reports = {row[0] or "": _progress(row) for row in progress}
+    reports = {row[0] or "": read_row(Progress, row[1:]) for row in progress}
     runners: dict[str, list[RunnerSession]] = defaultdict(list)
     workers: dict[str, list[LiveWorker]] = defaultdict(list)
     databases: dict[str, str] = {}
@@ -287,7 +282,7 @@ def _run_of(row: Row, known: KnownWorkers) -> str | None:
     """Return the run of a session: by its identity, else by its label, else by its name; None if it has none."""
     name = row[2] or ""
     if row[3] == _WORKER:
-        label = known.by_identity.get(_identity(row))
+        label = known.by_identity.get(read_row(Worker, row[:3]))
         claim = Claim.from_query(row[9] or "")
         if label is not None or claim is not None:
             return label.run if label is not None else claim.run if claim is not None else None
@@ -306,60 +301,33 @@ def _is_runner(row: Row, run: str) -> bool:
     return row[3] in (_CLIENT, None) and row[2] == runner_name(run)
 
 
-def _identity(row: Row) -> Worker:
-    return Worker(pid=int(row[0] or 0), backend_start=row[1] or "", application_name=row[2] or "")
-
-
 def _runner(row: Row) -> RunnerSession:
-    return RunnerSession(
-        pid=int(row[0] or 0),
-        host=row[11] or "",
-        started_at=_number(row[10]),
-        last_active_at=_number(row[12]),
-        user=row[5] or "",
-    )
+    return read_row(RunnerSession, (row[0], row[11], row[10], row[12], row[5]))
 
 
 def _worker(row: Row, run: str, known: KnownWorkers) -> LiveWorker:
-    _, _, _, kind, database, user, state, wait_type, wait, text, started, _, _ = row
-    label = known.label_of(_identity(row), "" if text == _HIDDEN else text or "") if kind is not None else None
-    return LiveWorker(
-        worker=_identity(row),
+    worker, kind, (wait_type, wait, text) = read_row(Worker, row[:3]), row[3], row[7:10]
+    label = known.label_of(worker, "" if text == _HIDDEN else text or "") if kind is not None else None
+    return read_row(
+        LiveWorker,
+        (*row[4:6], row[10], row[6]),
+        worker=worker,
         run=run,
-        database=database or "",
-        user=user or "",
         visible=kind is not None,
+        foreign=False,
         label=label if label is not None and label.run == run else None,
-        started_at=_number(started),
-        state=state or "",
         wait=f"{wait_type}: {wait}" if wait else "",
-        query="" if text == _HIDDEN else plan_text(text or ""),
+        query=_shown(text),
     )
 
 
 def _other(row: Row, lock: str | None) -> Other:
-    pid, name, user, state, text, seconds = row
-    return Other(
-        pid=int(pid or 0),
-        name=name or "",
-        user=user or "",
-        state=state or "",
-        query="" if text == _HIDDEN else plan_text(text or ""),
-        lock=lock or "",
-        seconds=_number(seconds),
-    )
+    return read_row(Other, (*row[:4], row[5]), query=_shown(row[4]), lock=lock or "")
 
 
-def _progress(row: Row) -> Progress:
-    _, command, phase, relation, done, total, unit = row
-    return Progress(
-        command=command or "",
-        phase=phase or "",
-        relation=relation or "",
-        done=int(done or 0),
-        total=int(total or 0),
-        unit=unit or "",
-    )
+def _shown(text: str | None) -> str:
+    """Return the plan's text in the query text of a session; empty if this role may not see it."""
+    return "" if text == _HIDDEN else plan_text(text or "")
 
 
 #: Parameters of `leftovers` for all unfinished objects of the database, without and with those in progress.
@@ -369,21 +337,7 @@ ALL_UNFINISHED = ("[]", "false", "true", "true")
 
 def unfinished_object(row: Row) -> UnfinishedObject:
     """Parse a row of `leftovers`."""
-    kind, shown, parent, oid, schema, name, table_schema, table = (value or "" for value in row)
-    return UnfinishedObject(
-        oid=int(oid or 0),
-        kind=kind,
-        shown=shown,
-        parent=parent,
-        schema=schema,
-        name=name,
-        table_schema=table_schema,
-        table=table,
-    )
-
-
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
+    return read_row(UnfinishedObject, row)
 
 
 #: Seconds between two polls, and between two signals to the same worker.

@@ -18,7 +18,7 @@ from runner.engine.events import Place
 from runner.engine.ports import ServerInfo
 from runner.errors import ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.connecting import hide_secrets, pinned
-from runner.gateway.session import Reply, Row, Session, Statement, first_error
+from runner.gateway.session import Reply, Row, Session, Statement, first_error, read_row
 from runner.sql.placeholders import quote_identifier
 
 _OLDEST_SERVER = 140_000
@@ -81,17 +81,7 @@ def refuse_standby(info: ServerInfo) -> None:
 
 def describe_server(row: Row, standby: Reply) -> ServerInfo:
     """Parse the replies to `server` and `standby`, without checks."""
-    version, number, extension, schema, database, user, workers, _, _ = row
-    return ServerInfo(
-        version=version or "",
-        version_number=int(number or 0),
-        extension_version=extension or "",
-        extension_schema=schema or "",
-        database=database or "",
-        user=user or "",
-        max_worker_processes=int(workers or 0),
-        standby=bool(standby.rows) and standby.rows[0][0] == "t",
-    )
+    return read_row(ServerInfo, row[:7], standby=bool(standby.rows) and standby.rows[0][0] == "t")
 
 
 def check_server(row: Row) -> None:
@@ -172,15 +162,11 @@ def read_place(place: Reply, system: Reply) -> Place:
     if place.error is not None or not place.rows:
         why = "no answer" if place.error is None else place.error.message
         raise ConnectionFailedError(f"the identity of the server cannot be read: {why}")
-    database, oid, started, seen, standby, timeline, flushed = place.rows[0]
-    return Place(
-        database=database or "",
-        database_oid=int(oid or 0),
-        started=started or "",
-        seen=seen or "",
-        standby=standby == "t",
+    *where, timeline, flushed = place.rows[0]
+    return read_row(
+        Place,
+        (*where, flushed),
         timeline=None if timeline is None else int(timeline, 16),
-        flushed=None if flushed is None else int(flushed),
         system_identifier=system.rows[0][0] if system.error is None and system.rows else None,
     )
 

@@ -114,6 +114,11 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     sees_all: bool
     read_only: bool
     read_only_source: str
+    #: Whether sessions show their query text in pg_stat_activity, and the limit of its bytes.
+    shows_text: bool = True
+    text_size: int = 1024
+    #: Whether the role may list the WAL files that wait to be archived.
+    may_monitor: bool = True
     capacity: Capacity
     load_error: str | None = None
     old_transactions: tuple[OldTransaction, ...] = ()
@@ -121,8 +126,3 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     invalid_indexes: tuple[InvalidIndex, ...] = ()
     #: The ledgers of this database; empty if they were not examined.
     ledgers: tuple[LedgerFacts, ...] = ()
-    #: Whether sessions show their query text in pg_stat_activity, and the limit of its bytes.
-    shows_text: bool = True
-    text_size: int = 1024
-    #: Whether the role may list the WAL files that wait to be archived.
-    may_monitor: bool = True

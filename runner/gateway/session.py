@@ -14,7 +14,9 @@ import contextlib
 import math
 import select
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 import psycopg
 from psycopg import pq
@@ -28,6 +30,11 @@ from runner.structs import Struct
 Row = tuple[str | None, ...]
 
 _DIAG = pq.DiagnosticField
+#: The fields of `ErrorDetails` after the message, in order.
+_ERROR_FIELDS = (
+    *(_DIAG.SQLSTATE, _DIAG.MESSAGE_DETAIL, _DIAG.MESSAGE_HINT, _DIAG.CONTEXT),
+    *(_DIAG.SCHEMA_NAME, _DIAG.TABLE_NAME, _DIAG.COLUMN_NAME, _DIAG.CONSTRAINT_NAME),
+)
 
 
 class Column(Struct, frozen=True, kw_only=True):
@@ -75,6 +82,32 @@ def rows_of(result: pq.abc.PGresult) -> tuple[Row, ...]:
     )
 
 
+_Kind = TypeVar("_Kind", bound=Struct)
+#: How the text of a value is read, by the type of its field. For a field that cannot be None, NULL is empty.
+_READ: Mapping[Any, Callable[[str | None], Any]] = {
+    str: lambda text: text or "",
+    int: lambda text: int(text or 0),
+    float: lambda text: float(text or 0.0),
+    bool: lambda text: text == "t",
+    str | None: lambda text: text,
+    int | None: lambda text: None if text is None else int(text),
+    float | None: lambda text: None if text is None else float(text),
+}
+
+
+def read_row(kind: type[_Kind], row: Sequence[str | None], **given: object) -> _Kind:
+    """Return a row as a Struct, whose first fields are the row's columns in order; `given` are other fields of it."""
+    fields = ((name, type_) for name, type_ in _types_of(kind) if name not in given)
+    return kind(**given, **{name: _READ[type_](text) for text, (name, type_) in zip(row, fields, strict=False)})
+
+
+@cache
+def _types_of(kind: type[Struct]) -> tuple[tuple[str, Any], ...]:
+    """Return the fields of a Struct in order, each with its type."""
+    types = get_type_hints(kind)
+    return tuple((name, types[name]) for name in kind.__struct_fields__)
+
+
 def position_of(result: pq.abc.PGresult) -> int | None:
     """Return the place of an error in its statement, in characters from 1; None if the server sent none."""
     data = result.error_field(_DIAG.STATEMENT_POSITION)
@@ -88,18 +121,8 @@ def error_details(result: pq.abc.PGresult) -> ErrorDetails:
         data = result.error_field(code)
         return data.decode("utf-8", "replace") if data else None
 
-    found = ErrorDetails(
-        message=field(_DIAG.MESSAGE_PRIMARY) or one_line(result.error_message.decode("utf-8", "replace")),
-        sqlstate=field(_DIAG.SQLSTATE),
-        detail=field(_DIAG.MESSAGE_DETAIL),
-        hint=field(_DIAG.MESSAGE_HINT),
-        context=field(_DIAG.CONTEXT),
-        schema=field(_DIAG.SCHEMA_NAME),
-        table=field(_DIAG.TABLE_NAME),
-        column=field(_DIAG.COLUMN_NAME),
-        constraint=field(_DIAG.CONSTRAINT_NAME),
-    )
-    return limited_error(found)
+    message = field(_DIAG.MESSAGE_PRIMARY) or one_line(result.error_message.decode("utf-8", "replace"))
+    return limited_error(read_row(ErrorDetails, (message, *map(field, _ERROR_FIELDS))))
 
 
 def one_line(text: str) -> str:

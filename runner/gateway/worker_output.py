@@ -24,7 +24,7 @@ from runner.engine.launched_text import (
 from runner.engine.ports import LaunchRequest, WorkerEnd
 from runner.engine.size_limits import limited_error
 from runner.errors import ServerLostError
-from runner.gateway.session import Reply, Row, Session
+from runner.gateway.session import Reply, Row, Session, read_row
 from runner.gateway.transaction_settings import description_settings
 from runner.structs import Struct, replace
 
@@ -244,19 +244,7 @@ async def _read_error(session: Session, handle: Handle) -> ErrorDetails:
     if reply.error is not None or not reply.rows:
         return reply.error or ErrorDetails(message="the worker failed, and the server no longer has its error")
     sqlstate, message, *rest = reply.rows[0]
-    detail, hint, context, schema, table, column, constraint = rest
-    found = ErrorDetails(
-        message=message or "",
-        sqlstate=sqlstate,
-        detail=detail,
-        hint=hint,
-        context=context,
-        schema=schema,
-        table=table,
-        column=column,
-        constraint=constraint,
-    )
-    return limited_error(found)
+    return limited_error(read_row(ErrorDetails, (message, sqlstate, *rest)))
 
 
 def _placed(error: ErrorDetails | None, raised: Reply, request: LaunchRequest, first: str) -> ErrorDetails | None:
