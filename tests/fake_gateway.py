@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from runner.engine.events import WARNING, ErrorDetails, Identity, LockWait, Notice, Rows, Worker
 from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
+    CancelRequest,
     GroupHolder,
     LaunchRequest,
     OnBlocked,
@@ -24,10 +25,8 @@ from runner.engine.ports import (
     RecordedRun,
     RemainingBackends,
     RemainingWorker,
-    RunCancel,
     ServerCheck,
     ServerInfo,
-    StepCancel,
     StoredBatch,
     WorkerEnd,
     keep_waiting,
@@ -129,7 +128,7 @@ class FakeGateway:
         self.taken_over_by: str | None = None
         #: The user who requests to cancel the run; returned once.
         self.cancel_request: str | None = None
-        self.step_cancels: list[StepCancel] = []
+        self.step_cancels: list[CancelRequest] = []
         #: The answers, and the step of each; None: the run.
         self.answers: list[tuple[str | None, int | None]] = []
         #: Why no ledger is written; `ledger`: there is one, and every virtual worker writes its commit row.
@@ -253,18 +252,16 @@ class FakeGateway:
         await asyncio.sleep(0)
         return self.held_by
 
-    def take_cancel(self) -> RunCancel | None:
-        """Return the request once."""
-        by, self.cancel_request = self.cancel_request, None
-        return None if by is None else RunCancel(by=by, key="run")
-
-    def take_step_cancel(self) -> StepCancel | None:
+    def take_cancel(self, *, of_run: bool) -> CancelRequest | None:
         """Return each request once."""
-        return self.step_cancels.pop(0) if self.step_cancels else None
+        if not of_run:
+            return self.step_cancels.pop(0) if self.step_cancels else None
+        by, self.cancel_request = self.cancel_request, None
+        return None if by is None else CancelRequest(run="", step=None, by=by, key="run")
 
-    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
+    def answer(self, request: CancelRequest, *, steps: int | None) -> None:
         """Record the answer."""
-        self.answers.append((request.step if isinstance(request, StepCancel) else None, steps))
+        self.answers.append((request.step, steps))
 
     async def look(self) -> tuple[LiveWorker, ...]:
         """Return nothing: no test reads the activity of this gateway."""

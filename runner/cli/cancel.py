@@ -97,7 +97,7 @@ async def _cancel(
     patience: float,
 ) -> Cancelled:
     from runner.cli.live_runs import check_cluster, recall_workers
-    from runner.gateway.cancel_requests import CancelRequest
+    from runner.engine.ports import CancelRequest
     from runner.gateway.observer import Observer, Stopper
     from runner.reports.stop_report import Cancelled
 

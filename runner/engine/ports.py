@@ -178,17 +178,14 @@ class RecordedRun(Struct, frozen=True, kw_only=True):
     ledger_first: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
-class RunCancel(Struct, frozen=True, kw_only=True):
-    """The user `by` has requested, through the server, to cancel the run; the answer quotes `key`."""
+class CancelRequest(Struct, frozen=True, kw_only=True):
+    """A request of the user `by`, through the server, to cancel the run, or one step of it.
 
-    by: str
-    key: str
+    `key` is unique for each request, which may be sent twice; the answer quotes it.
+    """
 
-
-class StepCancel(Struct, frozen=True, kw_only=True):
-    """The user `by` has requested, through the server, to cancel a step; the answer quotes `key`."""
-
-    step: str
+    run: str
+    step: str | None
     by: str
     key: str
 
@@ -364,15 +361,11 @@ class Gateway(Protocol):
         one."""
         ...
 
-    def take_cancel(self) -> RunCancel | None:
-        """Return a request to cancel the run, once; the caller must `answer` it."""
+    def take_cancel(self, *, of_run: bool) -> CancelRequest | None:
+        """Return a request to cancel the run, or else one step of it, once; the caller must `answer` it."""
         ...
 
-    def take_step_cancel(self) -> StepCancel | None:
-        """Return a request to cancel one step, once; the caller must `answer` it."""
-        ...
-
-    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
+    def answer(self, request: CancelRequest, *, steps: int | None) -> None:
         """Report to the user how many unfinished steps the request cancels; None: the run has no such step."""
         ...
 

@@ -10,11 +10,11 @@ import asyncio
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from runner.engine.ports import CancelRequest
 from runner.engine.server_activity import LiveRun
 from runner.errors import ConnectionFailedError, GatewayError, JobplanError
 from runner.fleet.discovery import target_conninfo
 from runner.fleet.targets import Target, Targets
-from runner.gateway.cancel_requests import CancelRequest
 from runner.gateway.observer import Observer, Stopper
 from runner.reports.messages import counted
 from runner.structs import Struct, replace

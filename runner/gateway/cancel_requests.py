@@ -10,8 +10,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from runner.engine.ports import RunCancel, StepCancel
-from runner.structs import Struct
+from runner.engine.ports import CancelRequest
+from runner.structs import Struct, replace
 
 #: The channel; NOTIFY reaches the listeners in the same database.
 CHANNEL = "jobplan"
@@ -23,17 +23,9 @@ _MOST_SENDERS = 1000
 _MOST_IN_KEY = 200
 
 
-class CancelRequest(Struct, frozen=True, kw_only=True):
-    """A request to cancel the run, or one step of it. `key` is unique for each request, which may be sent twice."""
-
-    run: str
-    step: str | None
-    by: str
-    key: str
-
-    def to_payload(self) -> str:
-        """Return it as the payload of a notification, of at most 8,000 bytes."""
-        return json.dumps({"run": self.run, "step": self.step, "by": self.by[:200], "key": self.key})
+def payload_of(request: CancelRequest) -> str:
+    """Return a request as the payload of a notification, of at most 8,000 bytes."""
+    return json.dumps({"run": request.run, "step": request.step, "by": request.by[:200], "key": request.key})
 
 
 class CancelAnswer(Struct, frozen=True, kw_only=True):
@@ -96,7 +88,6 @@ class ReceivedRequests:
         self._sent: Counter[int] = Counter()
         self._accepted: list[CancelRequest] = []
         self._not_taken: list[CancelRequest] = []
-        self._steps_not_taken: list[CancelRequest] = []
 
     def receive(self, channel: str, payload: str, sender: int) -> bool:
         """Add a notification of the backend `sender`; return whether there is a request to check."""
@@ -129,26 +120,16 @@ class ReceivedRequests:
 
     def _accept(self, request: CancelRequest, role: str) -> None:
         self._keys.add(request.key)
-        named = CancelRequest(run=request.run, step=request.step, by=f"{request.by} (role {role})", key=request.key)
+        named = replace(request, by=f"{request.by} (role {role})")
         self._accepted.append(named)
-        if named.step is None:
-            self._not_taken.append(named)
-        else:
-            self._steps_not_taken.append(named)
+        self._not_taken.append(named)
 
-    def take_step_cancel(self) -> StepCancel | None:
-        """Return the first request to cancel a step, once."""
-        if not self._steps_not_taken:
-            return None
-        request = self._steps_not_taken.pop(0)
-        return StepCancel(step=request.step or "", by=request.by, key=request.key)
-
-    def take_cancel(self) -> RunCancel | None:
-        """Return the first request to cancel the run, once."""
-        if not self._not_taken:
-            return None
-        request = self._not_taken.pop(0)
-        return RunCancel(by=request.by, key=request.key)
+    def take(self, *, of_run: bool) -> CancelRequest | None:
+        """Return the first request to cancel the run, or else one step of it, once."""
+        found = next((request for request in self._not_taken if (request.step is None) is of_run), None)
+        if found is not None:
+            self._not_taken.remove(found)
+        return found
 
     def requester_of(self, step: str) -> str | None:
         """Return the requester of the last request that concerns this step's workers: for the step, or for the run."""

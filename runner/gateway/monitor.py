@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from runner.engine.events import Blocked, Blocker, Identity, LockWait, Worker
-from runner.engine.ports import GroupHolder, OnBlocked, RemainingBackends, RemainingWorker, RunCancel, StepCancel
+from runner.engine.ports import CancelRequest, GroupHolder, OnBlocked, RemainingBackends, RemainingWorker
 from runner.engine.yielding import IDLE, WatchedWorkers
 from runner.errors import ConnectionFailedError, GatewayError, ServerGivenUpError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, ReceivedRequests
@@ -194,15 +194,11 @@ class MonitorSession:
         """Signal the worker if its pid and backend_start match. GatewayError if the server cannot be queried now."""
         await self._run("cancel", (str(worker.pid), worker.backend_start))
 
-    def take_cancel(self) -> RunCancel | None:
-        """Return a request to cancel the run, once."""
-        return self._requests.take_cancel()
+    def take_cancel(self, *, of_run: bool) -> CancelRequest | None:
+        """Return a request to cancel the run, or else one step of it, once."""
+        return self._requests.take(of_run=of_run)
 
-    def take_step_cancel(self) -> StepCancel | None:
-        """Return a request to cancel a step, once."""
-        return self._requests.take_step_cancel()
-
-    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
+    def answer(self, request: CancelRequest, *, steps: int | None) -> None:
         """Send the user the number of steps that the request cancels; None: there is no such step."""
         self._answers.append(CancelAnswer(run=self._run_id, key=request.key, steps=steps))
         self._wake_up.set()

@@ -18,10 +18,11 @@ from psycopg.conninfo import make_conninfo
 from runner.engine.events import Leftover, Place, Worker
 from runner.engine.launched_text import plan_text
 from runner.engine.leftovers import UnfinishedObject, read_leftover
+from runner.engine.ports import CancelRequest
 from runner.engine.run_location import place_after
 from runner.engine.server_activity import Activity, KnownWorkers, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
-from runner.gateway.cancel_requests import CancelAnswer, CancelRequest, read_answer
+from runner.gateway.cancel_requests import CancelAnswer, payload_of, read_answer
 from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.reader import Recorded, read_recorded
 from runner.gateway.queries import query
@@ -400,7 +401,7 @@ class Stopper(Struct, kw_only=True):
     async def stop(self, wait_for: float) -> Stopped:
         """Stop the run; wait for its workers for at most `wait_for` seconds. ServerLostError if the server is lost."""
         await self.observer.listen(self._receive)
-        await self.observer.notify(self.request.to_payload())
+        await self.observer.notify(payload_of(self.request))
         self._request_accepted = not self.run.alive or await self.observer.accepts_requests(self.run.runner[0])
         loop = asyncio.get_running_loop()
         notified_at = quiet_since = loop.time()

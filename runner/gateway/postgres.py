@@ -19,6 +19,7 @@ from runner.engine.events import Identity, LockWait, Place, Worker
 from runner.engine.launched_text import waits_for_snapshots
 from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
+    CancelRequest,
     GroupHolder,
     LaunchRequest,
     OnBlocked,
@@ -27,10 +28,8 @@ from runner.engine.ports import (
     QueryResult,
     RecordedRun,
     RemainingBackends,
-    RunCancel,
     ServerCheck,
     ServerInfo,
-    StepCancel,
     StoredBatch,
     WorkerHandle,
 )
@@ -347,15 +346,11 @@ class PgGateway:
         """Whether another run locked the group while the connection was lost."""
         return self._monitor.group_lost
 
-    def take_cancel(self) -> RunCancel | None:
-        """Return a request to cancel the run, once."""
-        return self._monitor.take_cancel()
+    def take_cancel(self, *, of_run: bool) -> CancelRequest | None:
+        """Return a request to cancel the run, or else one step of it, once."""
+        return self._monitor.take_cancel(of_run=of_run)
 
-    def take_step_cancel(self) -> StepCancel | None:
-        """Return a request to cancel one step, once."""
-        return self._monitor.take_step_cancel()
-
-    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
+    def answer(self, request: CancelRequest, *, steps: int | None) -> None:
         """Report to the user what the request cancels."""
         self._monitor.answer(request, steps=steps)
 

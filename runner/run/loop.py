@@ -275,7 +275,7 @@ class Run:
             message = f"run {holder.run} holds the concurrency group {concurrency.group!r}, {holder}"
             if concurrency.on_conflict is OnConflict.FAIL:
                 raise GroupHeldError(message + ".", hint="Wait until that run ends, or set on_conflict: wait.")
-            asked = self._gateway.take_cancel()
+            asked = self._gateway.take_cancel(of_run=True)
             if asked is not None:
                 self._gateway.answer(asked, steps=self._open_steps())
                 raise GroupHeldError(f"cancelled by {asked.by} while {message}.")
@@ -336,13 +336,14 @@ class Run:
 
     def _handle_cancel_requests(self) -> None:
         """Handle cancel requests from the server, before the ends of the workers that they explain."""
-        stop = self._gateway.take_cancel()
+        stop = self._gateway.take_cancel(of_run=True)
         if stop is not None:
             self._emit(ev.RunCancelled(at=self._clock.now(), by=stop.by))
             self._gateway.answer(stop, steps=self._open_steps())
-        while (asked := self._gateway.take_step_cancel()) is not None:
-            wanted = steps_to_cancel(self.state, asked.step)
-            known = bool(wanted) or asked.step in self.state.records
+        while (asked := self._gateway.take_cancel(of_run=False)) is not None:
+            step = asked.step or ""
+            wanted = steps_to_cancel(self.state, step)
+            known = bool(wanted) or step in self.state.records
             for key in wanted:
                 self._emit(ev.StepCancelRequested(at=self._clock.now(), step=key, by=asked.by))
             self._gateway.answer(asked, steps=len(wanted) if known else None)

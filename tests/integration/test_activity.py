@@ -11,9 +11,10 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.events import Worker
+from runner.engine.ports import CancelRequest
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker
 from runner.errors import ConnectionFailedError
-from runner.gateway.cancel_requests import CancelRequest
+from runner.gateway.cancel_requests import payload_of
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.observer import APPLICATION_NAME, Observer, SignalRefusedError, Stopper
 from runner.identity import runner_name
@@ -384,7 +385,7 @@ async def test_a_request_of_a_role_that_may_stop_nothing_is_ignored(
     async with observing(new_role()) as mallory:
         await until(lambda: recorder.of(ev.AttemptRunning))
         forged = CancelRequest(run="live-forged", step=None, by="mallory", key="1")
-        await mallory.notify(forged.to_payload())
+        await mallory.notify(payload_of(forged))
         result = await task
     assert recorder.of(ev.RunCancelled) == []
     assert result.exit_code == 0

@@ -11,8 +11,9 @@ import psycopg
 import pytest
 
 from runner.embedded import start_server
+from runner.engine.ports import CancelRequest
 from runner.errors import GatewayError
-from runner.gateway.cancel_requests import CHANNEL, CancelRequest
+from runner.gateway.cancel_requests import CHANNEL, payload_of
 from tests.integration.gateway_setups import RealSetup
 
 RUN = "flooded-run"
@@ -68,8 +69,8 @@ async def test_a_session_that_a_flood_keeps_busy_is_replaced_by_one_that_listens
         with psycopg.connect(database, autocommit=True) as asker:
             asked = None
             while asked is None:
-                asker.execute("SELECT pg_notify(%s, %s)", (CHANNEL, REQUEST.to_payload()))
-                asked = setup.gateway.take_cancel()
+                asker.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload_of(REQUEST)))
+                asked = setup.gateway.take_cancel(of_run=True)
                 await asyncio.sleep(0.05)
         assert asked.key == "1"
 
@@ -82,8 +83,8 @@ async def test_a_request_is_received_during_a_flood_or_when_it_ends(database: st
             end = time() + 10
             asked = None
             while asked is None:
-                await asyncio.to_thread(asker.execute, "SELECT pg_notify(%s, %s)", (CHANNEL, REQUEST.to_payload()))
-                asked = setup.gateway.take_cancel()
+                await asyncio.to_thread(asker.execute, "SELECT pg_notify(%s, %s)", (CHANNEL, payload_of(REQUEST)))
+                asked = setup.gateway.take_cancel(of_run=True)
                 await asyncio.sleep(0.05)
                 if time() >= end:
                     over.set()

@@ -11,7 +11,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.outcomes import settle
-from runner.engine.ports import GroupHolder, StepCancel
+from runner.engine.ports import CancelRequest, GroupHolder
 from runner.engine.scheduler import run_status
 from runner.engine.state import StepState, initial_state
 from runner.errors import GroupHeldError
@@ -125,7 +125,7 @@ async def without(of: Plan, gateway: FakeGateway, key: str, *, when: type[ev.Eve
     async with asyncio.timeout(20):
         while not recorder.of(when):  # noqa: ASYNC110 - the run sets no event
             await asyncio.sleep(0)
-        gateway.step_cancels.append(StepCancel(step=key, by=BY, key="1"))
+        gateway.step_cancels.append(CancelRequest(run="", step=key, by=BY, key="1"))
         run._wake_up.set()
         return (await task).exit_code, recorder
 
@@ -203,7 +203,7 @@ async def test_a_step_whose_instances_ctrl_c_has_stopped_blames_no_session() -> 
 
 async def test_a_request_for_what_is_not_there_or_over_is_answered() -> None:
     gateway = FakeGateway(scripts={"long": Script(seconds=0.3)})
-    gateway.step_cancels = [StepCancel(step="typo", by=BY, key="1")]
+    gateway.step_cancels = [CancelRequest(run="", step="typo", by=BY, key="1")]
     code, recorder = await without(plan(step("a", "select 1"), step("b", "long")), gateway, "a", when=ev.StepFinished)
     assert code == 0
     assert not recorder.of(ev.StepCancelRequested)
