@@ -21,7 +21,7 @@ from runner.records.journal import Journal
 from runner.reports.messages import Verbosity
 from runner.reports.progress import Plain
 from runner.run.loop import Run
-from runner.run.start import RunContext
+from runner.run.start import Ready, RunContext
 
 _START = Position(file="benchmark", line=1, column=1)
 
@@ -85,7 +85,7 @@ def run(
             sinks.append(Journal.create(journal, run_id, plan_))
         if ledger is not None:
             sinks.append(LedgerSink(gateway.ledger, run_id))
-        run_ = Run(plan_, gateway=gateway, clock=clock, sinks=sinks, context=context)
+        run_ = Run(Ready(run_id=run_id, plan=plan_), gateway=gateway, clock=clock, sinks=sinks, context=context)
         wall, cpu = time.perf_counter(), time.process_time()
         result = asyncio.run(run_.execute())
         cost = Cost(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)

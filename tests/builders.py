@@ -14,7 +14,7 @@ from runner.errors import Position
 from runner.identity import WorkerLabel, new_run_id
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
 from runner.run.loop import Run, RunResult
-from runner.run.start import RunContext
+from runner.run.start import Ready, RunContext
 from tests.invariants import validate
 
 NOWHERE = Position(file="", line=1, column=1)
@@ -107,10 +107,14 @@ def _key(event: ev.Event) -> str | None:
 def new_run(
     of: Plan, gateway: Gateway, *sinks: Sink, run_id: str = "", clock: Clock | None = None, **keys: Any
 ) -> tuple[Run, Recorder]:
-    """Return a run that is ready to be executed, and what will keep its events."""
+    """Return a run that is ready to be executed, and what keeps its events; `keys` are those of `Ready` and `Run`."""
     recorder = Recorder()
-    context = RunContext(run_id=run_id or new_run_id(time.time()), jobplan="0", host="test", os_pid=1, sha256="0" * 64)
-    run = Run(of, gateway=gateway, clock=clock or MonotonicClock(), sinks=[recorder, *sinks], context=context, **keys)
+    run_id = run_id or new_run_id(time.time())
+    ready = Ready(run_id=run_id, plan=of, **{key: keys.pop(key) for key in Ready.__struct_fields__ if key in keys})
+    context = RunContext(run_id=run_id, jobplan="0", host="test", os_pid=1, sha256="0" * 64)
+    run = Run(
+        ready, gateway=gateway, clock=clock or MonotonicClock(), sinks=[recorder, *sinks], context=context, **keys
+    )
     return run, recorder
 
 

@@ -188,8 +188,8 @@ def _resume(options: ResumeOptions, signals: RunSignals) -> int:
         if isinstance(found, Done):
             return _done(record.run_id, options)
         dsn = options.dsn or begun(record).connection or chosen_dsn(None)
-        setup = RunSetup.of(
-            found,
+        setup = RunSetup(
+            ready=found,
             conninfo=dsn,
             given_dsn=options.given_dsn,
             progress=options.progress,

@@ -53,7 +53,8 @@ from runner.plan.groups import written_steps
 from runner.plan.model import Plan
 from runner.plan.plan_files import files_of
 from runner.reports.messages import Verbosity
-from runner.run.continuation import Done, Ready, Wish, again, begin
+from runner.run.continuation import Done, Wish, again, begin
+from runner.run.start import Ready
 from runner.structs import Struct, replace
 
 if TYPE_CHECKING:
@@ -300,8 +301,8 @@ def _prepared(wish: Wish, now: float, progress: ProgressOptions, signals: RunSig
 
 
 def _course(ready: Ready, options: RunOptions, conninfo: str, *, embedded: bool) -> RunSetup:
-    return RunSetup.of(
-        ready,
+    return RunSetup(
+        ready=ready,
         conninfo=conninfo,
         given_dsn=options.given_dsn,
         progress=options.progress,

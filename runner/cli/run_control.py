@@ -30,7 +30,7 @@ from runner.engine.ports import PreviousRun, PreviousRuns, Sink
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
 from runner.exit_codes import for_signal, is_failure
-from runner.plan.model import Fit, Plan
+from runner.plan.model import Fit
 from runner.records.journal import Journal
 from runner.records.summaries import failed_before, previous_runs, write_previous_runs
 from runner.reports.destinations import STDOUT
@@ -41,9 +41,8 @@ from runner.reports.report_kinds import open_report
 from runner.reports.run_end import NextCommands, RunEnd, run_end
 from runner.reports.worker_activity import WorkerView, estimate, forwards, worker_views
 from runner.run.api import new_run
-from runner.run.continuation import Ready
 from runner.run.loop import Run, RunResult
-from runner.run.takeover import Takeover
+from runner.run.start import Ready
 from runner.structs import Struct
 
 if TYPE_CHECKING:
@@ -225,48 +224,28 @@ class TraceOptions(Struct, frozen=True, kw_only=True):
 
 
 class RunSetup(Struct, frozen=True, kw_only=True):
-    """All that a run needs to start or to resume; `ledger` is the schema of the ledger, None for no ledger.
+    """All that a run needs to start or to resume; `ledger` is the schema of the ledger, None for no ledger."""
 
-    To resume, `history` are the events so far, `previous_state` the state after them, and `takeover` the options.
-    """
-
-    plan: Plan
-    run_id: str
+    ready: Ready
     conninfo: str
     #: The value of --dsn: suggested commands repeat it, but not the environment.
     given_dsn: str | None
-    journal: Journal
     progress: ProgressOptions
     reports: tuple[tuple[str, Path], ...] = ()
     notify: Notifications | None = None
     trace: TraceOptions = TraceOptions()
-    left_out: frozenset[str] = frozenset()
     embedded: bool = False
     ledger: str | None = None
     trusted_roles: tuple[str, ...] = ()
-    history: tuple[Event, ...] = ()
-    previous_state: RunState | None = None
-    takeover: Takeover | None = None
-    chosen: bool = False
     require_ledger: bool = False
     ledger_first: bool = False
 
-    @classmethod
-    def of(cls, ready: Ready, **given: Any) -> RunSetup:  # noqa: ANN401 - the fields that `ready` does not have
-        """Return the setup of a run that is ready, with what else was `given`."""
-        if ready.journal is None:
+    @property
+    def journal(self) -> Journal:
+        """The journal of the run, which the command line always keeps."""
+        if self.ready.journal is None:
             raise ValueError("the command line keeps a journal of every run")
-        return cls(
-            plan=ready.plan,
-            run_id=ready.run_id,
-            journal=ready.journal,
-            left_out=ready.left_out,
-            chosen=ready.chosen,
-            history=ready.history,
-            previous_state=ready.previous_state,
-            takeover=ready.takeover,
-            **given,
-        )
+        return self.ready.journal
 
 
 def finished_line(run_id: str) -> str:
@@ -286,14 +265,14 @@ def execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
 
 def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     history = _history(setup, clock.now())
-    again = "" if setup.embedded else written_out("resume", setup.run_id, journal=setup.journal.folder.parent)
-    reports = [open_report(kind, path, setup.run_id, history, resume=again) for kind, path in setup.reports]
-    if setup.previous_state is not None:
-        for event, report in itertools.product(setup.history, reports):
-            report.handle(event, setup.previous_state)
+    again = "" if setup.embedded else written_out("resume", setup.ready.run_id, journal=setup.journal.folder.parent)
+    reports = [open_report(kind, path, setup.ready.run_id, history, resume=again) for kind, path in setup.reports]
+    if setup.ready.previous_state is not None:
+        for event, report in itertools.product(setup.ready.history, reports):
+            report.handle(event, setup.ready.previous_state)
     poll = WorkerPoll(history)
     progress = setup.progress.sinks(
-        setup.run_id, poll, setup.history, stdout=all(path != STDOUT for _, path in setup.reports)
+        setup.ready.run_id, poll, setup.ready.history, stdout=all(path != STDOUT for _, path in setup.reports)
     )
     sinks: list[Sink] = [setup.journal, *progress, *reports, *_notifiers(setup, clock.now()), *_traces(setup)]
     interrupted: list[int] = []
@@ -301,16 +280,10 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     async def execute() -> RunResult:
         usual = await _usual_for_fit(setup)
         run = new_run(
-            setup.plan,
+            setup.ready,
             dsn=setup.conninfo,
-            run_id=setup.run_id,
             clock=clock,
             sinks=sinks,
-            left_out=setup.left_out,
-            history=setup.history,
-            previous_state=setup.previous_state,
-            takeover=setup.takeover,
-            chosen=setup.chosen,
             require_ledger=setup.require_ledger,
             ledger_first=setup.ledger_first,
             ledger=setup.ledger,
@@ -328,7 +301,9 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
 
         try:
             with signals.passed_to(interrupt):
-                async with poll.running(run, setup.run_id, every=POLL_LIVE if setup.progress.live else POLL_PLAIN):
+                async with poll.running(
+                    run, setup.ready.run_id, every=POLL_LIVE if setup.progress.live else POLL_PLAIN
+                ):
                     return await run.execute()
         finally:
             if run.under_way:
@@ -348,7 +323,7 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
         setup.progress.print(f"jobplan: {result.ledger_problem}", level="warning", event="warning")
     end = run_end(
         result.state,
-        run_id=setup.run_id,
+        run_id=setup.ready.run_id,
         exit_code=result.exit_code,
         seconds=clock.now() - (result.state.started_at or began),
         record=f"{setup.journal.folder}{' (incomplete)' if setup.journal.lost else ''}",
@@ -358,9 +333,9 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     setup.progress.print_end(
         end,
         event="summary",
-        run=setup.run_id,
+        run=setup.ready.run_id,
         exit_code=result.exit_code,
-        resumed=setup.previous_state is not None,
+        resumed=setup.ready.previous_state is not None,
         counts={str(state): number for state, number in result.state.counts().items()},
         duration=round(result.state.took_before + clock.now() - (result.state.started_at or began), 3),
     )
@@ -371,13 +346,13 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
 
 async def _usual_for_fit(setup: RunSetup) -> Mapping[str, float]:
     """Return the usual durations of the plan's steps, if it has `fit`."""
-    window = setup.plan.window
+    window = setup.ready.plan.window
     if window is None or window.fit is Fit.OFF:
         return {}
     from runner.run.usual_durations import usual_durations
 
     return await usual_durations(
-        setup.plan,
+        setup.ready.plan,
         setup.conninfo,
         journals=setup.journal.folder.parent,
         ledger=setup.ledger is not None,
@@ -398,7 +373,7 @@ def _traces(setup: RunSetup) -> list[Sink]:
         setup.progress.print(f"jobplan: {text}.", level="warning", event="warning")
 
     exporter = span_exporter(setup.trace.collector)
-    return [Trace(exporter, setup.run_id, environment=dict(os.environ), warn=warn, history=setup.history)]
+    return [Trace(exporter, setup.ready.run_id, environment=dict(os.environ), warn=warn, history=setup.ready.history)]
 
 
 def wants_trace(environment: Mapping[str, str]) -> bool:
@@ -412,16 +387,16 @@ def wants_trace(environment: Mapping[str, str]) -> bool:
 def _notifiers(setup: RunSetup, now: float) -> list[Sink]:
     if setup.notify is None:
         return []
-    begun = next((event.at for event in setup.history), now)
-    ends = [event.exit_code for event in setup.history if isinstance(event, RunFinished)]
-    failed = is_failure(ends[-1]) if ends else failed_before(setup.journal.folder.parent, setup.plan.name, begun)
+    begun = next((event.at for event in setup.ready.history), now)
+    ends = [event.exit_code for event in setup.ready.history if isinstance(event, RunFinished)]
+    failed = is_failure(ends[-1]) if ends else failed_before(setup.journal.folder.parent, setup.ready.plan.name, begun)
     return [
         notifier(
             setup.notify,
             setup.progress,
-            plan=setup.plan.name,
-            run=setup.run_id,
-            database=next((event.database for event in setup.history if isinstance(event, RunStarted)), ""),
+            plan=setup.ready.plan.name,
+            run=setup.ready.run_id,
+            database=next((event.database for event in setup.ready.history if isinstance(event, RunStarted)), ""),
             failed=failed,
             resumed=bool(ends),
         )
@@ -462,9 +437,9 @@ def _wants_history(setup: RunSetup) -> bool:
 
 def _history(setup: RunSetup, now: float) -> PreviousRuns:
     """Read the journals of previous runs, if the output uses them."""
-    folder, begun = setup.journal.folder, next((event.at for event in setup.history), now)
-    runs = previous_runs(folder.parent, setup.plan.name, begun) if _wants_history(setup) else ()
-    return PreviousRuns(setup.plan.name, before=begun, runs=runs)
+    folder, begun = setup.journal.folder, next((event.at for event in setup.ready.history), now)
+    runs = previous_runs(folder.parent, setup.ready.plan.name, begun) if _wants_history(setup) else ()
+    return PreviousRuns(setup.ready.plan.name, before=begun, runs=runs)
 
 
 def _embedded_commands() -> NextCommands:
@@ -473,7 +448,7 @@ def _embedded_commands() -> NextCommands:
 
 def _commands(setup: RunSetup) -> NextCommands:
     """Return the commands in full."""
-    run, dsn = setup.run_id, setup.given_dsn
+    run, dsn = setup.ready.run_id, setup.given_dsn
     more = ["--no-ledger"] if setup.ledger is None else []
     return NextCommands(
         follow=written_out("attach", run, dsn=dsn),

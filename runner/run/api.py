@@ -11,9 +11,7 @@ from pathlib import Path
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
 from runner.engine.batches import carries
-from runner.engine.events import Event
 from runner.engine.ports import PreviousRuns, SharedSlots, Sink
-from runner.engine.state import RunState
 from runner.gateway.ledger.sink import LedgerSink
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
@@ -21,8 +19,7 @@ from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.plan.resolved import sha256
 from runner.run.loop import Run, RunResult
-from runner.run.start import RunContext
-from runner.run.takeover import Takeover
+from runner.run.start import Ready, RunContext
 
 __all__ = ["load_plan", "new_run", "run_plan"]
 
@@ -58,44 +55,36 @@ def run_plan(
     clock = MonotonicClock()
 
     async def execute() -> RunResult:
-        run_id = new_run_id(clock.now())
-        run = new_run(
-            plan, dsn=dsn, run_id=run_id, clock=clock, sinks=sinks, ledger=ledger, trusted_roles=trusted_roles
-        )
+        ready = Ready(run_id=new_run_id(clock.now()), plan=plan)
+        run = new_run(ready, dsn=dsn, clock=clock, sinks=sinks, ledger=ledger, trusted_roles=trusted_roles)
         return await run.execute()
 
     return asyncio.run(execute())
 
 
 def new_run(
-    plan: Plan,
+    ready: Ready,
     *,
     dsn: str,
-    run_id: str,
     clock: Clock,
     sinks: Sequence[Sink],
-    left_out: frozenset[str] = frozenset(),
-    history: Sequence[Event] = (),
-    previous_state: RunState | None = None,
-    takeover: Takeover | None = None,
     ledger: str | None = None,
     trusted_roles: Sequence[str] = (),
     previous_runs: PreviousRuns | None = None,
-    chosen: bool = False,
     require_ledger: bool = False,
     ledger_first: bool = False,
     usual: Mapping[str, float] | None = None,
     shared_slots: SharedSlots | None = None,
     target: str | None = None,
 ) -> Run:
-    """Build a run on a real server; nothing happens before its `execute`. Steps `left_out` are not selected.
+    """Build a run on a real server; nothing happens before its `execute`. `sinks` include its journal.
 
-    `previous_state` and `takeover` resume a run: see `Run`; `history` are its events so far. `ledger` is the schema of
-    the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. The previous
-    runs of the plan that the ledger contains are added to `previous_runs`. `chosen`, `require_ledger`, `ledger_first`
-    and `shared_slots`: see `Run`; a plan with carried values always has `ledger_first`. `target` is the name of the
-    run's database in a fleet.
+    `ledger` is the schema of the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and
+    superusers. The previous runs of the plan that the ledger contains are added to `previous_runs`. `require_ledger`,
+    `ledger_first`, `usual` and `shared_slots`: see `Run`; a plan with carried values always has `ledger_first`.
+    `target` is the name of the run's database in a fleet.
     """
+    plan, run_id = ready.plan, ready.run_id
     # A batch whose launch is not in the ledger was never requested: so a runner can be killed in any moment.
     ledger_first = ledger_first or any(carries(step) for step in (*plan.steps, *plan.finally_))
     context = RunContext(
@@ -106,26 +95,21 @@ def new_run(
         sha256=sha256(plan),
         target=target,
     )
-    roles = takeover.roles if takeover is not None else ()
     gateway = PgGateway(
         dsn,
         run_id,
         ledger_schema=ledger,
         trusted_roles=trusted_roles,
         previous_runs=previous_runs,
-        roles=roles,
+        roles=() if ready.takeover is None else ready.takeover.roles,
         ledger_first=ledger_first,
     )
     return Run(
-        plan,
+        ready,
         gateway=gateway,
         clock=clock,
-        sinks=[*sinks, LedgerSink(gateway.ledger, run_id, history)] if ledger is not None else sinks,
+        sinks=[*sinks, LedgerSink(gateway.ledger, run_id, ready.history)] if ledger is not None else sinks,
         context=context,
-        left_out=left_out,
-        previous_state=previous_state,
-        takeover=takeover,
-        chosen=chosen,
         require_ledger=require_ledger,
         ledger_first=ledger_first,
         usual=usual,

@@ -14,9 +14,10 @@ from runner.errors import JobplanError, OpenQuestionError, RecordError, UsageErr
 from runner.plan.graph import not_selected
 from runner.plan.model import Plan
 from runner.run.api import LEDGER, new_run
-from runner.run.continuation import Done, Ready, Wish, again
+from runner.run.continuation import Done, Wish, again
 from runner.run.loop import Run, RunOrigin, RunResult
 from runner.run.resumption import prepare
+from runner.run.start import Ready
 from runner.run.usual_durations import usual_durations
 
 
@@ -139,18 +140,12 @@ async def _execute(
             trusted_roles=wish.trusted_roles,
         )
         run = new_run(
-            ready.plan,
+            ready,
             dsn=wish.conninfo,
-            run_id=ready.run_id,
             clock=clock,
             sinks=[*kept, *sinks],
-            left_out=ready.left_out,
-            history=ready.history,
-            previous_state=ready.previous_state,
-            takeover=ready.takeover,
             ledger=wish.ledger,
             trusted_roles=wish.trusted_roles,
-            chosen=ready.chosen,
             require_ledger=require_ledger,
             ledger_first=True,
             shared_slots=shared_slots,

@@ -30,8 +30,8 @@ from runner.identity import run_id_problem
 from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.records.run_folders import is_locked
-from runner.run.start import exists_in_ledger
-from runner.run.takeover import Orphans, Takeover
+from runner.run.start import Ready, exists_in_ledger
+from runner.run.takeover import Orphans
 from runner.structs import Struct, field, replace
 
 #: Seconds between two decisions while another runner has the run.
@@ -126,22 +126,6 @@ def latest(journal: Known | None, ledger: Known | None) -> Known | None:
 
 
 # --- the result of a wish ---
-
-
-class Ready(Struct, frozen=True, kw_only=True):
-    """A run that is ready to begin, or to be resumed; its `journal` is open.
-
-    To resume it, `history` are the events so far, `previous_state` is the state after them, and `takeover` says how.
-    """
-
-    run_id: str
-    plan: Plan
-    journal: Journal | None
-    left_out: frozenset[str] = frozenset()
-    chosen: bool = False
-    history: tuple[ev.Event, ...] = ()
-    previous_state: RunState | None = None
-    takeover: Takeover | None = None
 
 
 class Done(Struct, frozen=True, kw_only=True):

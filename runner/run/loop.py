@@ -30,11 +30,11 @@ from runner.engine.window import check_window, clock_changed, must_wait_for_wind
 from runner.engine.yielding import BlockedSessions
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.plan.groups import written_steps
-from runner.plan.model import OnConflict, Plan, Value
+from runner.plan.model import OnConflict, Value
 from runner.plan.window import Opening
 from runner.run.holds import HoldSampler
 from runner.run.performer import Order, Performer, WriteAhead, builtin_values, launching, preparing, values_for
-from runner.run.start import RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
+from runner.run.start import Ready, RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
 from runner.run.takeover import Takeover, examine_workers
 
 #: Seconds between two ticks of the sinks without events.
@@ -63,40 +63,35 @@ class RunResult:
 
 
 class Run:
-    """One run of a plan, or the rest of one. Use it once. The steps `left_out` were not selected.
+    """One run of a plan, or the rest of one. Use it once.
 
-    To resume a run, pass its recorded state as `previous_state`, and how to take it over as `takeover`. `chosen`: the
-    caller chose the id, so that a run with this id may exist. `require_ledger`: nothing begins without a ledger.
-    `ledger_first`: if there is a ledger, no worker is requested before its launch is in it. `shared_slots` is a limit
-    that other runs share. `usual` are the usual durations of steps, for `fit`.
+    `require_ledger`: nothing begins without a ledger. `ledger_first`: if there is a ledger, no worker is requested
+    before its launch is in it. `shared_slots` is a limit that other runs share. `usual` are the usual durations of
+    steps, for `fit`.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        ready: Ready,
         *,
         gateway: Gateway,
         clock: Clock,
         sinks: Sequence[Sink],
         context: RunContext,
-        left_out: frozenset[str] = frozenset(),
-        previous_state: RunState | None = None,
-        takeover: Takeover | None = None,
-        chosen: bool = False,
         require_ledger: bool = False,
         ledger_first: bool = False,
         shared_slots: SharedSlots | None = None,
         usual: Mapping[str, float] | None = None,
     ) -> None:
-        self.state = initial_state(plan) if previous_state is None else previous_state
+        plan = ready.plan
+        self.state = initial_state(plan) if ready.previous_state is None else ready.previous_state
+        self._ready = ready
         self._plan = plan
         self._gateway = gateway
         self._clock = clock
         self._sinks = list(sinks)
         self._context = context
-        self._left_out = left_out
-        self._takeover = takeover
-        self._chosen = chosen
+        self._takeover = ready.takeover
         self._require_ledger = require_ledger
         self._ledger_first = ledger_first
         self._usual = usual or {}
@@ -150,7 +145,7 @@ class Run:
             # an ignored ledger is reported by its own event, also when the run is resumed
             self._ledger_problem = None if self._gateway.ledger_ignored else self._gateway.ledger_problem
             await hold_run(self._gateway, self._context.run_id)
-            if self._chosen and self._takeover is None:
+            if self._ready.chosen and self._takeover is None:
                 await check_unused(self._gateway, self._context.run_id, self._clock)
             await self._check_window()
             await self._hold_group()
@@ -158,10 +153,9 @@ class Run:
             if self._takeover is None:
                 self._emit(
                     started(
-                        self._plan,
+                        self._ready,
                         self._context,
                         info,
-                        left_out=self._left_out,
                         ledger_problem=self._ledger_problem,
                         ledger_first=self._ledger_first,
                         at=self._clock.now(),
@@ -287,7 +281,7 @@ class Run:
     def _skip_left_out(self) -> None:
         """Skip the steps that were not selected; the user states that they are done, so their dependents run."""
         for step in self._plan.steps:
-            if step.id in self._left_out and not self.state.records[step.id].final:
+            if step.id in self._ready.left_out and not self.state.records[step.id].final:
                 self._emit(ev.StepSkipped(at=self._clock.now(), step=step.id, reason=ev.SkipReason.NOT_SELECTED))
 
     async def _run_until_over(self) -> None:

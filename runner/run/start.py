@@ -8,11 +8,30 @@ from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.ports import Gateway, ServerInfo
 from runner.engine.server_activity import end_sessions
+from runner.engine.state import RunState
 from runner.errors import GroupHeldError, PreflightError, RunExistsError, RunHeldError
 from runner.identity import run_of
 from runner.plan.model import Plan
-from runner.run.takeover import Findings, without_runner
+from runner.records.journal import Journal
+from runner.run.takeover import Findings, Takeover, without_runner
 from runner.structs import Struct
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """A run that is ready to begin, or to be resumed; its `journal` is open. The steps `left_out` were not selected.
+
+    `chosen`: the caller chose the id, so that a run with this id may exist. To resume it, `history` are the events so
+    far, `previous_state` is the state after them, and `takeover` says how.
+    """
+
+    run_id: str
+    plan: Plan
+    journal: Journal | None = None
+    left_out: frozenset[str] = frozenset()
+    chosen: bool = False
+    history: tuple[ev.Event, ...] = ()
+    previous_state: RunState | None = None
+    takeover: Takeover | None = None
 
 
 class RunContext(Struct, frozen=True, kw_only=True):
@@ -28,16 +47,16 @@ class RunContext(Struct, frozen=True, kw_only=True):
 
 
 def started(
-    plan: Plan,
+    ready: Ready,
     context: RunContext,
     info: ServerInfo,
     *,
-    left_out: frozenset[str],
     ledger_problem: str | None,
     ledger_first: bool = False,
     at: float,
 ) -> ev.RunStarted:
-    """Return the event of a run that begins on this server. The steps `left_out` were not selected."""
+    """Return the event of a run that begins on this server."""
+    plan = ready.plan
     return ev.RunStarted(
         at=at,
         jobplan=context.jobplan,
@@ -57,7 +76,7 @@ def started(
         place=info.place,
         ledger=info.ledger,
         ledger_problem=ledger_problem,
-        left_out=tuple(sorted(left_out)),
+        left_out=tuple(sorted(ready.left_out)),
         ledger_first=ledger_first and info.ledger is not None,
         target=context.target,
     )
