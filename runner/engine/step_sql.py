@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 from runner.engine import events as ev
 from runner.engine.batches import batch_values
@@ -88,17 +87,25 @@ def _value(key: str, render: Callable[..., str], text: str, values: ItemValues) 
 
 
 def named_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
-    """Return the values that the SQL of every step may name."""
+    """Return the values that all SQL of a plan may name: its parameters, and the run's id and name."""
     return {**plan.values, "run.id": run_id, "run.name": plan.name}
 
 
-def launched_sql(record: StepRecord, values: Mapping[str, Value], status: str) -> Rendered:
+def values_for(state: RunState, record: StepRecord, named: Mapping[str, Value]) -> ItemValues:
+    """Return the values for the SQL of a step or instance.
+
+    They are `named`, its item, the values of this iteration, and in `finally` the status of the run.
+    """
+    if not record.in_finally and not record.values and record.step.repeat is None:
+        return named
+    status = {"run.status": run_status(state)} if record.in_finally else {}
+    return {**named, **status, **record.values, **batch_values(record)}
+
+
+def launched_sql(state: RunState, record: StepRecord, named: Mapping[str, Value]) -> Rendered:
     """Return the SQL with its values, as it is sent; SQL whose values do not fit is returned as written in the plan."""
-    own: dict[str, Any] = {**values, **record.values, **batch_values(record)}
-    if record.in_finally:
-        own["run.status"] = status
     try:
-        return render_traced(record.step.sql.text, own)
+        return render_traced(record.step.sql.text, values_for(state, record, named))
     except TemplateError:
         return Rendered(text=record.step.sql.text, values=())
 
@@ -107,7 +114,7 @@ def place_in_plan(error: ev.ErrorDetails | None, record: StepRecord, state: RunS
     """Return the place in the plan's files that the server's error points to; None if it has no position."""
     if error is None or error.position is None:
         return None
-    sql = launched_sql(record, named_values(state.plan, run_id), run_status(state))
+    sql = launched_sql(state, record, named_values(state.plan, run_id))
     return record.step.sql.position(min(sql.original(error.position - 1), len(record.step.sql.text)))
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.scheduler import run_status, why_queued
+from runner.engine.scheduler import why_queued
 from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
 from runner.engine.step_sql import launched_sql, named_values
 from runner.plan.graph import longest_path
@@ -231,7 +231,7 @@ class _Builder(Struct):
         return StepReport(
             key=record.key,
             state=record.state,
-            sql=launched_sql(record, values, run_status(self.state)).text,
+            sql=launched_sql(self.state, record, values).text,
             description=step.description,
             tags=tuple(sorted(step.tags)),
             needs=step.needs,

@@ -17,6 +17,7 @@ from runner.engine.state import RunState, StepRecord
 from runner.engine.window import must_wait_for_window
 from runner.errors import GatewayError, ServerGivenUpError
 from runner.plan.model import Hold, Value
+from runner.run.tasks import Tasks
 from runner.sql.placeholders import TemplateError, render
 
 #: Seconds between two checks whether the window has opened.
@@ -41,27 +42,17 @@ class HoldSampler:
         self._clock = clock
         self._values = values
         self._post = post
-        self._crashed = crashed
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks(crashed)
 
     def start(self) -> None:
         """Begin to measure the holds of the plan that concern a step."""
         for hold in self._state.plan.holds:
             if self._is_needed(hold):
-                task = asyncio.create_task(self._watch(hold))
-                task.add_done_callback(self._ended)
-                self._tasks.append(task)
+                self._tasks.begin(self._watch(hold))
 
     async def close(self) -> None:
         """End the tasks."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._crashed(error)
+        await self._tasks.cancel()
 
     def _is_needed(self, hold: Hold) -> bool:
         """Return whether a step that the hold concerns may still start."""

@@ -25,7 +25,7 @@ from runner.engine.scheduler import decide, exit_code
 from runner.engine.server_activity import LiveWorker, LockWaits
 from runner.engine.state import RunState, initial_state, steps_to_cancel
 from runner.engine.state_indices import held_by, is_held_kind
-from runner.engine.step_sql import with_facts
+from runner.engine.step_sql import named_values, values_for, with_facts
 from runner.engine.window import check_window, clock_changed, must_wait_for_window
 from runner.engine.yielding import BlockedSessions
 from runner.errors import GroupHeldError, JournalLostError, RecordError
@@ -33,9 +33,10 @@ from runner.plan.groups import written_steps
 from runner.plan.model import OnConflict, Value
 from runner.plan.window import Opening
 from runner.run.holds import HoldSampler
-from runner.run.performer import Order, Performer, WriteAhead, builtin_values, launching, preparing, values_for
+from runner.run.performer import Performer, launching, preparing
 from runner.run.start import Ready, RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
 from runner.run.takeover import Takeover, examine_workers
+from runner.run.tasks import Order, WriteAhead
 
 #: Seconds between two ticks of the sinks without events.
 TICK = 1.0
@@ -136,7 +137,7 @@ class Run:
             ending.push_async_callback(self._gateway.close)
             ending.push_async_callback(self._performer.cancel_tasks)
             ending.push_async_callback(self._write_ahead.close)
-            values = builtin_values(self._plan, self._context.run_id)
+            values = named_values(self._plan, self._context.run_id)
             info = await self._gateway.open(lambda found: check_requirements(self._plan, found, self._gateway, values))
             if self._takeover is not None:
                 self._takeover.check_server(info)

@@ -1,20 +1,14 @@
 """Performs the scheduler's commands on the gateway, and posts the results as events.
 
 Each attempt and each evaluation is a separate task. No task raises: every result is posted as an event.
-
-A command waits in `WriteAhead` until its announcement is durable: a launch is on disk before its worker is requested. A
-disk can be slow, and the event loop does not wait for it: ends, signals and ticks are handled meanwhile, and later
-commands share the next flush. There is one flush at a time, and commands are performed in the order in which they were
-announced.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from runner.clock import Clock, parse_rfc3339
 from runner.engine import events as ev
@@ -22,16 +16,16 @@ from runner.engine.batches import Batch, CarriedError, batch_values, carries, re
 from runner.engine.leftovers import left_by
 from runner.engine.outcomes import classify, has_yielded, rows_wanted, skipped
 from runner.engine.ports import Evaluate, Gateway, Launch, LaunchRequest, WorkerEnd, WorkerHandle
-from runner.engine.scheduler import launch_timeout, run_status
+from runner.engine.scheduler import launch_timeout
 from runner.engine.size_limits import limited_rows
 from runner.engine.state import RunState, StepRecord
 from runner.engine.state_indices import held_by
-from runner.engine.step_sql import with_values
+from runner.engine.step_sql import named_values, values_for, with_values
 from runner.engine.window import launch_times, must_wait_for_window
 from runner.engine.yielding import yield_error
 from runner.errors import CapacityError, GatewayError, OutsideLaunchTimeError
 from runner.identity import WorkerLabel, worker_name
-from runner.plan.model import ItemValues, OnFinish, OnLeftovers, Plan, Sql, Step, Value
+from runner.plan.model import ItemValues, OnFinish, OnLeftovers, Step
 from runner.run.assistants import (
     ON_RETRY,
     Removed,
@@ -43,6 +37,7 @@ from runner.run.assistants import (
 )
 from runner.run.conditions import Conditions
 from runner.run.table_rows import estimated_rows
+from runner.run.tasks import Tasks
 from runner.sql.carried_rows import carry_form
 from runner.sql.placeholders import TemplateError, render
 from runner.sql.text_traits import builds_of, nature_of
@@ -96,10 +91,9 @@ class Performer:
         self._clock = clock
         self._run_id = run_id
         self._post = post
-        self._crashed = crashed
-        self._values = builtin_values(state.plan, run_id)
+        self._tasks = Tasks(crashed)
+        self._values = named_values(state.plan, run_id)
         self._attempts: dict[str, _Attempt] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         #: OIDs of the unfinished objects in the database before the first step that can leave one behind; None if
         #: unknown.
         self._unfinished_before: frozenset[int] | None = None
@@ -108,7 +102,7 @@ class Performer:
     def launch(self, command: Launch, application_name: str) -> None:
         """Launch a worker and follow it to its end, in a task."""
         self._attempts[command.step] = _Attempt()
-        self._begin(self._follow(self._state.records[command.step], command, application_name))
+        self._tasks.begin(self._follow(self._state.records[command.step], command, application_name))
 
     def adopt(self, adopted: ev.Adopted) -> None:
         """Follow a worker of a previous runner to its end, in a task."""
@@ -116,11 +110,11 @@ class Performer:
         handle = self._gateway.adopt(adopted.worker, step=adopted.step, awaited=record.step.waits)
         self._attempts[adopted.step] = _Attempt()
         command = Launch(step=adopted.step, attempt=adopted.attempt, timeout=record.timeout)
-        self._begin(self._follow_adopted(record, command, handle))
+        self._tasks.begin(self._follow_adopted(record, command, handle))
 
     def evaluate(self, command: Evaluate) -> None:
         """Evaluate a step's conditions, in a task."""
-        self._begin(self._evaluate(self._state.records[command.step], command))
+        self._tasks.begin(self._evaluate(self._state.records[command.step], command))
 
     def cancel(self, step: str) -> None:
         """Ask a step's worker to stop, now or as soon as it was launched."""
@@ -139,20 +133,7 @@ class Performer:
 
     async def cancel_tasks(self) -> None:
         """Cancel the remaining tasks; their workers continue."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._crashed(error)
+        await self._tasks.cancel()
 
     def _values_for(self, record: StepRecord) -> ItemValues:
         return values_for(self._state, record, self._values)
@@ -192,7 +173,7 @@ class Performer:
     async def _follow_adopted(self, record: StepRecord, command: Launch, handle: WorkerHandle) -> None:
         """Follow a worker of a previous runner; the object that it is building does not count as unfinished before."""
         with contextlib.suppress(TemplateError):
-            await self._note_unfinished_in_run(render(record.step.sql.text, self._values_for(record)))
+            await self._note_unfinished_in_run(self._rendered(record))
         await self._await_end(record, command, handle, orphan=True)
 
     async def _await_end(
@@ -200,19 +181,12 @@ class Performer:
     ) -> None:
         key, attempt = command.step, command.attempt
 
-        def seen(worker: ev.Worker) -> None:
-            now = self._clock.now()
-            self._post(ev.AttemptRunning(at=now, step=key, attempt=attempt, worker=worker, age=handle.age))
-
         def lost(message: str) -> None:
             self._post(ev.AttemptLost(at=self._clock.now(), step=key, attempt=attempt, message=message))
 
-        def unstoppable(worker: ev.Worker, seconds: float) -> None:
-            now = self._clock.now()
-            self._post(ev.AttemptUnstoppable(at=now, step=key, attempt=attempt, worker=worker, seconds=seconds))
-
         self._attempts[key].handle = handle
         self._attempts[key].apply_requests()
+        seen, unstoppable = partial(self._seen, command), partial(self._unstoppable, command)
         try:
             end = await handle.wait_until_ended(on_seen=seen, on_lost=lost, on_unstoppable=unstoppable)
             if orphan and end.lost:
@@ -221,6 +195,17 @@ class Performer:
             lost(error.message)
             end = WorkerEnd(lost=True, unobserved=True, reason=error.message)
         await self._finished(record, command, end)
+
+    def _seen(self, command: Launch, worker: ev.Worker) -> None:
+        handle, now = self._attempts[command.step].handle, self._clock.now()
+        age = None if handle is None else handle.age
+        self._post(ev.AttemptRunning(at=now, step=command.step, attempt=command.attempt, worker=worker, age=age))
+
+    def _unstoppable(self, command: Launch, worker: ev.Worker, seconds: float) -> None:
+        step, attempt = command.step, command.attempt
+        self._post(
+            ev.AttemptUnstoppable(at=self._clock.now(), step=step, attempt=attempt, worker=worker, seconds=seconds)
+        )
 
     def _defer(self, command: Launch, message: str, *, outside_window: bool = False) -> None:
         self._post(
@@ -270,7 +255,7 @@ class Performer:
         """Remove what previous attempts left behind, and execute `on_retry`; return the attempt's end if that is it."""
         execute = partial(self._execute, record, command)
         if record.step.leftovers is OnLeftovers.DROP:
-            builds = drops(record, self._rendered(record, record.step.sql))
+            builds = drops(record, self._rendered(record))
             with contextlib.suppress(GatewayError):
                 wanted = left_before(record, builds, await self._gateway.unfinished_objects())
                 if (await remove(wanted, self._gateway.unfinished_objects, execute)).completed:
@@ -287,24 +272,17 @@ class Performer:
 
     async def _execute(self, record: StepRecord, command: Launch, sql: str, purpose: str) -> WorkerEnd:
         """Execute SQL in a worker besides the step's own, and return its end."""
-        own, key, attempt = self._attempts[command.step], command.step, command.attempt
+        own = self._attempts[command.step]
 
         def seen(worker: ev.Worker) -> None:
             if record.preparing:
-                now = self._clock.now()
-                self._post(ev.AttemptRunning(at=now, step=key, attempt=attempt, worker=worker, age=own_age()))
+                self._seen(command, worker)
 
-        def own_age() -> float | None:
-            return None if own.handle is None else own.handle.age
-
-        def unstoppable(worker: ev.Worker, seconds: float) -> None:
-            now = self._clock.now()
-            self._post(ev.AttemptUnstoppable(at=now, step=key, attempt=attempt, worker=worker, seconds=seconds))
-
-        request = self._request(record, command, worker_name(self._run_id, key))
+        request = self._request(record, command, worker_name(self._run_id, command.step))
         label = None if request.label is None else replace(request.label, purpose=purpose)
         own.handle = await self._gateway.launch(replace(request, sql=sql, rows=0, detachable=False, label=label))
         own.apply_requests()
+        unstoppable = partial(self._unstoppable, command)
         return await own.handle.wait_until_ended(on_seen=seen, on_lost=lambda _: None, on_unstoppable=unstoppable)
 
     async def _remove_leftovers(
@@ -318,7 +296,7 @@ class Performer:
             return Removed()
         own = self._attempts[command.step]
         with contextlib.suppress(TemplateError, GatewayError):
-            builds = drops(record, self._rendered(record, record.step.sql))
+            builds = drops(record, self._rendered(record))
             now = await self._gateway.unfinished_objects() if builds else ()
             wanted = to_remove(record, builds, now, outcome, error, ended=ended)
             if not wanted:
@@ -333,8 +311,8 @@ class Performer:
                 return await remove(wanted, self._gateway.unfinished_objects, partial(self._execute, record, command))
         return Removed()
 
-    def _rendered(self, record: StepRecord, sql: Sql) -> str:
-        return render(sql.text, self._values_for(record))
+    def _rendered(self, record: StepRecord) -> str:
+        return render(record.step.sql.text, self._values_for(record))
 
     async def _note_unfinished_objects(self, record: StepRecord, command: Launch, sql: str) -> bool:
         """Record what is unfinished already, before a CONCURRENTLY command; False if nothing more may be launched.
@@ -367,7 +345,7 @@ class Performer:
         if before is None or (outcome is ev.Outcome.SUCCEEDED and not known) or outcome is ev.Outcome.DETACHED:
             return ()
         try:
-            builds = builds_of(render(record.step.sql.text, self._values_for(record)))
+            builds = builds_of(self._rendered(record))
             return left_by(builds, await self._gateway.unfinished_objects(), before, known=known) if builds else ()
         except (TemplateError, GatewayError):
             return ()
@@ -509,22 +487,6 @@ def _with_ledger_evidence(end: WorkerEnd, *, committed: bool | None) -> WorkerEn
     return replace(end, lost=False, confirmed=committed, rolled_back=not committed)
 
 
-def builtin_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
-    """Return the values that all SQL of a plan may name: its parameters, and the run's id and name."""
-    return {**plan.values, "run.id": run_id, "run.name": plan.name}
-
-
-def values_for(state: RunState, record: StepRecord, builtin: Mapping[str, Value]) -> ItemValues:
-    """Return the values for the SQL of a step or instance.
-
-    They are `builtin`, its item, the values of this iteration, and in `finally` the status of the run.
-    """
-    if not record.in_finally and not record.values and record.step.repeat is None:
-        return builtin
-    status = {"run.status": run_status(state)} if record.in_finally else {}
-    return {**builtin, **status, **record.values, **batch_values(record)}
-
-
 def preparing(command: Launch, run_id: str, now: float) -> ev.AttemptPreparing:
     """Return the event that is recorded before a worker is requested that prepares the attempt."""
     return ev.AttemptPreparing(
@@ -548,65 +510,3 @@ def launching(command: Launch, run_id: str, now: float, *, record: StepRecord) -
         overtook=command.overtook,
         values=batch_values(record) or None,
     )
-
-
-#: Performs one command.
-Order = Callable[[], None]
-#: Starts to make the announced commands durable; the returned coroutine must be awaited, None if it is done.
-Flush = Callable[[], Coroutine[Any, Any, None] | None]
-
-
-class WriteAhead:
-    """Performs commands after a flush. `crashed` receives the exception of a flush or a command, which is a bug."""
-
-    def __init__(self, flush: Flush, *, crashed: Callable[[BaseException], None]) -> None:
-        self._flush = flush
-        self._crashed = crashed
-        self._waiting: list[Order] = []
-        self._due = False
-        self._closed = False
-        self._task: asyncio.Task[None] | None = None
-
-    def carry_out(self, orders: Sequence[Order] = ()) -> None:
-        """Flush, then perform the orders: before this returns, if the flush needs no waiting."""
-        self._waiting += orders
-        self._due = True
-        if self._task is None:
-            self._next()
-
-    async def settle(self) -> None:
-        """Wait until all orders were performed."""
-        while self._task is not None:
-            await asyncio.wait({self._task})
-
-    async def close(self) -> None:
-        """Drop the waiting orders, and wait for the running flush."""
-        self._closed = True
-        await self.settle()
-
-    def _next(self) -> None:
-        orders, self._waiting = self._waiting, []
-        self._due = False
-        durable = self._flush()
-        if durable is None:
-            self._release(orders)
-            return
-        self._task = asyncio.create_task(self._after(durable, orders))
-        self._task.add_done_callback(self._ended)
-
-    async def _after(self, durable: Coroutine[Any, Any, None], orders: Sequence[Order]) -> None:
-        await durable
-        self._release(orders)
-
-    def _release(self, orders: Sequence[Order]) -> None:
-        for order in orders:
-            if not self._closed:
-                order()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._task = None
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._crashed(error)
-        elif self._due and not self._closed:
-            self._next()
