@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from psycopg.conninfo import make_conninfo
 
 from runner.engine.events import Leftover, Place, Worker
-from runner.engine.launched_text import plan_text
 from runner.engine.leftovers import UnfinishedObject, read_leftover
 from runner.engine.ports import CancelRequest
 from runner.engine.run_location import place_after
 from runner.engine.server_activity import Activity, KnownWorkers, LiveRun, LiveWorker, Other, Progress, RunnerSession
+from runner.engine.worker_text import plan_text
 from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, payload_of, read_answer
 from runner.gateway.connecting import with_keepalives

@@ -16,7 +16,6 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from runner.engine.events import Identity, LockWait, Place, Worker
-from runner.engine.launched_text import waits_for_snapshots
 from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
     CancelRequest,
@@ -35,6 +34,7 @@ from runner.engine.ports import (
 )
 from runner.engine.run_location import place_after
 from runner.engine.server_activity import KnownWorkers, LiveWorker
+from runner.engine.worker_text import waits_for_snapshots
 from runner.engine.yielding import WatchedWorkers
 from runner.errors import (
     CapacityError,

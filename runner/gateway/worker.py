@@ -14,9 +14,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from runner.engine.events import ErrorDetails, Worker
-from runner.engine.launched_text import can_be_text, cannot_send_rows, launched_text, must_be_text, sends_no_rows
 from runner.engine.ports import LaunchRequest, OnUnstoppable, WorkerEnd, keep_waiting
 from runner.engine.server_activity import ReportedProgress
+from runner.engine.worker_text import can_be_text, cannot_send_rows, launched_text, must_be_text, sends_no_rows
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.writer import LOCKED_LEDGER, NOT_IN_LEDGER, Ledger
 from runner.gateway.polling import IDENTIFY_AFTER, SLICE, Pauses, Rhythm

@@ -11,7 +11,9 @@ import json
 from collections.abc import Sequence
 
 from runner.engine.events import WARNING, ErrorDetails, Notice, Rows
-from runner.engine.launched_text import (
+from runner.engine.ports import LaunchRequest, WorkerEnd
+from runner.engine.size_limits import limited_error
+from runner.engine.worker_text import (
     discards_rows,
     is_rewritten,
     last_statement,
@@ -21,8 +23,6 @@ from runner.engine.launched_text import (
     row_columns_as_text,
     statement_tag,
 )
-from runner.engine.ports import LaunchRequest, WorkerEnd
-from runner.engine.size_limits import limited_error
 from runner.errors import ServerLostError
 from runner.gateway.session import Reply, Row, Session, read_row
 from runner.gateway.transaction_settings import description_settings

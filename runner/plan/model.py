@@ -132,7 +132,7 @@ class NeedOn(enum.StrEnum):
 
 
 class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what a plan consists of. A plan that is read from a record has no unknown fields (`plan.resolved`)."""
+    """Base of what a plan consists of. A plan that is read from a record has no unknown fields (`plan.plan_json`)."""
 
 
 @final

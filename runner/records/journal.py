@@ -23,7 +23,7 @@ from runner.engine.event_json import to_line
 from runner.engine.state import RunState
 from runner.errors import JournalExistsError, JournalLostError, RecordError
 from runner.plan.model import Plan
-from runner.plan.resolved import resolved_json, sha256_of
+from runner.plan.plan_json import resolved_json, sha256_of
 from runner.records.journal_files import HEAD, Head, check_head, intact_length, open_regular, read_head, read_regular
 from runner.records.run_folders import (
     DIGEST,

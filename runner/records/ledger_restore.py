@@ -12,7 +12,7 @@ from runner.engine.event_json import from_json
 from runner.engine.fold import apply
 from runner.engine.state import RunState, initial_state
 from runner.errors import RecordError
-from runner.plan.resolved import plan_from_json
+from runner.plan.plan_json import plan_from_json
 from runner.records.journal import Journal
 from runner.records.record import read_record
 from runner.records.run_folders import has_journal

@@ -15,7 +15,7 @@ from runner.engine.fold import apply
 from runner.engine.state import RunState, initial_state
 from runner.errors import RecordError
 from runner.plan.model import Plan
-from runner.plan.resolved import plan_from_json
+from runner.plan.plan_json import plan_from_json
 from runner.records.journal_files import (
     HEAD,
     check_head,

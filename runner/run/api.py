@@ -17,7 +17,7 @@ from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
-from runner.plan.resolved import sha256
+from runner.plan.plan_json import sha256
 from runner.run.loop import Run, RunResult
 from runner.run.start import Ready, RunContext
 

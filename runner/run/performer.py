@@ -26,7 +26,7 @@ from runner.engine.yielding import yield_error
 from runner.errors import CapacityError, GatewayError, OutsideLaunchTimeError
 from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import ItemValues, OnFinish, OnLeftovers, Step
-from runner.run.assistants import (
+from runner.run.between_attempts import (
     ON_RETRY,
     Removed,
     drops,

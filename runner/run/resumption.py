@@ -22,7 +22,7 @@ from runner.gateway.ledger.admin import LedgerAdmin, LedgerRun
 from runner.gateway.ledger.finding import LedgerEntry, RunSearch, searching
 from runner.identity import new_run_id
 from runner.plan.model import Plan
-from runner.plan.resolved import differences, plan_from_json, sha256
+from runner.plan.plan_json import differences, plan_from_json, sha256
 from runner.records.journal import Journal
 from runner.records.journal_files import from_ledger
 from runner.records.ledger_restore import restore_journal, state_after

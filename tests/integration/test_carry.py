@@ -10,8 +10,8 @@ import pytest
 
 from runner.engine.batches import ROWS
 from runner.engine.events import Rows
-from runner.engine.launched_text import launched_text, plan_text
 from runner.engine.ports import LaunchRequest, StoredBatch, WorkerEnd
+from runner.engine.worker_text import launched_text, plan_text
 from runner.gateway.ledger import admin as ledger_admin
 from runner.gateway.ledger import storage
 from runner.gateway.ledger.admin import LedgerAdmin

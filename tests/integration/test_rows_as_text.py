@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runner.engine.events import Rows
-from runner.engine.launched_text import launched_text, plan_position, plan_text
 from runner.engine.ports import LaunchRequest
+from runner.engine.worker_text import launched_text, plan_position, plan_text
 from tests.integration.gateway_setups import RealSetup, ask, run_one
 
 _TEMP = "CREATE TEMP TABLE w (id int, at date, note text); INSERT INTO w VALUES (1, '2026-01-02', NULL)"

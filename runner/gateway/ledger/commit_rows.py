@@ -12,7 +12,6 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from runner.engine.events import ErrorDetails, Outcome, Worker
-from runner.engine.launched_text import takes_commit_row
 from runner.engine.ports import (
     LaunchRequest,
     OnUnstoppable,
@@ -22,6 +21,7 @@ from runner.engine.ports import (
     WorkerHandle,
     keep_waiting,
 )
+from runner.engine.worker_text import takes_commit_row
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.reader import Known
 from runner.gateway.ledger.storage import InheritedSettings, read

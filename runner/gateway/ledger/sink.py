@@ -14,7 +14,7 @@ from runner.engine.event_json import to_line
 from runner.engine.ports import Sink
 from runner.engine.state import RunState
 from runner.gateway.ledger.writer import Ledger
-from runner.plan.resolved import resolved_json
+from runner.plan.plan_json import resolved_json
 
 
 class LedgerSink(Sink):

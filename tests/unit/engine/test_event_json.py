@@ -23,7 +23,7 @@ from runner.engine.event_json import from_json, to_json, to_line
 from runner.errors import Position, RecordError
 from runner.plan import load_plan
 from runner.plan.model import AllowFailure, OnFinish, Plan, Sql
-from runner.plan.resolved import plan_from_json, resolved_json, sha256
+from runner.plan.plan_json import plan_from_json, resolved_json, sha256
 from runner.sql.qualified_names import qualified_name
 from runner.structs import Struct, replace
 from tests.unit.engine.test_events_schema import event_classes

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engine.launched_text import waits_for_snapshots
 from runner.engine.ports import LaunchRequest, WorkerEnd
+from runner.engine.worker_text import waits_for_snapshots
 from runner.gateway.polling import FIRST_SLICE, LEAST_SLICE, MOST_SLICES, SLICE, Pauses, Rhythm, pause_after
 from runner.gateway.session import Reply
 from runner.gateway.worker import LaunchedWorker

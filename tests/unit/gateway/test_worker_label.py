@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runner.engine.launched_text import MARKER, NEXT, launched_text, plan_text
 from runner.engine.ports import LaunchRequest
+from runner.engine.worker_text import MARKER, NEXT, launched_text, plan_text
 from runner.gateway.queries import query
 from runner.identity import WorkerLabel, without_comment, worker_name
 from runner.sql.placeholders import quote_identifier, quote_literal

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner.engine.for_each_items import literal_items, queried_items
 from runner.lint import check_plan
-from runner.plan.resolved import plan_from_json, resolved_json
+from runner.plan.plan_json import plan_from_json, resolved_json
 from runner.sql.placeholders import render
 from runner.sql.qualified_names import QualifiedName, qualified_name
 from runner.sql.relations import Relation, query_relations

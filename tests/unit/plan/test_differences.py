@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.plan.model import Budget, ForEach
-from runner.plan.resolved import differences
+from runner.plan.plan_json import differences
 from runner.structs import replace
 from tests.builders import plan, sql, step
 

@@ -10,7 +10,7 @@ from runner.identity import is_of_chain, written_key
 from runner.plan import load_plan
 from runner.plan.groups import bound_values, constants, written_out
 from runner.plan.model import Need, NeedOn, Plan, Step
-from runner.plan.resolved import differences, plan_from_json, resolved_json, sha256
+from runner.plan.plan_json import differences, plan_from_json, resolved_json, sha256
 from runner.structs import replace
 
 _VALID = Path(__file__).parents[2] / "plans" / "valid"

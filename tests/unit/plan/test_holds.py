@@ -7,7 +7,7 @@ from pathlib import Path
 from runner.lint import check_plan
 from runner.plan import load_plan
 from runner.plan.model import Plan
-from runner.plan.resolved import plan_from_json, resolved_json
+from runner.plan.plan_json import plan_from_json, resolved_json
 
 _HEAD = "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait}\n"
 _HOLDS = "holds:\n  - {name: a, active_sessions: 5}\n  - {name: b, while: SELECT true}\n"

@@ -8,7 +8,7 @@ import pytest
 
 from runner.lint import check_plan
 from runner.plan.model import Plan
-from runner.plan.resolved import sha256
+from runner.plan.plan_json import sha256
 from runner.plan.schema_check import schema_text
 
 HEAD = "version: 1\nname: trial\nbudget: {slots: 1}\n"

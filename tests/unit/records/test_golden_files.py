@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from runner.cli import cli
 from runner.engine.event_json import from_json, to_line
 from runner.lint import check_plan
-from runner.plan.resolved import plan_from_json, resolved_json, sha256
+from runner.plan.plan_json import plan_from_json, resolved_json, sha256
 from runner.records.record import read_record
 from tests.unit.engine.test_events_schema import event_classes
 

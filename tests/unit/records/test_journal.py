@@ -28,7 +28,7 @@ from runner.engine.fold import apply
 from runner.engine.state import initial_state
 from runner.errors import JournalLostError, RecordError
 from runner.plan.model import Plan
-from runner.plan.resolved import resolved_json, sha256
+from runner.plan.plan_json import resolved_json, sha256
 from runner.records.journal import Journal
 from runner.records.journal_files import read_head
 from runner.records.pruning import prune

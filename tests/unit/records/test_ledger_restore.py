@@ -15,7 +15,7 @@ from runner.engine.simulation import run_started
 from runner.engine.state import initial_state
 from runner.errors import RecordError
 from runner.plan.model import ForEach
-from runner.plan.resolved import resolved_json, sha256
+from runner.plan.plan_json import resolved_json, sha256
 from runner.records.journal import Journal
 from runner.records.ledger_restore import restore_journal
 from runner.records.record import read_record

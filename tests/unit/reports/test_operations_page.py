@@ -39,7 +39,7 @@ from runner.gateway.ledger.admin import no_ledger
 from runner.gateway.server_checks import ON_STANDBY, SHARED
 from runner.identity import worker_name
 from runner.plan.model import Window
-from runner.plan.resolved import resolved_json, sha256
+from runner.plan.plan_json import resolved_json, sha256
 from runner.records.journal import Journal
 from runner.records.journal_files import damaged
 from runner.records.ledger_restore import restore_journal

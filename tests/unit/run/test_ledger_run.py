@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from runner.engine import events as ev
-from runner.engine.launched_text import NEXT, launched_text, takes_commit_row
 from runner.engine.ports import LaunchRequest
 from runner.engine.state import RunState
+from runner.engine.worker_text import NEXT, launched_text, takes_commit_row
 from runner.reports.messages import Verbosity, event_lines
 from tests.builders import execute, plan, step
 from tests.fake_gateway import FakeGateway, FakeWorker, Script

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner.engine.launched_text import MARKER, NEXT, cannot_send_rows, launched_text, plan_position, statement_tag
 from runner.engine.ports import LaunchRequest
+from runner.engine.worker_text import MARKER, NEXT, cannot_send_rows, launched_text, plan_position, statement_tag
 from runner.identity import WorkerLabel
 from runner.sql.statements import parse_statements
 from runner.structs import replace
