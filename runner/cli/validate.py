@@ -205,7 +205,8 @@ def _explain(code: str, style: Style) -> None:
 def _explained(page: Explanation, style: Style) -> Iterator[str]:
     yield f"{style.bold(page.code.code)} ({page.code.severity}): {page.code.title}"
     yield ""
-    yield click.wrap_text(page.why, width=100, preserve_paragraphs=True)
+    for line in page.why.splitlines():
+        yield click.wrap_text(line, width=100, subsequent_indent="  " if line.startswith("- ") else "")
     yield f"\n{style.bold('Slug')}: {page.code.slug}"
     for word, example in (("Wrong", page.wrong), ("Right", page.right)):
         yield f"\n{style.bold(word)}:"

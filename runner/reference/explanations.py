@@ -23,11 +23,13 @@ _HEAD: Final = re.compile(
     r"# (?P<code>JP\d{3}): (?P<slug>[a-z0-9-]+)\n\n\*\*(?P<kind>[^*]+)\.\*\* (?P<title>[^\n]+)\.\n"
 )
 _FENCED: Final = re.compile(r"```\w+\n(.*?)\n```", re.DOTALL)
-_LINE_BREAK: Final = re.compile(r"(?<=[^\n])\n(?=[^\n])")
+#: A line break inside a paragraph or an item of a list; the one before an item stays.
+_LINE_BREAK: Final = re.compile(r"(?<=[^\n])\n(?!- ) *(?=[^\n])")
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """The page of a code, read: `why`, `remedy` and `suppression` are prose in Markdown, each paragraph in one line.
+    """The content of a page: `why`, `remedy` and `suppression` are prose in Markdown, with one line for each paragraph
+    and each item of a list.
 
     `wrong` and `right` are parts of a plan, SQL, or a command. `suppression` is an example of the comment that
     suppresses the problem, an empty text if no comment does.
