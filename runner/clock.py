@@ -1,4 +1,4 @@
-"""Time as a parameter: code that needs the time gets a Clock, so that tests do not sleep to let time pass."""
+"""Clocks: code that needs the time receives a Clock as a parameter, so that tests need not wait."""
 
 from __future__ import annotations
 

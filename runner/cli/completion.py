@@ -1,4 +1,4 @@
-"""`jobplan completion`: a script that completes commands, options, run ids, step ids and codes in a shell."""
+"""`jobplan completion`: print the script by which a shell completes commands, options, run ids, step ids and codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an error that ended a command is reported: its message, its problems, and what to do."""
+"""Print an error that ended a command: its message, its problems, and what to do."""
 
 from __future__ import annotations
 

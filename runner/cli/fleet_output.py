@@ -1,4 +1,4 @@
-"""What a fleet run sends to other programs: messages to a webhook, and a trace to a collector."""
+"""The options of a fleet run for messages to a webhook, and for a trace to a collector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the project's settings say for a command: --env, --env-file, the chosen environment, and its confirmation.
+"""The settings of the project, applied to a command: --env, --env-file, the chosen environment, and its confirmation.
 
 Precedence: the command line, then environment variables (also those of --env-file), then the section of --env, then the
 top of the settings file. They are read once for each command, when the first value is needed.
@@ -121,7 +121,7 @@ class Chosen(Struct, frozen=True, kw_only=True):
 
     @property
     def section(self) -> Section:
-        """What counts for the command: the section of the environment, and the top of the file. UsageError without."""
+        """The settings that apply: the environment's section, else the top of the file. UsageError if there is none."""
         return self.settings.section(self.environment)
 
     @property

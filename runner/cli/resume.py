@@ -1,4 +1,4 @@
-"""`jobplan resume`: a run's record → the outcomes of its workers → the remaining steps."""
+"""`jobplan resume`: read the record of a run, find the outcomes of its workers, and run the remaining steps."""
 
 from __future__ import annotations
 

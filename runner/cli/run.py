@@ -1,4 +1,4 @@
-"""`jobplan run`: options → plan → a run's setup → exit code."""
+"""`jobplan run`: read the options and the plan, set up the run, execute it, and return the exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `jobplan run` and `jobplan resume` execute a run: sinks, signals, progress, its last lines and the exit code.
+"""Execute a run for `jobplan run` and `jobplan resume`: sinks, signals, progress, the last lines and the exit code.
 
 The run's workers are polled for the progress output. For estimates and for the HTML report, previous runs come from the
 journals on this machine and from the ledger, if there is one. What the ledger adds is stored beside the run's journal,

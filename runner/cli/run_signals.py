@@ -3,7 +3,7 @@
 The handlers are installed once. What a signal does depends on what the command is doing:
 
 - It reads files, or waits between two decisions: RunInterruptedError ends that at once.
-- It opens a journal (`postponed`): the error is raised when the journal is in good hands (`raised`).
+- It opens a journal (`postponed`): the error is raised when the journal is open, and certain to be closed (`raised`).
 - An event loop runs: the signal is passed on to it (`until`, `passed_to`); one that comes while the loop starts waits.
 - The run is over (`ignore`): nothing, because a signal must not change the exit code.
 """

@@ -332,7 +332,7 @@ class Gateway(Protocol):
         ...
 
     def launch_without_ledger(self) -> None:
-        """From now on request workers whose launch the ledger does not contain; before, that is up to `open`."""
+        """From now on, also request workers whose launch is not in the ledger."""
         ...
 
     async def ledger_record(self) -> RecordedRun | None:

@@ -1,4 +1,4 @@
-"""What a pod of jobplan is like, for every engine on Kubernetes: command, environment, files, limits, security context.
+"""The pod that runs jobplan, for Kubernetes and Argo: command, environment, files, limits, security context.
 
 Passwords come from a Secret, and never into a manifest. libpq ignores a password file that the group can read, and
 the files of a Secret are readable for the group if the pod's user can read them at all. So an init container copies

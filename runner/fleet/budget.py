@@ -1,4 +1,4 @@
-"""The slots of a cluster, shared by the members that run on it: who has how many workers, and whose turn is next.
+"""The slots of a cluster, shared by the members that run on it: how many workers each has, and which one is next.
 
 A member that waits is woken when a slot is free and it is first in line; no member polls. A member that has
 got a worker and wants another one goes to the end of the line, so that a long plan does not keep the others waiting.

@@ -1,4 +1,4 @@
-"""From a targets file to the targets of one fleet run: ask the clusters, compare them, and place every target.
+"""Find the targets of one fleet run: query the clusters, compare them, and assign every target to a wave.
 
 The list is made once, when the fleet run begins, and recorded: a resume works on the same targets, although a query
 might return others by then. Nothing begins with a list that may be incomplete, so a query that fails, or a wave of the

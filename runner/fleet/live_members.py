@@ -1,7 +1,8 @@
-"""The members of a fleet run as the servers show them, from any machine: what runs where, and how to cancel all of it.
+"""The members of a fleet run as the servers show them: what runs where, and how to cancel it, from any machine.
 
-Only servers are asked, not the record of the fleet run, so this works while the machine of the fleet run is out of
-reach. Its process notices from the first member that is cancelled so that the whole fleet run was meant.
+This reads only from the servers, not from the record of the fleet run, so it works if the machine of the fleet run
+cannot be reached. The cancel request to a member says whether the whole fleet run is to end; its process then starts no
+further members.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ WHOLE = " (the whole fleet run)"
 
 
 class ClusterMembers(Struct, frozen=True, kw_only=True):
-    """The members of a fleet run on one cluster, or why it could not be asked."""
+    """The members of a fleet run on one cluster, or why it could not be queried."""
 
     cluster: str
     runs: tuple[LiveRun, ...] = ()
@@ -39,7 +40,7 @@ def is_for_the_fleet(by: str | None) -> bool:
 async def members_on_servers(
     targets: Targets, fleet: str, *, chosen: Collection[Target] | None = None, ledger: str = ""
 ) -> tuple[ClusterMembers, ...]:
-    """Ask each cluster for the members of a fleet run that have sessions or workers there.
+    """Find, on each cluster, the members of a fleet run that have sessions or workers there.
 
     With `chosen`, only for those of these targets, and only their clusters.
     """

@@ -1,8 +1,8 @@
 """The targets file: clusters, databases with labels, discovery queries, the rollout; read with every problem at once.
 
 The file has no secrets: the keywords of a connection are an allow-list in the schema, and a password or a URI in it is
-refused. Which database a target is, and how to reach it, is all in `conninfo`; libpq takes passwords from its password
-file and its service file.
+refused. `conninfo` has everything that is needed to connect to a target; libpq takes passwords from its password file
+and its service file.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Target(Recorded, frozen=True, kw_only=True):
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What selectors can ask for."""
+        """The facts that selectors can compare."""
         return {**self.labels, "name": self.name, "cluster": self.cluster, "database": self.database}
 
 

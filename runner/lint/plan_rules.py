@@ -1,9 +1,9 @@
 """Rules about a plan's keys: limits, retries, expected results, budgets, and steps without effect.
 
-The widest set of steps of which none needs another is costly to find with weights. An upper bound is enough to say
-that a budget is too large, and is never a false alarm: the steps are laid into chains in which each needs the one
-before, so that of a chain only one step runs at a time; steps that share a pool or an exclusive name are limited to
-what that admits, where it is less.
+To find out whether a budget is too large, an upper bound of the slots that can be in use at the same time is enough;
+the exact number would be costly to compute. For the bound, the steps are arranged in chains in which each step needs
+the previous one, so that only one step of a chain runs at a time. Steps that share a pool or an exclusive name are
+limited to what the pool or the name allows, if that is less.
 """
 
 from __future__ import annotations

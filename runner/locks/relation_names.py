@@ -1,8 +1,8 @@
 """The relation that a name in a step's SQL means, as schema and name, so that steps can be compared.
 
 A name without a schema is taken to be in the first schema of the step's search_path, in `public` if it has none: only
-the server knows what later schemas of the path hold. Names that a for_each's query gives are unknown; parameters
-without a value are not, because they are the same all over the plan.
+the server knows what later schemas of the path hold. Names that the query of a for_each returns are unknown. A
+parameter without a value counts as a known name, because it has the same value everywhere in the plan.
 """
 
 from __future__ import annotations

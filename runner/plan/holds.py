@@ -1,7 +1,7 @@
 """Read `holds` of a plan, and find the holds that concern each step.
 
-A hold is a condition of the server under which the run starts nothing new. A step without a `holds` of its own waits
-for every hold of the plan; the model has the names explicitly, so that nothing else must know this default.
+A hold is a condition of the server under which the run starts nothing new. A step without the key `holds` waits for
+every hold of the plan. The model has the names of these holds, so that no other module needs to know this default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a step surely runs and has to succeed; what is wrong with any other step is a risk, and no error.
+"""Whether a step certainly runs and must succeed. What is wrong with another step is a risk, and not an error.
 
 A step may be left out because it waits for a failure, because its `if` may have another answer when it starts, or
 because its list may have other items then; and the plan may allow the failure of a step.

@@ -1,7 +1,7 @@
 """Checks every statement of a plan on a server, without running it.
 
-The order of the work: what each step runs in, the items of its for_each, its statements, what all of them need of the
-catalog, and then one statement after the other, in an order in which the steps can run.
+It determines the session context of each step, the items of its for_each and its statements, then reads the catalog for
+all of them, and then checks one statement after the other, in an order in which the steps can run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When the plan's window opens and closes next, and which steps of the schedule fit into it.
 
-It is the simulated run of `schedule`, under the window, and begun now or when the window opens: so the answer is what
-the scheduler would decide.
+`schedule` simulates a run that begins now, or when the window opens, and obeys the window. So the forecast is what the
+scheduler would decide.
 """
 
 from __future__ import annotations

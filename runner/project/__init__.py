@@ -1,1 +1,1 @@
-"""The project that a command is typed in: the folder of its records, and its settings."""
+"""The project of the working directory: the folder of its records, and its settings."""

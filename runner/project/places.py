@@ -1,6 +1,6 @@
 """Where the records of a project are: `.jobplan`, found from the working directory upwards.
 
-So a command that is typed in a subfolder, or started by cron there, has the same records as one in the project's root.
+So a command in a subfolder uses the same records as one in the project's root.
 The first of these folders counts, the working directory first:
 
 - one with a folder `.jobplan`,

@@ -1,4 +1,4 @@
-"""A run's record, read from disk: its resolved plan, its events, and the state after them."""
+"""Read a run's record from disk: its resolved plan, its events, and the state after them."""
 
 from __future__ import annotations
 

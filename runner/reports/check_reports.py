@@ -1,4 +1,4 @@
-"""The reports of `validate` and `dry-run`: files for CI systems, and what GitHub Actions shows by itself.
+"""The reports of `validate` and `dry-run`: files for CI systems, and annotations and a summary in GitHub Actions.
 
 `junit` has a test case for each step, `codequality` is GitLab's format for findings in a merge request. Sources:
 https://docs.gitlab.com/ci/testing/code_quality/ (which requires description, check_name, fingerprint, severity and

@@ -151,7 +151,7 @@ class Outbox(Protocol):
 
 
 class Notifications(Struct, frozen=True, kw_only=True):
-    """What a user wants to know: where to, and after how many seconds a blocked step is worth a message."""
+    """The options for messages: their destination, and after how many seconds a blocked step is reported."""
 
     url: str
     blocked_after: float | None = None
@@ -188,7 +188,7 @@ class Notifier:
         self._reported: set[tuple[str, int]] = set()
 
     def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the protocol's
-        """Send a message if the event is worth one."""
+        """Send a message if one belongs to the event."""
         match event:
             case RunStarted():
                 self._about["database"] = event.database

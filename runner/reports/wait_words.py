@@ -1,7 +1,7 @@
 """Wait events of PostgreSQL in words: `IO: DataFileRead` is `reading a data file (DataFileRead)`.
 
-The name stays, because it is what the server's manual and other tools have. An event that is not in the table gets the
-words of its type. Source: https://www.postgresql.org/docs/current/monitoring-stats.html#WAIT-EVENT-TABLE
+The name is shown too, because PostgreSQL's documentation and other tools use it. An event that is not in the table gets
+the words of its type. Source: https://www.postgresql.org/docs/current/monitoring-stats.html#WAIT-EVENT-TABLE
 """
 
 from __future__ import annotations

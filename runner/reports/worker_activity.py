@@ -158,7 +158,7 @@ _ROUNDING = ((57.5, 5), (150, 30), (570, 60), (3450, 300), (86_100, 600))
 
 
 def about(seconds: float) -> str:
-    """Return an estimate in words, rounded as far as an estimate can be right: `about 30 s`, `about 1 h 40 min`."""
+    """Return an estimate in words, rounded to a plausible precision: `about 30 s`, `about 1 h 40 min`."""
     if seconds < 7.5:
         return "a few seconds"
     unit = next((unit for below, unit in _ROUNDING if seconds < below), 3600)

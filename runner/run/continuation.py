@@ -1,11 +1,11 @@
 """Begin a run, or resume one: what `run`, `resume` and `begin_or_resume` have in common.
 
-A wish is a plan, perhaps with the id of its run. What the journals and the ledger have of such a run decides whether
-it begins, is resumed, is done already, or is refused. The decision is pure (`decide`). It is made before the run is
+A wish is a plan, perhaps with the id of its run. What the journals and the ledger have of such a run decides whether it
+begins, is resumed, is done already, or is refused. The decision is pure (`decide`). It is made before the run is
 locked, so it is checked again under the lock: a run whose id was chosen must be unknown to the ledger
-(`start.check_unused`), and a journal must have what the ledger has (`takeover.check_journal_is_latest`). Where that
-fails, `again` returns the wish with which to decide once more. What reads records is in `resumption`, which a run that
-only begins does not load.
+(`start.check_unused`), and a journal must have what the ledger has (`takeover.check_journal_is_latest`). If this check
+fails, `again` returns the wish for the next decision. The code that reads records is in `resumption`, which a run that
+only begins does not import.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Action(enum.StrEnum):
 
 
 def decide(*, named: bool, or_resume: bool, known: Known | None) -> Action:
-    """Say what to do; `named`: the caller chose the id, and `known` has it. Else it is the last run of such a wish."""
+    """Return what to do. `named`: the caller chose the id, which `known` has. Else `known` is the last matching run."""
     if known is None or not (named or or_resume):
         return Action.BEGIN
     if not or_resume:
@@ -109,7 +109,7 @@ class Known(Struct, frozen=True, kw_only=True):
     here: bool = False
 
     def is_behind(self, ledger: Known) -> bool:
-        """Say whether the ledger has what this journal lacks: a later runner, or the end of the last one."""
+        """Return whether the ledger has what this journal lacks: a later runner, or the end of the last one."""
         if not ledger.resumed_at <= self.resumed_at:
             return True
         same_runner = max(ledger.resumed_at, default=0.0) == max(self.resumed_at, default=0.0)
@@ -117,7 +117,7 @@ class Known(Struct, frozen=True, kw_only=True):
 
 
 def latest(journal: Known | None, ledger: Known | None) -> Known | None:
-    """Return the one that counts: of one run the source that has more of it, of two runs the later one."""
+    """Return the one to use: of two sources of one run the more complete one, of two runs the later one."""
     if journal is None or ledger is None:
         return journal or ledger
     if journal.run_id == ledger.run_id:

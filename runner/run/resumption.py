@@ -1,4 +1,4 @@
-"""Find the run that a wish means in the journals and in the ledger, and make it ready to be resumed.
+"""Find the run that a wish names in the journals and in the ledger, and prepare it to be resumed.
 
 `jobplan resume` names its run, and enters at `resume_record`; `jobplan run --or-resume` and `begin_or_resume` look for
 it first (`prepare`).
@@ -346,7 +346,7 @@ def resume_record(
 
 
 def is_done(record: Record, plan: Plan) -> bool:
-    """Say whether the run has ended, and nothing of this plan would begin anew."""
+    """Return whether the run has ended, and no step of this plan would run again."""
     steps = {key for key, step in record.state.records.items() if step.instances is None}
     over = steps <= steps_over(record.state, {}, plan)
     return record.state.finished is not None and over and sha256(plan) == sha256(record.plan)

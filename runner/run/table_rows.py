@@ -1,6 +1,6 @@
-"""About how many rows a repeat can change: those of the table that its last statement changes, by the statistics.
+"""Estimates how many rows a repeat can change: the rows of the table that its last statement changes, by statistics.
 
-It is a limit, because a repeat may change only some of the rows. It is asked once, before the first iteration.
+The number is a limit, because a repeat may change only some of the rows. It is read once, before the first iteration.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The first PostgreSQL version that has an option, privilege, setting or clause: command → option → version.
 
-The parser reads the syntax of the newest version and accepts any word as an option, so its success says nothing about
-an older server. This table is the only place for such versions: `lint` compares it with `requires.server_version`, a
-dry run with the server. Sources: each command's page in the documentation of versions 13 to 18.
+The parser reads the syntax of the newest version and accepts any word as an option, so a statement that it can parse
+may still fail on an older server. This table is the only place for such versions: `lint` compares it with
+`requires.server_version`, a dry run with the server. Sources: each command's page in the documentation of versions 13
+to 18.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Look for a run in the ledger before one begins: by its id, or the latest runs of a plan.
 
-A ledger whose owners are not trusted is ignored, as by a run (`storage`). A ledger of another version may have the run,
-and cannot be read: that is not the same as a ledger that does not have it.
+A ledger whose owners are not trusted is ignored, as by a run (`storage`). A ledger of another version cannot be read,
+but it may contain the run: this case is distinguished from a ledger that does not contain it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class RunSearch:
         return tuple((run or "", target or "") for run, target in replies[0].rows)
 
     async def runner_of(self, run_id: str) -> str | None:
-        """Say from where the runner of a run is connected; None if it has none."""
+        """Return from where the runner of a run is connected; None if it has none."""
         (reply,) = await self._run(("group_holder", ("[]", f"run:{run_id}")))
         return next((f"{host}, since {since}" for _, host, since, *_ in reply.rows), None)
 
