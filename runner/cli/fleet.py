@@ -232,7 +232,7 @@ def cancel_command(fleet_id: str, *, targets_file: Path | None, where: tuple[str
         return 0
     left = asyncio.run(cancel_on_servers(targets, fleet_id, myself(), chosen=chosen, ledger=ledger_schema()))
     if not any(one.runs or one.problem for one in left):
-        print_text(f"fleet run {fleet_id}: nothing of {part.strip() or 'it'} runs now.")
+        print_text(f"fleet run {fleet_id}: no run is active on {part.strip() or 'any target'}.")
         return 0
     print_lines(member_lines(left))
     return ExitCode.UNKNOWN

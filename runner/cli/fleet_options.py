@@ -90,7 +90,7 @@ def checked_id(fleet_id: str) -> str:
     """Return the id of a fleet run; UsageError if it cannot be one."""
     problem = run_id_problem(fleet_id)
     if problem is None and len(fleet_id) > _LONGEST:
-        problem = f"an id of a fleet run has at most {_LONGEST} characters: those of its runs are longer"
+        problem = f"an id of a fleet run has at most {_LONGEST} characters, because the ids of its runs are longer"
     if problem is not None:
         raise UsageError(f"--fleet-id {fleet_id!r}: {problem}.")
     return fleet_id

@@ -32,7 +32,7 @@ async def check_requirements(plan: Plan, info: ServerInfo, gateway: Gateway, val
     sentences = "; ".join(one.sentence for one in unmet)
     if is_skipped(plan.requires, unmet):
         raise RunSkippedError(f"skipped, nothing was started: {sentences} (requires: otherwise: skip).")
-    raise RequirementsUnmetError(f"the server is not as the plan requires it: {sentences}")
+    raise RequirementsUnmetError(f"the server does not meet the plan's `requires`: {sentences}")
 
 
 def is_skipped(requires: Requires, unmet: list[Unmet]) -> bool:
@@ -82,7 +82,7 @@ def unmet_by_server(requires: Requires, server: _Server) -> Iterator[str]:
         elif not version_fits(server.extension_version, requires.extension_version):
             yield f"extension_version is {server.extension_version}, required is {requires.extension_version}"
     if requires.standby is not None and server.standby is not requires.standby:
-        yield "the server is no standby" if requires.standby else "the server is a standby"
+        yield "the server is not a standby" if requires.standby else "the server is a standby"
 
 
 def not_a_member(user: str, role: str) -> str:
@@ -96,5 +96,5 @@ async def _holds(gateway: Gateway, sql: str) -> bool | str:
     if result.error is not None:
         return result.error.message
     if not result.boolean or len(result.rows) != 1:
-        return "the condition does not give one boolean"
+        return "the condition does not return one boolean"
     return result.rows[0][0] == "t"

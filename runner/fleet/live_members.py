@@ -143,7 +143,7 @@ def member_lines(clusters: Sequence[ClusterMembers]) -> Iterator[str]:
     """Yield one line for each cluster, and one for each of its members."""
     for one in clusters:
         if one.problem is not None:
-            yield f"{one.cluster}: cannot be asked: {one.problem}"
+            yield f"{one.cluster}: cannot be queried: {one.problem}"
             continue
         workers = sum(len(run.workers) for run in one.runs)
         yield f"{one.cluster}: {counted(len(one.runs), 'target')} with {counted(workers, 'worker')}"

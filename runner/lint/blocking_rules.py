@@ -252,7 +252,7 @@ def _slow_constraint(action: AlterAction) -> _Slow | None:
             hint = "SET NOT NULL after a validated CHECK, a unique index CONCURRENTLY with `verify`, then USING INDEX"
             return "the new PRIMARY KEY constraint builds an index", hint, True
         case Constraint.EXCLUDE:
-            hint = "it always blocks writes: choose a quiet hour, and add `# jobplan: ignore=check-under-lock`"
+            hint = "it always blocks writes: run it when the load is low, and add `# jobplan: ignore=check-under-lock`"
             return "the new EXCLUDE constraint builds an index", hint, True
     return None
 
@@ -301,7 +301,7 @@ def _not_verified(subject: Subject) -> Iterator[Finding]:
         if place.step.step.verify is not None or is_guarded(statement) or not is_concurrent(statement):
             continue
         message = f"if the outcome of {_called(place)} is unknown, there is no evidence whether it was completed"
-        yield place.finding(message, hint="add a `verify` that asks the catalog, such as indisvalid in pg_index")
+        yield place.finding(message, hint="add a `verify` that queries the catalog, such as indisvalid in pg_index")
 
 
 def _index_build(subject: Subject) -> Iterator[Finding]:

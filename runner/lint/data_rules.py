@@ -63,7 +63,7 @@ def _instead_of_rewrite(action: AlterAction) -> str:
         return "a dry run checks whether the old type needs it; or add a column, fill it in batches, then switch"
     if action.kind is AlterKind.ADD_COLUMN:
         return "add the column without it, set the default for new rows, and fill the column in batches"
-    return "choose a quiet hour, and add `# jobplan: ignore=table-rewrite`"
+    return "run it when the load is low, and add `# jobplan: ignore=table-rewrite`"
 
 
 class _Known:

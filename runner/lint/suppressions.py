@@ -231,7 +231,7 @@ def _refuse_unknown(ignores: _Ignores, known: Collection[str]) -> None:
         del ignores.codes[position]
         hint = nearest_code(code, known) if index < _MAX_HINTS else None
         ignores.problems.append(
-            new_problem(_UNKNOWN.code, f"`{code}` is no rule that can be ignored", position, hint=hint)
+            new_problem(_UNKNOWN.code, f"`{code}` is not a rule that can be ignored", position, hint=hint)
         )
 
 

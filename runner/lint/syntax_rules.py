@@ -29,7 +29,7 @@ def _not_checked(subject: Subject) -> Iterable[Finding]:
     for text in subject.unparsed:
         if text.meta_command or _is_wrong(text, subject):
             continue
-        message, hint = f"not checked: {text.message}", "a dry run asks the server"
+        message, hint = f"not checked: {text.message}", "check it with `jobplan dry-run`, in which the server parses it"
         if text.refused:
             message += f", read as PostgreSQL {GRAMMAR} syntax"
         if text.refused and text.newer is not None:
@@ -92,7 +92,7 @@ def _option(need: VersionNeed) -> str:
 def _newer_option(subject: Subject) -> Iterator[Finding]:
     allowed = allowed_versions(subject.plan.requires.server_version)
     if subject.plan.requires.server_version is None or not allowed:
-        return  # the plan does not say where it runs; a dry run asks the server
+        return  # the plan does not say where it runs; check it with `jobplan dry-run`, in which the server parses it
     wanted = subject.plan.requires.server_version
     for step in subject.steps:
         for name in step.step.settings:

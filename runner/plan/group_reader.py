@@ -171,7 +171,7 @@ def _without_chunks(fields: Fields, for_each: ForEach | None) -> ForEach | None:
     if for_each is None or for_each.chunk is None:
         return for_each
     place = fields.mapping("for_each")
-    message = "the items of a group form no chunks: each item has a chain of its own"
+    message = "a group cannot have `chunk`: each item has its own chain of steps"
     fields.add(fields.key("for_each") if place is None else place.key("chunk"), "JP257", message)
     return replace(for_each, chunk=None)
 

@@ -48,11 +48,11 @@ def part_of(selector: str, steps: Mapping[str, Step]) -> Part | None:
     if item is not None and step.for_each is None:
         return None
     if item is not None and step.for_each is not None and step.for_each.chunk is not None:
-        raise UsageError(f"{selector!r}: the items of {step.id} form chunks, and cannot be selected one by one.")
+        raise UsageError(f"{selector!r}: the items of {step.id} are in chunks, so they cannot be selected one by one.")
     names = [one.id for one in step.steps]
     if inner is not None and inner not in names:
         known = [inner_key(step.id, name) for name in names]
-        hint = Guesses().did_you_mean(inner_key(step.id, inner), known) if known else f"{step.id} is no group."
+        hint = Guesses().did_you_mean(inner_key(step.id, inner), known) if known else f"{step.id} is not a group."
         raise UsageError(f"No step matches {selector!r}.", hint=hint)
     return Part(step.id, item, inner)
 

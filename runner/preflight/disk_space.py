@@ -63,7 +63,7 @@ def disk_problems(units: Sequence[tuple[Unit, CatalogView]], disks: Disks) -> It
             verb = "may write" if written.maybe else "writes"
             where = f" in {written.location}" if written.location else ""
             message = (
-                f"{unit.statement.kind} {verb} some {_shown(written.bytes)} beside what is there, and "
+                f"{unit.statement.kind} {verb} about {_shown(written.bytes)} in addition to the existing data, and "
                 f"{_shown(free)} of the disk are free{where}"
             )
             step = unit.step.id if unit.step is not None else None
@@ -77,7 +77,8 @@ def disk_note(unit: Unit, sight: CatalogView, disks: Disks) -> str | None:
         return None
     free = disks.free(written.location)
     room = "the free space is unknown on this machine" if free is None else f"{_shown(free)} are free"
-    return f"{'may write' if written.maybe else 'writes'} some {_shown(written.bytes)} beside what is there; {room}"
+    verb = "may write" if written.maybe else "writes"
+    return f"{verb} about {_shown(written.bytes)} in addition to the existing data; {room}"
 
 
 def rewritten(unit: Unit, sight: CatalogView) -> Rewritten | None:

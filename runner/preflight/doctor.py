@@ -294,7 +294,7 @@ def _ledger(facts: ServerFacts, _: Demand) -> CheckOutcome:
     )
     ignored = [one for one in facts.ledgers if one.ignored]
     if ignored:
-        mend = ignored[0].remedy or "Let a superuser look at it."
+        mend = ignored[0].remedy or "Ask a superuser to examine it."
         return _warning("; ".join(one.ignored for one in ignored[:_NAMED]), needed, mend)
     return _ok(_listed(f"schema {one.schema}" for one in facts.ledgers) or "none", needed)
 

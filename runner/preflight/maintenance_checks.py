@@ -72,7 +72,7 @@ def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
     elif index.facts is not None:
         of = index.facts.index_of
         if of is None or of.relation != facts.relation:
-            yield _refused(f"{Relation(None, name)} is no index of {table}", statement.start)
+            yield _refused(f"{Relation(None, name)} is not an index of {table}", statement.start)
         elif not of.clusterable:
             yield _refused(f"CLUSTER cannot use the index {Relation(None, name)} ({of.method})", statement.start)
         elif not of.valid:

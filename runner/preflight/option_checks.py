@@ -192,7 +192,7 @@ def check_replaced_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFin
     """CREATE OR REPLACE VIEW replaces views alone."""
     facts = view_there(unit, sight)
     if facts is not None and facts.kind != "v":
-        message = f"{facts.relation} is {KINDS.get(facts.kind, 'no view')}, and no view that could be replaced"
+        message = f"{facts.relation} is {KINDS.get(facts.kind, 'no view')}, not a view that could be replaced"
         yield StatementFinding(code="JP607", message=message, offset=unit.statement.start)
 
 

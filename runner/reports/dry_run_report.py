@@ -196,10 +196,10 @@ def window_lines(found: WindowForecast) -> Iterator[str]:
         then = f"in {format_duration(found.opens - now)}, for {length}"
         yield f"{window_words(window)}: closed now; it opens at {opens}, {then}, and closes at {closes}."
         waits = window.outside is Outside.WAIT
-        yield f"A run that is begun now {'waits for that' if waits else 'is refused (exit code 8)'}."
-    begun = "A run that is begun now" if found.open_now else "A run in this opening"
+        yield f"A run that begins now {'waits until then' if waits else 'is refused (exit code 8)'}."
+    begun = "A run that begins now" if found.open_now else "A run in this opening"
     if not found.known:
-        yield "No durations are known, so it is not known what fits into it."
+        yield "No durations are known, so this forecast cannot say which steps fit into it."
     elif found.left_over:
         yield f"{begun} leaves steps over: {_steps(found.left_over)}."
     else:

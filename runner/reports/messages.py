@@ -399,7 +399,7 @@ def _items_line(event: ev.StepExpanded | ev.StepSplit, state: RunState) -> str:
     items = counted(sum(len(parts_of(item)) for item in event.items), "item")
     if isinstance(event, ev.StepSplit):
         last = state.records[event.step].last
-        return f"{event.step}: its {items} follow one by one, after: {error_text(last.error if last else None)}"
+        return f"{event.step}: its {items} run one by one now, after: {error_text(last.error if last else None)}"
     chunks = f" in {counted(len(event.items), 'chunk')}" if any(item.items for item in event.items) else ""
     group = state.records[event.step].step
     if group.steps:

@@ -105,8 +105,8 @@ def _check_ledger_readable(search: RunSearch, known: Known | None) -> None:
     """PreflightError if the run may be one that the ledger has, and this version cannot read that ledger."""
     if search.problem is not None and known is None:
         raise PreflightError(
-            f"nothing was started: whether the run exists already cannot be found out: the ledger cannot be read: "
-            f"{search.problem}.",
+            "nothing was started: jobplan cannot find out whether the run exists already, because the ledger cannot be "
+            f"read: {search.problem}.",
             hint="To leave the ledger out: --no-ledger.",
         )
 

@@ -77,7 +77,7 @@ def test_one_bad_item_does_not_take_the_others_with_it_and_is_named(jobplan: Job
     assert steps["analyze[t4]"] == steps["analyze[t3+2]"] == steps["analyze"] == "failed"
     assert steps["analyze[t3]"] == steps["analyze[t5]"] == steps["analyze[t0+2]"] == "succeeded"
     assert {key: attempt for key, attempt in launched(jobplan) if key != "analyze[t3+2]"}["analyze[t4]"] == 2
-    assert 'analyze[t3+2]: its 3 items follow one by one, after: relation "t4" does not exist' in ran.err
+    assert 'analyze[t3+2]: its 3 items run one by one now, after: relation "t4" does not exist' in ran.err
     assert "1 of its 3 items did not succeed: t4" in ran.err
     for report in ("run.xml", "run.md", "run.html"):
         assert "analyze[t4]" in (jobplan.folder / report).read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ UNMET = [
     ("database: somewhere_else", "somewhere_else"),
     ("server_version: '>=99'", "server_version is "),
     ("extension_version: '>=99'", "extension_version is "),
-    ("standby: true", "the server is no standby"),
+    ("standby: true", "the server is not a standby"),
     ("role: no_such_role", 'not a member of the role "no_such_role"'),
     ("preconditions: [{sql: SELECT false, message: it is not the hour}]", "it is not the hour"),
     ("preconditions: [{sql: SELECT NULL::boolean, message: it is not the hour}]", "it is not the hour"),

@@ -290,7 +290,7 @@ def test_a_step_that_usually_takes_longer_than_the_rest_is_not_started(
 
     looked = jobplan("dry-run", plan, "--dsn", done.dsn)
     assert "open now; it closes at" in looked.out, looked.out
-    assert "A run that is begun now leaves steps over: long." in looked.out
+    assert "A run that begins now leaves steps over: long." in looked.out
     assert "JP627" in looked.out
     data = json.loads(jobplan("dry-run", plan, "--dsn", done.dsn, "--format", "json").out)
     assert (data["window"]["open"], data["window"]["left_over"]) == (True, ["long"])
@@ -319,10 +319,10 @@ def test_a_dry_run_prints_the_next_opening(jobplan: Jobplan, done: Database) -> 
     looked = jobplan("dry-run", plan, "--dsn", done.dsn, "--assume", "long=20m", "--assume", "quick=5m")
     assert looked.code == 0, looked.out
     assert "closed now; it opens at" in looked.out
-    assert "A run that is begun now is refused (exit code 8)." in looked.out
+    assert "A run that begins now is refused (exit code 8)." in looked.out
     assert re.search(r"A run in this opening ends at .* before the window\s+closes", looked.out), looked.out
     unknown = jobplan("dry-run", plan, "--dsn", done.dsn, "--format", "markdown")
-    assert "No durations are known, so it is not known what fits into it." in unknown.out
+    assert "No durations are known, so this forecast cannot say which steps fit into it." in unknown.out
     too_long = jobplan("dry-run", plan, "--dsn", done.dsn, "--assume", "long=2h", "--assume", "quick=2h")
     assert "JP627" not in too_long.out  # with two slots both start at once
     one_slot = jobplan.plan(TWO, window=far_away(done), budget="{slots: 1}")

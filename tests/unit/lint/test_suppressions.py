@@ -97,10 +97,10 @@ def test_one_code_of_a_comment_can_be_unused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("comment", "message", "hint"),
     [
-        ("ignore=JP3000", "`JP3000` is no rule that can be ignored", "did you mean JP300?"),
-        ("ignore=jp300", "`jp300` is no rule that can be ignored", "did you mean JP300?"),
-        ("ignore=JP202", "`JP202` is no rule that can be ignored", ""),
-        ("ignore=JP901", "`JP901` is no rule that can be ignored", ""),
+        ("ignore=JP3000", "`JP3000` is not a rule that can be ignored", "did you mean JP300?"),
+        ("ignore=jp300", "`jp300` is not a rule that can be ignored", "did you mean JP300?"),
+        ("ignore=JP202", "`JP202` is not a rule that can be ignored", ""),
+        ("ignore=JP901", "`JP901` is not a rule that can be ignored", ""),
         ("ignore", "the comment names no code to ignore", "write `# jobplan: ignore=JP341`"),
         ("ignore=", "the comment names no code to ignore", "write `# jobplan: ignore=JP341`"),
     ],
