@@ -14,21 +14,11 @@ from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, alter_actions
 from runner.sql.bounds import Bound, Check, added_checks, attached_bound, together
-from runner.sql.facts import (
-    ReindexTarget,
-    checked_domain,
-    created_index,
-    is_concurrent,
-    is_guarded,
-    leaves_out_data,
-    leaves_out_partitions,
-    main_relation,
-    never_waits,
-    reindex_target,
-    settings_changed,
-)
+from runner.sql.command_objects import ReindexTarget, checked_domain, created_index, main_relation, reindex_target
+from runner.sql.command_options import is_concurrent, is_guarded, leaves_out_data, leaves_out_partitions, never_waits
 from runner.sql.lock_modes import LockMode, RelationLock, conflict
 from runner.sql.relations import Relation
+from runner.sql.session_settings import settings_changed
 from runner.sql.statements import StatementKind as Kind
 from runner.sql.table_locks import locks_taken, sweeping_lock
 from runner.sql.transactions import outlives_rollback
@@ -70,9 +60,8 @@ def _first_strong(rank: int, step: StepSql, created: Created) -> Finding | None:
 
 
 def _bounds_wait(place: StatementPlace) -> bool:
-    if "lock_timeout" not in place.lower_text:
-        return False
-    return any(change.name == "lock_timeout" for change in settings_changed(place.statement))
+    names = settings_changed(place.statement) if "lock_timeout" in place.lower_text else ()
+    return any(name == "lock_timeout" for name, _ in names)
 
 
 def _strong_lock(place: StatementPlace, created: Created) -> str | None:

@@ -7,25 +7,24 @@ from collections.abc import Iterable, Iterator
 from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
 from runner.plan.parsed_sql import Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, Rewrite, alter_actions
-from runner.sql.facts import (
+from runner.sql.command_objects import (
     constrained_domain,
     created_relations,
-    enabled,
-    is_guarded,
     is_temporary,
     main_relation,
     moved_tablespace,
     renamed,
-    server_wide,
     steady_function,
-    unfiltered_writes,
-    vacuumed_relations,
+    vacuumed,
 )
+from runner.sql.command_options import enabled, is_guarded
+from runner.sql.function_calls import server_wide
 from runner.sql.plpgsql_bodies import BodyCommand, commands_in_body, writing_loop
 from runner.sql.relations import Relation
 from runner.sql.statement_effects import Loss, losses
 from runner.sql.statements import Statement
 from runner.sql.statements import StatementKind as Kind
+from runner.sql.unfiltered_writes import unfiltered_writes
 
 # The name of every function that acts on the whole server begins so; this test avoids a tree walk.
 _SERVER_FUNCTION = "pg_"
@@ -120,7 +119,7 @@ def _full_vacuum(subject: Subject) -> Iterator[Finding]:
         if statement.kind is Kind.VACUUM and not enabled(statement, "full"):
             continue
         main = main_relation(statement)
-        named = (main,) if main is not None else vacuumed_relations(statement)
+        named = [main] if main is not None else [one.relation for one in vacuumed(statement)]
         if named and all(created.is_new(relation, place) for relation in named):
             continue
         name = "VACUUM FULL" if statement.kind is Kind.VACUUM else "CLUSTER"

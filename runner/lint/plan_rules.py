@@ -20,7 +20,7 @@ from runner.plan.graph import topological_order
 from runner.plan.groups import written_steps
 from runner.plan.model import OnLeftovers, Step
 from runner.plan.parsed_sql import QuerySql, StepSql, Subject
-from runner.sql.facts import created_relations, is_temporary, settings_changed
+from runner.sql.command_objects import created_relations, is_temporary
 from runner.sql.plpgsql_bodies import catching_loop
 from runner.sql.relations import RelationUse, query_relations
 from runner.sql.returned_rows import (
@@ -30,6 +30,7 @@ from runner.sql.returned_rows import (
     rows_out_of_reach,
     temporary_relations,
 )
+from runner.sql.session_settings import settings_changed
 from runner.sql.statement_effects import Effect, SessionState, effect, session_state, state_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.statements import StatementKind as Kind
@@ -256,10 +257,10 @@ def _timeout_in_sql(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject):
         if place.statement.kind is Kind.RESET or "statement_timeout" not in place.lower_text:
             continue
-        for change in settings_changed(place.statement):
-            if change.name == "statement_timeout":
+        for name, offset in settings_changed(place.statement):
+            if name == "statement_timeout":
                 message = "statement_timeout has no effect here: the limit of a worker is set when it is launched"
-                yield place.finding(message, hint="use the step's `timeout`", offset=change.offset)
+                yield place.finding(message, hint="use the step's `timeout`", offset=offset)
 
 
 def _long_alone(subject: Subject) -> Iterator[Finding]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from runner.lint.rule import Finding, Rule, StatementPlace
 from runner.plan.parsed_sql import StepSql, Subject
-from runner.sql.carried_rows import can_be_extended, can_store, has_order, returned_columns
-from runner.sql.returned_rows import no_rows_to_read, rows_out_of_reach
+from runner.sql.carried_rows import can_be_extended, can_store, has_order
+from runner.sql.returned_rows import column_names, no_rows_to_read, rows_out_of_reach
 from runner.sql.statements import StatementKind
 from runner.sql.transactions import row_may_come_first
 
@@ -44,7 +44,7 @@ def _not_returned(subject: Subject) -> Iterator[Finding]:
         if reason is not None:
             yield place.finding(f"`carry` needs a last statement that returns `{names[0]}`, and {reason}", hint=hint)
             continue
-        columns = returned_columns(place.statement)
+        columns = column_names(place.statement)
         for name in names if columns is not None else ():
             found = (columns or ()).count(name)
             if found == 0:

@@ -14,14 +14,8 @@ from runner.errors import Cause, Position, Problem, Severity
 from runner.plan.model import NeedOn
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.alter_table import AlterKind, alter_actions
-from runner.sql.facts import (
-    created_index,
-    created_relations,
-    created_schema,
-    is_guarded,
-    is_temporary,
-    main_relation,
-)
+from runner.sql.command_objects import created_index, created_relations, created_schema, is_temporary, main_relation
+from runner.sql.command_options import is_guarded
 from runner.sql.relations import Relation, query_relations, relation_of
 from runner.sql.statements import Statement, StatementKind, placeholder
 from runner.sql.statements import StatementKind as Kind

@@ -96,9 +96,9 @@ def _newer_option(subject: Subject) -> Iterator[Finding]:
     wanted = subject.plan.requires.server_version
     for step in subject.steps:
         for name in step.step.settings:
-            needs = setting_need(name)
-            if needs is not None and needs[1] > allowed[0]:
-                message, hint, severity = _lacking(*needs, wanted, allowed)
+            what, since = setting_need(name)
+            if since > allowed[0]:
+                message, hint, severity = _lacking(what, since, wanted, allowed)
                 found = step_finding(step, message, hint=hint)
                 yield replace(found, severity=severity)
     for place, need in _needs(subject):

@@ -11,8 +11,9 @@ from operator import attrgetter
 from runner.errors import Cause, Severity
 from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
 from runner.plan.parsed_sql import StepSql, Subject
-from runner.sql.definition_changes import AddedValue, added_value, created_types, value_used
-from runner.sql.facts import holds_its_rows, parameter_symbols, unfiltered_writes
+from runner.sql.catalog_changes import Sort, made
+from runner.sql.enum_values import AddedValue, added_value, value_used
+from runner.sql.function_calls import parameter_symbols
 from runner.sql.lock_modes import LockMode, RelationLock, conflict
 from runner.sql.plpgsql_bodies import (
     called_procedure,
@@ -26,6 +27,7 @@ from runner.sql.statements import Statement
 from runner.sql.statements import StatementKind as Kind
 from runner.sql.table_locks import locks_taken, row_changes
 from runner.sql.transactions import cannot_stand_alone, must_stand_alone, refused_by_worker, without_effect
+from runner.sql.unfiltered_writes import holds_its_rows, unfiltered_writes
 
 _SYMBOL = re.compile(r"\$[0-9]")
 # Statements that do not use a lock or a cursor before them.
@@ -104,10 +106,9 @@ def _numbered_parameters(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject):
         if not _SYMBOL.search(place.own_text):
             continue
-        for symbol in parameter_symbols(place.statement):
-            message = f"${symbol.number} has no value"
+        for number, offset in parameter_symbols(place.statement):
             hint = "declare it in `params` and write :'name', or bare :name for a number"
-            yield place.finding(message, hint=hint, offset=symbol.offset)
+            yield place.finding(f"${number} has no value", hint=hint, offset=offset)
 
 
 WORKER_RULES = (
@@ -177,10 +178,10 @@ _WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 def _new_enum_value(subject: Subject) -> Iterator[Finding]:
     for rank, _ in groupby(statements(subject, Kind.ALTER_TYPE), key=attrgetter("rank")):
         step = subject.steps[rank]
-        own: set[Relation] = set()
+        own: list[Relation] = []
         added: list[AddedValue] = []
         for statement in step.statements:
-            own.update(created_types(statement))
+            own += (one.relation for one in made(statement) if one.sort is Sort.TYPE and one.relation is not None)
             place = StatementPlace(rank=rank, step=step, statement=statement)
             for value in added:
                 use = value_used(value, statement)

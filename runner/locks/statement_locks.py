@@ -15,19 +15,11 @@ from functools import partial
 from runner.locks.conflicts import Held, Lockable, LockTiming
 from runner.locks.relation_names import NamedRelation, Naming
 from runner.sql.alter_table import AlterAction, AlterKind, alter_actions
-from runner.sql.facts import (
-    created_index,
-    created_relations,
-    dropped_relations,
-    enabled,
-    is_cascading,
-    is_concurrent,
-    is_guarded,
-    is_temporary,
-    settings_changed,
-)
+from runner.sql.command_objects import created_index, created_relations, dropped_relations, is_temporary
+from runner.sql.command_options import enabled, is_cascading, is_concurrent, is_guarded
 from runner.sql.lock_modes import LockMode, Target
 from runner.sql.relations import Relation
+from runner.sql.session_settings import settings_changed
 from runner.sql.statements import Statement, StatementKind, Template
 from runner.sql.table_locks import ForeignKey, RowChange, RowChangeKind, locks_taken, row_changes, sweeping_lock
 from runner.structs import Struct
@@ -114,7 +106,7 @@ def _statements(template: Template) -> Iterator[TextStatement]:
             locks=locks,
         )
         own |= _made(parsed, own)
-        if moves and any(change.name in {"search_path", "all"} for change in settings_changed(parsed)):
+        if moves and any(name in {"search_path", "all"} for name, _ in settings_changed(parsed)):
             settled = False
 
 

@@ -23,7 +23,7 @@ from runner.locks.statement_locks import (
 )
 from runner.plan.model import Value
 from runner.plan.parsed_sql import StepSql, Subject
-from runner.sql.facts import created_index
+from runner.sql.command_objects import created_index
 from runner.sql.lock_modes import LockMode, Target, conflict
 from runner.sql.statements import Template
 from runner.sql.table_locks import foreign_keys, is_opaque

@@ -22,15 +22,9 @@ from runner.preflight.sql_units import MADE_UP, Rooms, StatementContext, Unit
 from runner.sql.alter_table import alter_actions
 from runner.sql.catalog_changes import Action, Change, Sort, changes
 from runner.sql.catalog_needs import ObjectSort, mentions, needed
+from runner.sql.command_objects import clustering_index, created_index, main_relation, named_indexes, reindexed_name
 from runner.sql.definition_changes import Alteration, Aspect, alterations
-from runner.sql.facts import (
-    clustering_index,
-    created_index,
-    functions_called,
-    main_relation,
-    named_indexes,
-    reindexed_name,
-)
+from runner.sql.function_calls import functions_called
 from runner.sql.relations import Relation, query_relations, regclass_constants
 from runner.structs import Struct, replace
 

@@ -51,7 +51,9 @@ from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import Action, Sort
 from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions, typed
-from runner.sql.facts import adopted_indexes, computes, created_relations, is_cascading, is_computed
+from runner.sql.command_objects import adopted_indexes, created_relations
+from runner.sql.command_options import is_cascading
+from runner.sql.new_tables import computes, is_computed
 from runner.sql.placeholders import quote_identifier
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import label

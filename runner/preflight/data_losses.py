@@ -16,10 +16,10 @@ from runner.plan.model import Plan
 from runner.preflight.catalog_state import CatalogView, State
 from runner.preflight.sql_units import Unit
 from runner.sql.catalog_changes import Action, changes
-from runner.sql.facts import unfiltered_writes
 from runner.sql.relations import Relation
 from runner.sql.statement_effects import losses
 from runner.sql.statements import StatementKind
+from runner.sql.unfiltered_writes import unfiltered_writes
 
 #: The rule about lost tables and columns, and the rule about changes of every row.
 _LOST, _EVERY_ROW = "JP353", "JP352"

@@ -13,7 +13,8 @@ from runner.preflight.catalog_state import CatalogView
 from runner.preflight.sql_units import Unit
 from runner.sql.alter_table import AlterKind, Rewrite, alter_actions
 from runner.sql.catalog_needs import ObjectSort, mentions, needed
-from runner.sql.facts import enabled, main_relation
+from runner.sql.command_objects import main_relation
+from runner.sql.command_options import enabled
 from runner.sql.statements import StatementKind
 from runner.structs import Struct
 

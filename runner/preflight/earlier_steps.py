@@ -17,8 +17,9 @@ from runner.preflight.sql_units import MADE_UP, StatementFinding, Unit
 from runner.sql.alter_table import alter_actions
 from runner.sql.catalog_changes import Action, Sort, changes
 from runner.sql.catalog_needs import defines, needed, type_names
+from runner.sql.command_objects import created_relations
 from runner.sql.definition_changes import Alteration, Aspect, fires_event_triggers
-from runner.sql.facts import created_relations, functions_called
+from runner.sql.function_calls import functions_called
 from runner.sql.relations import (
     Relation,
     column_uses,

@@ -13,7 +13,7 @@ from runner.plan.model import NeedOn, Plan, Step
 from runner.preflight.sql_units import StatementFinding
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import CREATES, EXTENSION, Action, Sort, changes
-from runner.sql.facts import functions_called
+from runner.sql.function_calls import functions_called
 from runner.sql.relations import query_relations
 from runner.sql.statements import Statement, StatementKind
 

@@ -24,7 +24,7 @@ from runner.plan.parsed_sql import StepSql, read_subject
 from runner.plan.problem_collector import grouped
 from runner.preflight.catalog_state import CatalogView
 from runner.preflight.sql_units import Unit
-from runner.sql.facts import is_cascading
+from runner.sql.command_options import is_cascading
 from runner.sql.lock_modes import LockMode, Target
 from runner.sql.relations import Relation
 from runner.sql.statements import StatementKind, Template

@@ -12,26 +12,20 @@ from runner.preflight.catalog_state import CatalogView, State
 from runner.preflight.object_checks import skip_severity, there
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import alter_actions
-from runner.sql.facts import (
+from runner.sql.command_objects import (
     ReindexTarget,
     added_keys,
     clustering_index,
     created_schema,
     dropped_relations,
-    enabled,
-    is_cascading,
-    is_concurrent,
-    is_guarded,
     main_relation,
     named_indexes,
     only_truncated,
-    options,
     reindex_target,
     reindexed_name,
     vacuumed,
-    vacuumed_relations,
-    vacuums_columns,
 )
+from runner.sql.command_options import enabled, is_cascading, is_concurrent, is_guarded, options
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
 from runner.sql.statements import StatementKind
@@ -224,10 +218,10 @@ def check_vacuum_options(unit: Unit, _: CatalogView) -> Iterator[StatementFindin
     if statement.kind not in {_K.VACUUM, _K.ANALYZE}:
         return
     given = options(statement)
-    tables = vacuumed_relations(statement)
+    tables = vacuumed(statement)
     full = enabled(statement, "full")
     analyze = statement.kind is _K.ANALYZE or enabled(statement, "analyze")
-    columns = vacuums_columns(statement)
+    columns = any(one.columns for one in tables)
     clashes = (
         (full and _number(given.get("parallel")) > 0, "VACUUM FULL cannot work in parallel"),
         (full and enabled(statement, "disable_page_skipping"), "FULL and DISABLE_PAGE_SKIPPING exclude each other"),
@@ -300,7 +294,7 @@ def check_explain(unit: Unit) -> Iterator[StatementFinding]:
 def check_whole_database(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     """VACUUM and ANALYZE without a table skip, with a WARNING each, what the role may not maintain: shared catalogs."""
     statement = unit.statement
-    whole = statement.kind in {_K.VACUUM, _K.ANALYZE} and not vacuumed_relations(statement)
+    whole = statement.kind in {_K.VACUUM, _K.ANALYZE} and not vacuumed(statement)
     may = sight.around.abilities & {"superuser", "pg_maintain"}
     if whole and not enabled(statement, "only_database_stats") and sight.around.abilities_known and not may:
         message = f'role "{sight.around.role}" may not maintain every catalog: {statement.kind} would skip some of them'

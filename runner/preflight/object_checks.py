@@ -12,19 +12,11 @@ from runner.gateway.catalog import DependentFacts, KeyFacts, RelationFacts
 from runner.preflight.catalog_state import CatalogView, SeenRelation, State, When
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
-from runner.sql.catalog_changes import EXTENSION, Action, Needed, Right, Sort, attached, changes, parts
-from runner.sql.catalog_needs import needed
+from runner.sql.catalog_changes import EXTENSION, Action, Sort, attached, changes, parts
+from runner.sql.catalog_needs import Needed, Right, needed
+from runner.sql.command_objects import created_index, created_schema, main_relation
+from runner.sql.command_options import is_cascading, is_concurrent, is_guarded, leaves_out_partitions, role_for_file
 from runner.sql.definition_changes import Aspect
-from runner.sql.facts import (
-    created_index,
-    created_schema,
-    is_cascading,
-    is_concurrent,
-    is_guarded,
-    leaves_out_partitions,
-    main_relation,
-    role_for_file,
-)
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation, relation_of
 from runner.sql.statements import StatementKind

@@ -10,17 +10,9 @@ from runner.preflight.catalog_state import CatalogView, State
 from runner.preflight.object_checks import KINDS, there
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, Constraint, alter_actions
-from runner.sql.facts import (
-    created_relations,
-    is_partitioned,
-    main_relation,
-    repeated_parts,
-    replaced_view,
-    strangers,
-    system_columns,
-    unknown_key_columns,
-)
-from runner.sql.new_columns import refused_columns
+from runner.sql.command_objects import created_relations, main_relation, replaced_view
+from runner.sql.command_options import is_partitioned
+from runner.sql.new_tables import refused_columns, repeated_parts, strangers, system_columns, unknown_key_columns
 from runner.sql.relations import Relation, databases
 from runner.sql.statements import StatementKind
 from runner.sql.storage_parameters import (

@@ -41,7 +41,7 @@ from runner.preflight.statement_changes import Consequences, only_reads
 from runner.preflight.statement_check import Examiner, refused_setting, report_of
 from runner.sql.catalog_changes import CREATES, Action, Change, Sort, changes
 from runner.sql.definition_changes import alterations
-from runner.sql.facts import functions_called
+from runner.sql.function_calls import functions_called
 from runner.sql.placeholders import TemplateError
 from runner.structs import Struct, field, replace
 

@@ -27,13 +27,12 @@ from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.catalog_changes import CREATES, EXTENSION, Action, Sort
 from runner.sql.catalog_needs import needed, row_rights
 from runner.sql.definition_changes import fires_event_triggers
-from runner.sql.facts import FunctionCall, functions_called
+from runner.sql.function_calls import FunctionCall, functions_called
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Use, query_relations
 from runner.sql.statement_effects import Effect, effect, effect_of_call
-from runner.sql.statements import StatementKind
+from runner.sql.statements import GRAMMAR, StatementKind
 from runner.sql.tokens import ScanError, TokenKind, tokenize
-from runner.sql.version_needs import GRAMMAR
 from runner.structs import Struct, field
 
 _K = StatementKind

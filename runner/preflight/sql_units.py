@@ -22,7 +22,7 @@ from runner.plan.model import ItemValues, Plan, Sql, Step, Value
 from runner.sql.catalog_needs import ObjectSort
 from runner.sql.placeholders import Rendered, TemplateError, render_traced
 from runner.sql.relations import Relation
-from runner.sql.session_settings import ALL, assigned, computed_after
+from runner.sql.session_settings import ALL, OF_USERS, assigned, computed_after
 from runner.sql.statements import SqlSyntaxError, Statement, parse_statements
 from runner.structs import Struct
 
@@ -66,7 +66,7 @@ class Unit:
         found = dict(self.settings)
         for name, value in assigned(self.statement):
             if name == ALL:
-                found = {kept: found[kept] for kept in found if kept in _OF_USERS} | {ALL: _RESET}
+                found = {kept: found[kept] for kept in found if kept in OF_USERS} | {ALL: _RESET}
             else:
                 found.pop(name, None)  # the order counts
                 found[name] = _RESET if value is None else value
@@ -199,8 +199,6 @@ def _texts(step: Step) -> Iterator[tuple[str, Sql]]:
 
 #: Settings of the transaction: the dry run keeps its own.
 _OF_TRANSACTION = "transaction_"
-#: RESET ALL does not reset them.
-_OF_USERS = frozenset({"role", "session_authorization"})
 #: The value of a setting that RESET or SET … TO DEFAULT has restored.
 _RESET = "\0"
 
@@ -310,7 +308,7 @@ class Rooms:
         settings = dict(self._settings(unit.step, condition=unit.is_condition))
         for name, value in assigned:
             if name == ALL:
-                settings = {kept: settings[kept] for kept in settings if kept in _OF_USERS}
+                settings = {kept: settings[kept] for kept in settings if kept in OF_USERS}
                 settings["search_path"] = self._inspector.search_path
             elif name.startswith(_OF_TRANSACTION):
                 continue

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator
 from runner.gateway.catalog import RelationFacts
 from runner.preflight.sql_units import StatementContext, Unit
 from runner.sql.catalog_changes import Action, Change, Sort, changes
+from runner.sql.command_objects import adopted_indexes, created_index
+from runner.sql.command_options import is_cascading
 from runner.sql.definition_changes import Alteration, Aspect, alterations
-from runner.sql.facts import adopted_indexes, created_index, is_cascading
 from runner.sql.relations import Relation
 from runner.sql.statements import Statement, StatementKind
 from runner.structs import replace

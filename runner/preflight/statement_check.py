@@ -32,11 +32,12 @@ from runner.preflight.planned_queries import (
 )
 from runner.preflight.sql_units import Rooms, StatementContext, StatementFinding, Unit
 from runner.sql.catalog_needs import needed
-from runner.sql.facts import cursor_of_row, view_aliases
+from runner.sql.command_objects import view_aliases
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation, inner_query, query_relations
 from runner.sql.session_settings import ALL, assigned, settings_read
 from runner.sql.statements import StatementKind
+from runner.sql.unfiltered_writes import cursor_of_row
 from runner.sql.version_needs import foreign_options
 from runner.structs import Struct, field
 

@@ -12,7 +12,7 @@ from runner.sql.builtin_functions import READERS, SERIAL_TYPES, STABLE, TYPES, V
 from runner.sql.lock_modes import LockMode
 from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement
-from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.sql.syntax_tree import Tree, find, label, strings, subcommands, unwrap
 from runner.structs import Struct, replace
 
 
@@ -97,9 +97,7 @@ def alter_actions(statement: Statement) -> tuple[AlterAction, ...]:
 
     A constraint in the definition of an added column is a separate action.
     """
-    if statement.node.DESCRIPTOR.name != "AlterTableStmt":
-        return ()
-    return tuple(action for command in statement.node.cmds for action in _actions(unwrap(command), statement))
+    return tuple(action for parts in subcommands(statement.node) for action in _actions(*parts, statement))
 
 
 _SUE, _SRE, _AE = LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE
@@ -121,13 +119,9 @@ _PLAIN: dict[str, tuple[AlterKind, LockMode]] = {
     "AT_SetUnLogged": (AlterKind.SET_UNLOGGED, _AE),
     "AT_SetAccessMethod": (AlterKind.SET_ACCESS_METHOD, _AE),
     "AT_SetTableSpace": (AlterKind.SET_TABLESPACE, _AE),
-    **{
-        f"AT_{verb}{which}": (AlterKind.TRIGGER, _SRE)
-        for verb in ("Enable", "Disable")
-        for which in ("Trig", "TrigAll", "TrigUser")
-    },
-    "AT_EnableAlwaysTrig": (AlterKind.TRIGGER, _SRE),
-    "AT_EnableReplicaTrig": (AlterKind.TRIGGER, _SRE),
+    **dict.fromkeys(("AT_EnableTrig", "AT_EnableTrigAll", "AT_EnableTrigUser"), (AlterKind.TRIGGER, _SRE)),
+    **dict.fromkeys(("AT_DisableTrig", "AT_DisableTrigAll", "AT_DisableTrigUser"), (AlterKind.TRIGGER, _SRE)),
+    **dict.fromkeys(("AT_EnableAlwaysTrig", "AT_EnableReplicaTrig"), (AlterKind.TRIGGER, _SRE)),
 }
 
 _REWRITES: dict[AlterKind, Rewrite] = {
@@ -142,11 +136,10 @@ _REWRITES: dict[AlterKind, Rewrite] = {
 _SCANS = frozenset({AlterKind.SET_NOT_NULL, AlterKind.VALIDATE_CONSTRAINT})
 
 
-def _actions(command: Tree, statement: Statement) -> Iterator[AlterAction]:
-    subtype = label(command, "subtype")
+def _actions(subtype: str, command: Tree, definition: Tree, statement: Statement) -> Iterator[AlterAction]:
     special = _SPECIAL.get(subtype)
     if special is not None:
-        yield from special(command, statement)
+        yield from special(definition, subtype, statement)
         return
     kind, lock = _PLAIN.get(subtype, (AlterKind.OTHER, _AE))
     yield AlterAction(
@@ -159,12 +152,7 @@ def _actions(command: Tree, statement: Statement) -> Iterator[AlterAction]:
     )
 
 
-def _definition(command: Tree) -> Tree:
-    return unwrap(getattr(command, "def"))  # a keyword of Python
-
-
-def _add_column(command: Tree, statement: Statement) -> Iterator[AlterAction]:
-    column = _definition(command)
+def _add_column(column: Tree, _: str, statement: Statement) -> Iterator[AlterAction]:
     offset = statement.offset(column)
     rewrite = _column_rewrite(column)
     given = (constraint for constraint in map(unwrap, column.constraints) if not _is_null(unwrap(constraint.raw_expr)))
@@ -180,7 +168,7 @@ def _add_column(command: Tree, statement: Statement) -> Iterator[AlterAction]:
         calls=tuple(_unknown_calls(column)),
     )
     for constraint in map(unwrap, column.constraints):
-        for action in _constraint_actions(constraint, statement):
+        for action in _add_constraint(constraint, "", statement):
             # The server does not scan: a column of NULLs refers to nothing, and one with a default has no NULLs.
             unseen = {Constraint.FOREIGN_KEY: not defaults, Constraint.NOT_NULL: "CONSTR_GENERATED" not in defaults}
             scans = not unseen.get(action.constraint or Constraint.CHECK, False)
@@ -194,10 +182,6 @@ def _is_null(expression: Tree) -> bool:
     return expression.DESCRIPTOR.name == "A_Const" and bool(expression.isnull)
 
 
-def _add_constraint(command: Tree, statement: Statement) -> Iterator[AlterAction]:
-    yield from _constraint_actions(_definition(command), statement)
-
-
 _CONSTRAINTS = {
     "CONSTR_CHECK": Constraint.CHECK,
     "CONSTR_NOTNULL": Constraint.NOT_NULL,
@@ -208,7 +192,7 @@ _CONSTRAINTS = {
 }
 
 
-def _constraint_actions(node: Tree, statement: Statement) -> Iterator[AlterAction]:
+def _add_constraint(node: Tree, _: str, statement: Statement) -> Iterator[AlterAction]:
     constraint = _CONSTRAINTS.get(label(node, "contype"))
     if constraint is None:
         return
@@ -233,28 +217,21 @@ def _constraint_actions(node: Tree, statement: Statement) -> Iterator[AlterActio
 # meaning cannot (reloptions.c). Other options, and those of views and of other index types, take ACCESS EXCLUSIVE.
 _GENTLE_OPTIONS = frozenset(
     {
-        "fillfactor",
-        "toast_tuple_target",
-        "parallel_workers",
-        "vacuum_index_cleanup",
-        "vacuum_truncate",
-        "vacuum_max_eager_freeze_failure_rate",
-        "log_autovacuum_min_duration",
-        "deduplicate_items",
+        *("fillfactor", "toast_tuple_target", "parallel_workers", "vacuum_index_cleanup", "vacuum_truncate"),
+        *("vacuum_max_eager_freeze_failure_rate", "log_autovacuum_min_duration", "deduplicate_items"),
     }
 )
 
 
-def _options(command: Tree, statement: Statement) -> Iterator[AlterAction]:
-    names = [unwrap(option).defname for option in _definition(command).items]
+def _options(given: Tree, _: str, statement: Statement) -> Iterator[AlterAction]:
+    names = [unwrap(option).defname for option in given.items]
     gentle = all(name in _GENTLE_OPTIONS or name.startswith("autovacuum_") for name in names)
     lock = _SUE if gentle else _AE
     yield AlterAction(kind=AlterKind.SET_OPTIONS, lock=lock, offset=statement.start, name=", ".join(names) or None)
 
 
-def _inherit(command: Tree, statement: Statement) -> Iterator[AlterAction]:
-    parent = _definition(command)
-    add = label(command, "subtype") == "AT_AddInherit"
+def _inherit(parent: Tree, subtype: str, statement: Statement) -> Iterator[AlterAction]:
+    add = subtype == "AT_AddInherit"
     yield AlterAction(
         kind=AlterKind.INHERIT if add else AlterKind.NO_INHERIT,
         lock=_AE,
@@ -264,12 +241,11 @@ def _inherit(command: Tree, statement: Statement) -> Iterator[AlterAction]:
     )
 
 
-def _partition(command: Tree, statement: Statement) -> Iterator[AlterAction]:
-    partition = _definition(command)
+def _partition(partition: Tree, subtype: str, statement: Statement) -> Iterator[AlterAction]:
     kind, lock = {
         "AT_AttachPartition": (AlterKind.ATTACH_PARTITION, _SUE),
         "AT_DetachPartitionFinalize": (AlterKind.DETACH_PARTITION_FINALIZE, _SUE),
-    }.get(label(command, "subtype"), (AlterKind.DETACH_PARTITION, _AE))
+    }.get(subtype, (AlterKind.DETACH_PARTITION, _AE))
     if partition.concurrent:
         kind, lock = AlterKind.DETACH_PARTITION_CONCURRENTLY, _SUE
     yield AlterAction(
@@ -282,7 +258,8 @@ def _partition(command: Tree, statement: Statement) -> Iterator[AlterAction]:
     )
 
 
-_SPECIAL: dict[str, Callable[[Tree, Statement], Iterator[AlterAction]]] = {
+#: What reads the definition of a subcommand; it gets the subtype too.
+_SPECIAL: dict[str, Callable[[Tree, str, Statement], Iterator[AlterAction]]] = {
     "AT_AddColumn": _add_column,
     "AT_AddConstraint": _add_constraint,
     "AT_SetRelOptions": _options,
@@ -304,14 +281,13 @@ def _column_rewrite(column: Tree) -> Rewrite:
     """
     if strings(column.type_name.names)[-1] in SERIAL_TYPES:
         return Rewrite.YES
-    verdicts = [Rewrite.MAYBE] if any(True for _ in _unknown_calls(column)) else []
     for constraint in map(unwrap, column.constraints):
         kind = label(constraint, "contype")
         if kind == "CONSTR_IDENTITY" or (kind == "CONSTR_GENERATED" and constraint.generated_kind == "s"):
             return Rewrite.YES
     if any(name in VOLATILE for name in _default_calls(column)):
         return Rewrite.YES
-    return verdicts[0] if verdicts else Rewrite.NO
+    return Rewrite.MAYBE if any(True for _ in _unknown_calls(column)) else Rewrite.NO
 
 
 def _foreign_type(names: tuple[str, ...]) -> Relation | None:
@@ -329,9 +305,7 @@ def _default_calls(column: Tree) -> Iterator[str]:
 
 def _unknown_calls(column: Tree) -> Iterator[str]:
     """Yield the functions in a default that are neither known to be volatile nor known not to be."""
-    for name in _default_calls(column):
-        if name not in VOLATILE and name not in STABLE and name not in READERS:
-            yield name
+    return (name for name in _default_calls(column) if name not in VOLATILE | STABLE | READERS)
 
 
 def _filled(constraint: Tree) -> Iterator[str]:

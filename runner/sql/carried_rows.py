@@ -15,17 +15,15 @@ from typing import Final
 
 from runner.errors import JobplanError
 from runner.sql.placeholders import quote_identifier, quote_literal
-from runner.sql.relations import Relation, relation_of
-from runner.sql.returned_rows import column_names, text_of
-from runner.sql.session_settings import assigned
-from runner.sql.statements import Statement, StatementKind, parse_statements, returns_rows
-from runner.sql.syntax_tree import Tree, children, find, label, strings, unwrap
+from runner.sql.relations import relation_of
+from runner.sql.returned_rows import text_of
+from runner.sql.session_settings import OF_USERS, assigned
+from runner.sql.statements import ROW_CHANGES, Statement, StatementKind, parse_statements, returns_rows
+from runner.sql.syntax_tree import ROW_CHANGING_NODES, Tree, children, find, label, strings, unwrap
 from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
 from runner.structs import Struct
 
 _K = StatementKind
-_CHANGES_ROWS: Final = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
-_CHANGING_NODES: Final = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 _CARRY: Final = "jobplan_carry"
 #: What `CarryForm` inserts, as far as the server has kept it.
 _EXTENSION: Final = re.compile(
@@ -93,7 +91,7 @@ def carry_form(text: str, names: tuple[str, ...]) -> CarryForm | None:
         output=_output(names),
         columns=("jobplan rows", *names),
         tag=tag,
-        storable=not any(_sets_role(one) for one in statements[:-1]),
+        storable=can_store(statements, text),
     )
 
 
@@ -124,26 +122,12 @@ def can_store(statements: Sequence[Statement], text: str) -> bool:
     return can_be_extended(statements, text) and not any(_sets_role(one) for one in statements[:-1])
 
 
-def returned_columns(statement: Statement) -> tuple[str, ...] | None:
-    """Return the names of the columns that a statement returns; None if only the server knows them."""
-    names = column_names(statement)
-    return None if names is None else tuple(names)
-
-
 def has_order(statement: Statement) -> bool:
     """Return whether the last row of a statement is determined: it has a top-level ORDER BY, or one row at most."""
     node = statement.node
     if statement.kind is _K.SELECT and node.sort_clause:
         return True
     return statement.kind is _K.CALL or _one_row(node, {})
-
-
-def changed_relation(statement: Statement) -> Relation | None:
-    """Return the relation whose changed rows are counted as those of the batch; None if it only reads."""
-    for name, query in _with_queries(statement.node):
-        if name and _changes(query):
-            return relation_of(query.relation)
-    return relation_of(statement.node.relation) if statement.kind in _CHANGES_ROWS else None
 
 
 def changed_table(text: str) -> str | None:
@@ -153,8 +137,7 @@ def changed_table(text: str) -> str | None:
     except JobplanError:
         return None
     for statement in reversed(statements):
-        queries = (*(query for _, query in _with_queries(statement.node) if _changes(query)), statement.node)
-        for query in queries:
+        for query in (*(query for _, query in _with_queries(statement.node)), statement.node):
             if _changes(query):
                 table = relation_of(query.relation)
                 named = ".".join(quote_identifier(part) for part in (table.schema, table.name) if part)
@@ -168,19 +151,17 @@ def changed_table(text: str) -> str | None:
 def _place(statements: Sequence[Statement], text: str) -> tuple[int, bool] | None:
     """Return where the body of the last statement begins, and whether a list of WITH queries precedes it."""
     last = statements[-1]
-    if not returns_rows(last) or (last.kind is not _K.SELECT and last.kind not in _CHANGES_ROWS):
+    if not returns_rows(last) or (last.kind is not _K.SELECT and last.kind not in ROW_CHANGES):
         return None
     changing = sum(_changes(query) for _, query in _with_queries(last.node))
-    at_top = changing + (last.kind in _CHANGES_ROWS)
-    if sum(1 for name in _CHANGING_NODES for _ in find(last.node, name)) > at_top:
+    at_top = changing + (last.kind in ROW_CHANGES)
+    if sum(1 for name in ROW_CHANGING_NODES for _ in find(last.node, name)) > at_top:
         return None  # INSERT INTO … WITH … SELECT, which cannot be part of another statement
     try:
         tokens = [token for token in tokenize(text) if last.start <= token.start < last.end]
     except ScanError:
         return None
-    if not tokens or tokens[0].text.upper() != "WITH":
-        return None if changing else (last.start, False)
-    body = _body(tokens)
+    body = _body(tokens) if tokens and tokens[0].text.upper() == "WITH" else None
     if body is not None:
         return body, True
     return None if changing else (last.start, False)
@@ -221,17 +202,8 @@ def _counted(statement: Statement) -> tuple[str, str]:
     if statement.kind is _K.SELECT:
         for name, query in _with_queries(statement.node):
             if name and _changes(query) and query.HasField("returning_clause"):
-                return quote_identifier(name), str(_kind(query))
+                return quote_identifier(name), query.DESCRIPTOR.name.removesuffix("Stmt").upper()
     return _CARRY, str(statement.kind)
-
-
-def _kind(query: Tree) -> StatementKind:
-    return {
-        "InsertStmt": _K.INSERT,
-        "UpdateStmt": _K.UPDATE,
-        "DeleteStmt": _K.DELETE,
-        "MergeStmt": _K.MERGE,
-    }[query.DESCRIPTOR.name]
 
 
 def _aliases(names: Sequence[str]) -> list[str]:
@@ -263,13 +235,12 @@ def _with_queries(node: Tree) -> Iterator[tuple[str, Tree]]:
 
 
 def _changes(query: Tree) -> bool:
-    return query.DESCRIPTOR.name in _CHANGING_NODES
+    return query.DESCRIPTOR.name in ROW_CHANGING_NODES
 
 
 def _sets_role(statement: Statement) -> bool:
     """Return whether later statements run as another role, which may not write to the ledger."""
-    found = assigned(statement)
-    return any(name in ("role", "session_authorization") for name, *_ in found)
+    return any(name in OF_USERS for name, _ in assigned(statement))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

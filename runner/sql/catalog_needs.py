@@ -7,21 +7,57 @@ the names exist. Sources: each command's page in the PostgreSQL documentation.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from runner.sql.builtin_functions import SERIAL_TYPES
-from runner.sql.catalog_changes import Needed, Right, Sort, made
-from runner.sql.facts import function_call
+from runner.sql.catalog_changes import Sort, made
+from runner.sql.function_calls import functions_called
 from runner.sql.lock_modes import Target
 from runner.sql.relations import Relation, Use, query_relations, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
-from runner.sql.syntax_tree import Tree, find, label, strings, unwrap, walk
+from runner.sql.syntax_tree import Tree, find, label, option_value, strings, unwrap, walk
 from runner.sql.table_locks import locks_taken
 from runner.structs import Struct
 
 _K = StatementKind
 
+
+class Right(enum.Enum):
+    """The privilege that a role needs on a relation."""
+
+    NONE = "no privilege"
+    OWN = "ownership"
+    MAINTAIN = "ownership or MAINTAIN"
+    GRANT = "ownership or a grant option"
+    TRUNCATE = "TRUNCATE"
+    SELECT = "SELECT"
+    INSERT = "INSERT"
+    TRIGGER = "TRIGGER"
+    REFERENCES = "REFERENCES"
+
+
+class Needed(Struct, frozen=True):
+    """A relation that must be there. `kinds` are letters of pg_class.relkind, none for any; `offset` is in characters.
+
+    `missing_ok`: the statement has IF EXISTS.
+    """
+
+    relation: Relation
+    offset: int
+    right: Right = Right.NONE
+    kinds: str = ""
+    missing_ok: bool = False
+
+
+#: The privilege that a command needs, and the letters of the kinds of relation that it works on.
 _RIGHTS: Mapping[StatementKind, tuple[Right, str]] = {
+    **dict.fromkeys((_K.DROP_TRIGGER, _K.DROP_RULE, _K.DROP_POLICY, _K.ALTER_TABLE), (Right.OWN, "")),
+    **dict.fromkeys((_K.ALTER_INDEX, _K.RENAME, _K.SET_SCHEMA, _K.COMMENT), (Right.OWN, "")),
+    **dict.fromkeys((_K.CREATE_POLICY, _K.ALTER_POLICY), (Right.OWN, "rp")),
+    **dict.fromkeys((_K.ALTER_VIEW, _K.DROP_VIEW), (Right.OWN, "v")),
+    **dict.fromkeys((_K.ALTER_MATERIALIZED_VIEW, _K.DROP_MATERIALIZED_VIEW), (Right.OWN, "m")),
+    **dict.fromkeys((_K.ALTER_SEQUENCE, _K.DROP_SEQUENCE), (Right.OWN, "S")),
+    **dict.fromkeys((_K.ALTER_FOREIGN_TABLE, _K.DROP_FOREIGN_TABLE), (Right.OWN, "f")),
     _K.VACUUM: (Right.MAINTAIN, "rpmt"),
     _K.ANALYZE: (Right.MAINTAIN, "rpmf"),
     _K.CLUSTER: (Right.MAINTAIN, "rpm"),
@@ -31,26 +67,8 @@ _RIGHTS: Mapping[StatementKind, tuple[Right, str]] = {
     _K.CREATE_STATISTICS: (Right.OWN, "rpmf"),
     _K.CREATE_TRIGGER: (Right.TRIGGER, "rpvf"),
     _K.CREATE_RULE: (Right.OWN, "rpv"),
-    _K.CREATE_POLICY: (Right.OWN, "rp"),
-    _K.ALTER_POLICY: (Right.OWN, "rp"),
-    _K.DROP_TRIGGER: (Right.OWN, ""),
-    _K.DROP_RULE: (Right.OWN, ""),
-    _K.DROP_POLICY: (Right.OWN, ""),
-    _K.ALTER_TABLE: (Right.OWN, ""),
-    _K.ALTER_INDEX: (Right.OWN, ""),
-    _K.ALTER_VIEW: (Right.OWN, "v"),
-    _K.ALTER_MATERIALIZED_VIEW: (Right.OWN, "m"),
-    _K.ALTER_SEQUENCE: (Right.OWN, "S"),
-    _K.ALTER_FOREIGN_TABLE: (Right.OWN, "f"),
-    _K.RENAME: (Right.OWN, ""),
-    _K.SET_SCHEMA: (Right.OWN, ""),
-    _K.COMMENT: (Right.OWN, ""),
     _K.DROP_TABLE: (Right.OWN, "rp"),
     _K.DROP_INDEX: (Right.OWN, "iI"),
-    _K.DROP_VIEW: (Right.OWN, "v"),
-    _K.DROP_MATERIALIZED_VIEW: (Right.OWN, "m"),
-    _K.DROP_SEQUENCE: (Right.OWN, "S"),
-    _K.DROP_FOREIGN_TABLE: (Right.OWN, "f"),
     _K.COPY_FROM: (Right.INSERT, "rpvf"),
     _K.COPY_TO: (Right.SELECT, "rmf"),
     _K.GRANT: (Right.GRANT, ""),
@@ -65,28 +83,21 @@ def needed(statement: Statement) -> tuple[Needed, ...]:
         index = label(statement.node, "kind") == "REINDEX_OBJECT_INDEX"
         right, kinds = Right.MAINTAIN, "iI" if index else "rpmt"
     new = {change.relation for change in made(statement) if change.sort is Sort.RELATION}
+    missing_ok = bool(getattr(statement.node, "missing_ok", False))
     found: dict[Relation, Needed] = {}
     for lock in locks_taken(statement):
-        if lock.target is Target.RELATION and lock.relation not in new and lock.relation not in found:
-            found[lock.relation] = Needed(
-                relation=lock.relation,
-                offset=lock.offset,
-                right=right,
-                kinds=kinds,
-                missing_ok=bool(getattr(statement.node, "missing_ok", False)),
-            )
+        if lock.target is Target.RELATION and lock.relation not in new:
+            found.setdefault(lock.relation, Needed(lock.relation, lock.offset, right, kinds, missing_ok))
     if statement.kind is _K.CREATE_TABLE:
         found.update(_of_new_table(statement))
     if statement.kind is _K.CREATE_SCHEMA:
         found = _outside_of_schema(statement, found)
-    if statement.kind in {_K.ALTER_SEQUENCE, _K.CREATE_SEQUENCE}:
-        node = statement.node  # SET LOGGED and OWNER TO have the tree of ALTER TABLE
-        main = relation_of(node.sequence if "sequence" in node.DESCRIPTOR.fields_by_name else node.relation)
-        found = {key: one if key == main else _plain_needs(one) for key, one in found.items()}
-    if statement.kind is _K.ALTER_TABLE:
-        # Other names in it may be objects of any kind: the server checks their privileges when it runs.
-        main = relation_of(statement.node.relation)
-        found = {key: one if key == main else _plain_needs(one) for key, one in found.items()}
+    if statement.kind in {_K.ALTER_SEQUENCE, _K.CREATE_SEQUENCE, _K.ALTER_TABLE}:
+        # Other names in it may be objects of any kind: the server checks their privileges when it runs. SET LOGGED and
+        # OWNER TO of a sequence have the tree of ALTER TABLE.
+        node = statement.node
+        main = relation_of(node.relation if node.DESCRIPTOR.name == "AlterTableStmt" else node.sequence)
+        found = {key: one if key == main else Needed(one.relation, one.offset) for key, one in found.items()}
     return tuple(found.values())
 
 
@@ -97,29 +108,24 @@ def _outside_of_schema(statement: Statement, found: dict[Relation, Needed]) -> d
     return {key: one for key, one in found.items() if not (key.name in new and key.schema in own)}
 
 
-def _plain_needs(one: Needed) -> Needed:
-    return Needed(relation=one.relation, offset=one.offset)
-
-
 def _of_new_table(statement: Statement) -> Iterator[tuple[Relation, Needed]]:
     """A partition's parent must be partitioned, a parent owned, a referenced table usable as one."""
     node = statement.node
     kinds = "p" if node.HasField("partbound") else "rf"
     for parent in map(unwrap, node.inh_relations):
         relation = relation_of(parent)
-        yield relation, Needed(relation=relation, offset=statement.offset(parent), right=Right.OWN, kinds=kinds)
+        yield relation, Needed(relation, statement.offset(parent), Right.OWN, kinds)
     own = relation_of(node.relation)
     for constraint in find(node, "Constraint"):
         if constraint.HasField("pktable") and relation_of(constraint.pktable) != own:
             relation = relation_of(constraint.pktable)
-            offset = statement.offset(constraint.pktable)
-            yield relation, Needed(relation=relation, offset=offset, right=Right.REFERENCES, kinds="rp")
+            yield relation, Needed(relation, statement.offset(constraint.pktable), Right.REFERENCES, "rp")
 
 
-_MERGED = {"CMD_INSERT": "INSERT", "CMD_UPDATE": "UPDATE", "CMD_DELETE": "DELETE"}
+_MERGED = frozenset({"CMD_INSERT", "CMD_UPDATE", "CMD_DELETE"})
 
 
-class RowRight(Struct, frozen=True, kw_only=True):
+class RowRight(Struct, frozen=True):
     """A privilege that a query needs on a relation or on those of its columns that it names."""
 
     relation: Relation
@@ -136,16 +142,15 @@ def row_rights(statement: Statement) -> tuple[RowRight, ...]:
 def _read(statement: Statement) -> Iterator[RowRight]:
     for use in query_relations(statement):
         if use.use is not Use.WRITE:
-            yield RowRight(relation=use.relation, privilege="SELECT", offset=use.offset)
+            yield RowRight(use.relation, "SELECT", use.offset)
         if use.use is Use.LOCK_ROWS:
-            yield RowRight(relation=use.relation, privilege="UPDATE", offset=use.offset)
+            yield RowRight(use.relation, "UPDATE", use.offset)
 
 
 def _written(statement: Statement) -> Iterator[RowRight]:
     for node in walk(statement.node):
         for privilege in _needs(node):
-            target = node.relation
-            yield RowRight(relation=relation_of(target), privilege=privilege, offset=statement.offset(target))
+            yield RowRight(relation_of(node.relation), privilege, statement.offset(node.relation))
 
 
 def _needs(node: Tree) -> Iterator[str]:
@@ -160,10 +165,8 @@ def _needs(node: Tree) -> Iterator[str]:
                 yield "SELECT"
         case "MergeStmt":
             yield "SELECT"
-            for clause in map(unwrap, node.merge_when_clauses):
-                command = _MERGED.get(label(clause, "command_type"))
-                if command is not None:
-                    yield command
+            commands = (label(unwrap(clause), "command_type") for clause in node.merge_when_clauses)
+            yield from (command.removeprefix("CMD_") for command in commands if command in _MERGED)
 
 
 class ObjectSort(enum.Enum):
@@ -180,7 +183,7 @@ class ObjectSort(enum.Enum):
     ACCESS_METHOD = "access method"
 
 
-class Mention(Struct, frozen=True, kw_only=True):
+class Mention(Struct, frozen=True):
     """A name in a statement; only types and functions have a schema. `offset` counts characters."""
 
     sort: ObjectSort
@@ -209,7 +212,8 @@ def mentions(statement: Statement) -> tuple[Mention, ...]:
     node = statement.node
     found = [*_roles(statement), *_tablespaces(statement), *_extensions(statement), *_access_methods(statement)]
     if defines(statement):
-        found += [*_types(statement), *_functions(statement), *_languages(statement)]
+        found += [Mention(ObjectSort.TYPE, name, offset) for name, offset in type_names(statement)]
+        found += [*_functions(statement), *_languages(statement)]
     elif node.DESCRIPTOR.name == "DropStmt" and not node.missing_ok:
         found += _dropped(statement)
     return tuple(dict.fromkeys(found))
@@ -217,12 +221,12 @@ def mentions(statement: Statement) -> tuple[Mention, ...]:
 
 def type_names(statement: Statement) -> Iterator[tuple[Relation, int]]:
     """Yield the types that a statement names, but for those that the grammar makes of other words."""
-    words = {unwrap(option.arg).location for option in _options(statement.node)}  # `off` reads as the name of a type
+    options = (unwrap(option.arg) for option in find(statement.node, "DefElem") if option.HasField("arg"))
+    words = {value.location for value in options if value.DESCRIPTOR.name == "TypeName"}  # `off` reads as a type
     for node in find(statement.node, "TypeName"):
         parts = strings(node.names)
-        if node.location in words:
-            continue
-        if parts and not node.pct_type and not (len(parts) == 1 and parts[0] in SERIAL_TYPES):
+        serial = len(parts) == 1 and parts[0] in SERIAL_TYPES
+        if node.location not in words and parts and not node.pct_type and not serial:
             yield relation_named(parts), statement.offset(node)
 
 
@@ -237,25 +241,11 @@ def typed(statement: Statement) -> frozenset[Relation]:
     return frozenset(relation_named(strings(node.names)) for node in nodes if node.names)
 
 
-def _types(statement: Statement) -> Iterator[Mention]:
-    for name, offset in type_names(statement):
-        yield Mention(sort=ObjectSort.TYPE, name=name, offset=offset)
-
-
-def _options(node: Tree) -> Iterator[Tree]:
-    """Yield the options whose value the parser reads as the name of a type."""
-    for option in find(node, "DefElem"):
-        if option.HasField("arg") and unwrap(option.arg).DESCRIPTOR.name == "TypeName":
-            yield option
-
-
 def _functions(statement: Statement) -> Iterator[Mention]:
-    for node in find(statement.node, "FuncCall"):
-        call = function_call(statement, node)
-        yield Mention(sort=ObjectSort.FUNCTION, name=Relation(call.schema, call.name), offset=call.offset)
+    for call in functions_called(statement):
+        yield Mention(ObjectSort.FUNCTION, Relation(call.schema, call.name), call.offset)
     if statement.node.DESCRIPTOR.name == "CreateTrigStmt":
-        name = relation_named(strings(statement.node.funcname))
-        yield Mention(sort=ObjectSort.FUNCTION, name=name, offset=statement.start)
+        yield Mention(ObjectSort.FUNCTION, relation_named(strings(statement.node.funcname)), statement.start)
 
 
 def _roles(statement: Statement) -> Iterator[Mention]:
@@ -264,7 +254,7 @@ def _roles(statement: Statement) -> Iterator[Mention]:
         return
     for spec in find(node, "RoleSpec"):
         if label(spec, "roletype") == "ROLESPEC_CSTRING":
-            yield _plain(statement, ObjectSort.ROLE, spec.rolename, spec)
+            yield Mention(ObjectSort.ROLE, Relation(None, spec.rolename), statement.offset(spec))
     if node.DESCRIPTOR.name == "GrantRoleStmt":
         for granted in map(unwrap, node.granted_roles):
             yield _plain(statement, ObjectSort.ROLE, granted.priv_name)
@@ -282,7 +272,7 @@ def _tablespaces(statement: Statement) -> Iterator[Mention]:
         elif inner.DESCRIPTOR.name == "AlterTableCmd" and label(inner, "subtype") == "AT_SetTableSpace":
             names.append(inner.name)
         elif inner.DESCRIPTOR.name == "DefElem" and inner.defname == "tablespace":
-            names += _text(inner)
+            names.append(option_value(inner) or "")
         for name in filter(None, names):
             yield _plain(statement, ObjectSort.TABLESPACE, name)
 
@@ -316,26 +306,17 @@ def _extensions(statement: Statement) -> Iterator[Mention]:
 def _languages(statement: Statement) -> Iterator[Mention]:
     for option in map(unwrap, getattr(statement.node, "options", ())):
         if option.DESCRIPTOR.name == "DefElem" and option.defname == "language":
-            for name in _text(option):
-                yield _plain(statement, ObjectSort.LANGUAGE, name)
+            yield _plain(statement, ObjectSort.LANGUAGE, option_value(option) or "")
 
 
 def _dropped(statement: Statement) -> Iterator[Mention]:
     kind = label(statement.node, "remove_type")
     for dropped in map(unwrap, statement.node.objects):
         if kind in {"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"}:
-            name = relation_named(strings(dropped.objname))
-            yield Mention(sort=ObjectSort.FUNCTION, name=name, offset=statement.start)
+            yield Mention(ObjectSort.FUNCTION, relation_named(strings(dropped.objname)), statement.start)
         elif kind in {"OBJECT_TYPE", "OBJECT_DOMAIN"}:
-            name = relation_named(strings(dropped.names))
-            yield Mention(sort=ObjectSort.TYPE, name=name, offset=statement.offset(dropped))
+            yield Mention(ObjectSort.TYPE, relation_named(strings(dropped.names)), statement.offset(dropped))
 
 
-def _plain(statement: Statement, sort: ObjectSort, name: str, node: Tree | None = None) -> Mention:
-    offset = statement.start if node is None else statement.offset(node)
-    return Mention(sort=sort, name=Relation(None, name), offset=offset)
-
-
-def _text(option: Tree) -> Iterable[str]:
-    value = unwrap(option.arg)
-    return (value.sval,) if value.DESCRIPTOR.name == "String" else ()
+def _plain(statement: Statement, sort: ObjectSort, name: str) -> Mention:
+    return Mention(sort, Relation(None, name), statement.start)

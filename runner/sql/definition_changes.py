@@ -4,18 +4,18 @@
 column, a privilege, an operator. A later statement that depends on one is judged with caution. Everything that can
 make a later statement possible or impossible must be here; an unknown command may alter anything.
 
-A value added to an enum type can be used only after its transaction has committed, unless that transaction created the
-type as well (enum.c, EnumUncommitted). Sources: each command's page in the PostgreSQL documentation.
+Sources: each command's page in the PostgreSQL documentation.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 
 from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
-from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.sql.syntax_tree import Tree, find, label, strings, subcommands, unwrap
 from runner.structs import Struct
 
 _K = StatementKind
@@ -61,7 +61,7 @@ class Aspect(enum.Enum):
     DEPENDENTS = "dependents"
 
 
-class Alteration(Struct, frozen=True, kw_only=True):
+class Alteration(Struct, frozen=True):
     """Something that is altered. Without `relation` it concerns no relation, or any; without `name` any object.
 
     `removes`: it can make a later statement fail that would succeed without it; `old` is a name or an enum value that
@@ -127,81 +127,68 @@ _A = Aspect
 
 def _table(node: Tree) -> Iterator[Alteration]:
     relation = relation_of(node.relation)
-    for command in map(unwrap, node.cmds):
-        yield from _subcommand(command, relation)
+    for parts in subcommands(node):
+        yield from _subcommand(*parts, relation)
     if label(node, "objtype") == "OBJECT_TYPE":
-        yield Alteration(aspect=_A.TYPE, name=relation.name, removes=True)
+        yield Alteration(_A.TYPE, name=relation.name, removes=True)
     if label(node, "objtype") == "OBJECT_VIEW":  # security_invoker, security_barrier, check_option
-        yield Alteration(aspect=_A.PRIVILEGE, relation=relation, removes=True)
+        yield Alteration(_A.PRIVILEGE, relation, removes=True)
 
 
-def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
-    subtype = label(command, "subtype")
-    definition = unwrap(getattr(command, "def"))
+def _subcommand(subtype: str, command: Tree, definition: Tree, relation: Relation) -> Iterator[Alteration]:
     if subtype == "AT_AddColumn":
-        yield Alteration(aspect=_A.COLUMN, relation=relation, name=definition.colname, guarded=command.missing_ok)
+        yield Alteration(_A.COLUMN, relation, definition.colname, guarded=command.missing_ok)
         for constraint in map(unwrap, definition.constraints):
             yield from _constraint(constraint, relation)
     elif subtype == "AT_DropColumn":
-        yield Alteration(aspect=_A.COLUMN, relation=relation, name=command.name, removes=True, old=command.name)
-        yield Alteration(aspect=_A.KEY, relation=relation, removes=True)
-        yield Alteration(aspect=_A.SEQUENCES, removes=True)
+        yield Alteration(_A.COLUMN, relation, command.name, removes=True, old=command.name)
+        yield Alteration(_A.KEY, relation, removes=True)
+        yield Alteration(_A.SEQUENCES, removes=True)
         yield from _cascaded(command, relation)
-    elif subtype in _OF_COLUMN:
-        yield Alteration(aspect=_A.COLUMN, relation=relation, name=command.name, removes=True)
     elif subtype == "AT_AddConstraint":
         yield from _constraint(definition, relation)
     elif subtype in {"AT_DropConstraint", "AT_AlterConstraint", "AT_ValidateConstraint"}:
         removes = subtype != "AT_ValidateConstraint"
         name = command.name or getattr(definition, "conname", "")
-        yield Alteration(aspect=_A.CONSTRAINT, relation=relation, name=name, removes=removes)
-        yield Alteration(aspect=_A.KEY, relation=relation, name=name, removes=removes)
+        yield Alteration(_A.CONSTRAINT, relation, name, removes=removes)
+        yield Alteration(_A.KEY, relation, name, removes=removes)
         yield from _cascaded(command, relation)
     elif subtype in _PLAIN:
-        yield Alteration(aspect=_PLAIN[subtype], relation=relation, removes=True)
+        yield Alteration(_PLAIN[subtype], relation, command.name, removes=True)
     elif subtype.startswith(("AT_AttachPartition", "AT_DetachPartition")):
         part = relation_of(definition.name)
-        yield Alteration(aspect=_A.PARTITION, relation=relation, name=part.name, removes=True)
-        yield Alteration(aspect=_A.PARTITION, relation=part, removes=True)
-        yield Alteration(aspect=_A.COLUMN, relation=part)
-        yield Alteration(aspect=_A.KEY, relation=part, removes=True)
+        yield Alteration(_A.PARTITION, relation, part.name, removes=True)
+        yield Alteration(_A.PARTITION, part, removes=True)
+        yield Alteration(_A.COLUMN, part)
+        yield Alteration(_A.KEY, part, removes=True)
     elif subtype in {"AT_ClusterOn", "AT_DropCluster"}:
-        yield Alteration(aspect=_A.CLUSTERING, relation=relation, removes=subtype == "AT_DropCluster")
+        yield Alteration(_A.CLUSTERING, relation, removes=subtype == "AT_DropCluster")
     elif subtype not in _HARMLESS:
-        yield Alteration(aspect=_A.RELATION, relation=relation)
+        yield Alteration(_A.RELATION, relation)
 
 
 def _cascaded(node: Tree, relation: Relation | None = None) -> Iterator[Alteration]:
     """What CASCADE drops besides: views, foreign keys, defaults, triggers, policies, whatever depends on the object."""
     if label(node, "behavior") == "DROP_CASCADE":
-        yield Alteration(aspect=_A.DEPENDENTS, relation=relation, removes=True)
+        yield Alteration(_A.DEPENDENTS, relation, removes=True)
 
 
 _ROW_SECURITY = ("AT_EnableRowSecurity", "AT_DisableRowSecurity", "AT_ForceRowSecurity", "AT_NoForceRowSecurity")
 #: Subcommands that change one aspect of the table, and that can make a later statement fail.
 _PLAIN: Mapping[str, Aspect] = {
+    **dict.fromkeys(("AT_AlterColumnType", "AT_ColumnDefault", "AT_CookedColumnDefault"), _A.COLUMN),
+    **dict.fromkeys(("AT_SetNotNull", "AT_DropNotNull", "AT_SetExpression", "AT_DropExpression"), _A.COLUMN),
+    **dict.fromkeys(("AT_AddIdentity", "AT_SetIdentity", "AT_DropIdentity"), _A.COLUMN),
     **dict.fromkeys(("AT_ChangeOwner", *_ROW_SECURITY), _A.PRIVILEGE),
     **dict.fromkeys(("AT_AddInherit", "AT_DropInherit", "AT_AddOf", "AT_DropOf"), _A.INHERITANCE),
     "AT_ReplicaIdentity": _A.PUBLISHED,
     "AT_SetUnLogged": _A.RELATION,
 }
-_OF_COLUMN = frozenset(
-    {
-        *("AT_AlterColumnType", "AT_ColumnDefault", "AT_CookedColumnDefault", "AT_SetNotNull", "AT_DropNotNull"),
-        *("AT_SetExpression", "AT_DropExpression", "AT_AddIdentity", "AT_SetIdentity", "AT_DropIdentity"),
-    }
-)
 #: Subcommands that change nothing that a later statement can depend on.
 _HARMLESS = frozenset(
     {
         *("AT_SetStatistics", "AT_SetStorage", "AT_SetCompression", "AT_SetOptions", "AT_ResetOptions"),
-        *(
-            "AT_SetRelOptions",
-            "AT_ResetRelOptions",
-            "AT_SetLogged",
-            "AT_SetTableSpace",
-            "AT_SetAccessMethod",
-        ),
+        *("AT_SetRelOptions", "AT_ResetRelOptions", "AT_SetLogged", "AT_SetTableSpace", "AT_SetAccessMethod"),
     }
 )
 _KEYS = frozenset({"CONSTR_UNIQUE", "CONSTR_PRIMARY", "CONSTR_EXCLUSION"})
@@ -211,45 +198,44 @@ _OF_TABLE = frozenset({*_KEYS, "CONSTR_CHECK", "CONSTR_FOREIGN", "CONSTR_NOTNULL
 def _constraint(node: Tree, relation: Relation) -> Iterator[Alteration]:
     kind = label(node, "contype")
     if kind in _OF_TABLE:
-        yield Alteration(aspect=_A.CONSTRAINT, relation=relation, name=node.conname)
+        yield Alteration(_A.CONSTRAINT, relation, node.conname)
     if kind in _KEYS:
-        yield Alteration(aspect=_A.KEY, relation=relation, name=node.conname)
+        yield Alteration(_A.KEY, relation, node.conname)
     if kind == "CONSTR_FOREIGN":
-        yield Alteration(aspect=_A.CONSTRAINT, relation=relation_of(node.pktable), removes=True)
+        yield Alteration(_A.CONSTRAINT, relation_of(node.pktable), removes=True)
 
 
 def _index(node: Tree) -> Iterator[Alteration]:
     if node.unique:
         relation, guarded = relation_of(node.relation), node.if_not_exists
-        yield Alteration(aspect=_A.KEY, relation=relation, name=node.idxname, guarded=guarded)
+        yield Alteration(_A.KEY, relation, node.idxname, guarded=guarded)
 
 
-def _refreshed(node: Tree) -> Iterator[Alteration]:
-    yield Alteration(aspect=_A.FILLING, relation=relation_of(node.relation), removes=node.skip_data)
-
-
-def _rebuilt(node: Tree) -> Iterator[Alteration]:
+def _rebuilt(aspect: Aspect) -> Callable[[Tree], Iterator[Alteration]]:
     """CLUSTER remembers its index; REINDEX makes an index valid that an interrupted build has left INVALID."""
-    aspect = _A.CLUSTERING if node.DESCRIPTOR.name == "ClusterStmt" else _A.VALIDITY
-    relation = relation_of(node.relation) if node.HasField("relation") else None
-    yield Alteration(aspect=aspect, relation=relation)
+
+    def read(node: Tree) -> Iterator[Alteration]:
+        relation = relation_of(node.relation) if node.HasField("relation") else None
+        yield Alteration(aspect, relation, removes=getattr(node, "skip_data", False))
+
+    return read
 
 
 def _view(node: Tree) -> Iterator[Alteration]:
     if node.replace:
         view = relation_of(node.view)
-        yield Alteration(aspect=_A.COLUMN, relation=view)
-        yield Alteration(aspect=_A.RELATION, relation=view, removes=True)
-        yield Alteration(aspect=_A.PRIVILEGE, relation=view, removes=True)
+        yield Alteration(_A.COLUMN, view)
+        yield Alteration(_A.RELATION, view, removes=True)
+        yield Alteration(_A.PRIVILEGE, view, removes=True)
 
 
 def _created_table(node: Tree) -> Iterator[Alteration]:
     """A partition or child changes its parent, a foreign key the table that it refers to."""
     for parent in map(unwrap, node.inh_relations):
-        yield Alteration(aspect=_A.PARTITION, relation=relation_of(parent), name=node.relation.relname, removes=True)
+        yield Alteration(_A.PARTITION, relation_of(parent), node.relation.relname, removes=True)
     for constraint in find(node, "Constraint"):
         if constraint.HasField("pktable"):
-            yield Alteration(aspect=_A.CONSTRAINT, relation=relation_of(constraint.pktable), removes=True)
+            yield Alteration(_A.CONSTRAINT, relation_of(constraint.pktable), removes=True)
 
 
 def _created_schema(node: Tree) -> Iterator[Alteration]:
@@ -260,7 +246,7 @@ def _created_schema(node: Tree) -> Iterator[Alteration]:
 
 
 def _sequence(node: Tree) -> Iterator[Alteration]:
-    yield Alteration(aspect=_A.RELATION, relation=relation_of(node.sequence))
+    yield Alteration(_A.RELATION, relation_of(node.sequence))
 
 
 def _attached(relation: str, name: str) -> Callable[[Tree], Iterator[Alteration]]:
@@ -268,10 +254,10 @@ def _attached(relation: str, name: str) -> Callable[[Tree], Iterator[Alteration]
 
     def read(node: Tree) -> Iterator[Alteration]:
         table = relation_of(getattr(node, relation))
-        yield Alteration(aspect=_A.ATTACHED, relation=table, name=getattr(node, name))
-        yield Alteration(aspect=_A.PRIVILEGE, relation=table, removes=True)
+        yield Alteration(_A.ATTACHED, table, getattr(node, name))
+        yield Alteration(_A.PRIVILEGE, table, removes=True)
         # What a trigger's function does is not known, and MERGE refuses a table with rules.
-        yield Alteration(aspect=_A.RELATION, relation=table, removes=relation == "relation")
+        yield Alteration(_A.RELATION, table, removes=relation == "relation")
 
     return read
 
@@ -282,44 +268,29 @@ def _attached(relation: str, name: str) -> Callable[[Tree], Iterator[Alteration]
 def _enum(node: Tree) -> Iterator[Alteration]:
     name = strings(node.type_name)[-1]
     added = "" if node.old_val else node.new_val
-    yield Alteration(aspect=_A.TYPE, name=name, removes=bool(node.old_val), old=node.old_val, value=added)
-
-
-def _domain(node: Tree) -> Iterator[Alteration]:
-    yield Alteration(aspect=_A.TYPE, name=strings(node.type_name)[-1], removes=True)
+    yield Alteration(_A.TYPE, name=name, removes=bool(node.old_val), old=node.old_val, value=added)
 
 
 def _fixed(aspect: Aspect, field: str = "", *, removes: bool = False) -> Callable[[Tree], Iterator[Alteration]]:
-    """What is named by one field: a string, or the parts of a name."""
+    """What is named by one field, which may be one of a field's: a string, or the parts of a name."""
 
     def read(node: Tree) -> Iterator[Alteration]:
-        held = getattr(node, field) if field else ""
+        held = attrgetter(field)(node) if field else ""
         name = held if isinstance(held, str) else (strings(held) or ("",))[-1]
-        yield Alteration(aspect=aspect, name=name, removes=removes)
+        yield Alteration(aspect, name=name, removes=removes)
 
     return read
 
 
 def _defined(node: Tree) -> Iterator[Alteration]:
     """CREATE AGGREGATE, OPERATOR, TYPE, COLLATION and TEXT SEARCH …."""
-    kind = label(node, "kind")
-    aspect = {"OBJECT_AGGREGATE": _A.FUNCTION, "OBJECT_OPERATOR": _A.OPERATOR, "OBJECT_TYPE": _A.TYPE}.get(
-        kind, _A.OBJECT
-    )
-    yield Alteration(aspect=aspect, name=strings(node.defnames)[-1])
-
-
-def _function_altered(node: Tree) -> Iterator[Alteration]:
-    yield Alteration(aspect=_A.FUNCTION, name=strings(node.func.objname)[-1], removes=True)
+    yield Alteration(_ASPECTS.get(label(node, "kind"), _A.OBJECT), name=strings(node.defnames)[-1])
 
 
 #: What an object of each type is, where it is dropped, renamed or moved.
 _ASPECTS: Mapping[str, Aspect] = {
     **dict.fromkeys(("OBJECT_TYPE", "OBJECT_DOMAIN", "OBJECT_ATTRIBUTE", "OBJECT_DOMCONSTRAINT"), _A.TYPE),
-    **dict.fromkeys(
-        ("OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"),
-        _A.FUNCTION,
-    ),
+    **dict.fromkeys(("OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"), _A.FUNCTION),
     **dict.fromkeys(("OBJECT_OPERATOR", "OBJECT_OPCLASS", "OBJECT_OPFAMILY", "OBJECT_CAST"), _A.OPERATOR),
     **dict.fromkeys(("OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY"), _A.ATTACHED),
     "OBJECT_ROLE": _A.ROLE,
@@ -339,151 +310,132 @@ def _dropped(node: Tree) -> Iterator[Alteration]:
     for dropped in map(unwrap, node.objects):
         name = object_name(dropped)
         if kind == "OBJECT_INDEX":
-            yield Alteration(aspect=_A.KEY, name=name, removes=True)
+            yield Alteration(_A.KEY, name=name, removes=True)
         elif kind == "OBJECT_TABLE":
-            yield Alteration(aspect=_A.SEQUENCES, removes=True)
+            yield Alteration(_A.SEQUENCES, removes=True)
         elif kind in {"OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY"}:
             table = relation_named(strings(dropped.items)[:-1])
-            yield Alteration(aspect=_A.ATTACHED, relation=table, name=name, removes=True)
-            yield Alteration(aspect=_A.PRIVILEGE, relation=table, removes=True)
-            yield Alteration(aspect=_A.RELATION, relation=table)
+            yield Alteration(_A.ATTACHED, table, name, removes=True)
+            yield Alteration(_A.PRIVILEGE, table, removes=True)
+            yield Alteration(_A.RELATION, table)
         elif kind not in _RELATIONS:
-            yield Alteration(aspect=_ASPECTS.get(kind, _A.OBJECT), name=name, removes=True, old=name)
+            yield Alteration(_ASPECTS.get(kind, _A.OBJECT), name=name, removes=True, old=name)
     if kind == "OBJECT_PUBLICATION":
-        yield Alteration(aspect=_A.PUBLISHED)
+        yield Alteration(_A.PUBLISHED)
     if kind == "OBJECT_EVENT_TRIGGER":
-        yield Alteration(aspect=_A.EVENTS)
+        yield Alteration(_A.EVENTS)
     if label(node, "behavior") == "DROP_CASCADE" and kind != "OBJECT_INDEX":
-        yield Alteration(aspect=_A.CONSTRAINT, removes=True)
-        yield Alteration(aspect=_A.FUNCTION, removes=True)
-        yield Alteration(aspect=_A.ATTACHED, removes=True)
+        yield Alteration(_A.CONSTRAINT, removes=True)
+        yield Alteration(_A.FUNCTION, removes=True)
+        yield Alteration(_A.ATTACHED, removes=True)
         if kind not in _RELATIONS - {"OBJECT_SCHEMA", "OBJECT_SEQUENCE"}:  # of relations the catalog has the views
             yield from _cascaded(node)
         if kind in {"OBJECT_TYPE", "OBJECT_DOMAIN", "OBJECT_EXTENSION"}:
-            yield Alteration(aspect=_A.COLUMN, removes=True)
+            yield Alteration(_A.COLUMN, removes=True)
 
 
 def object_name(node: Tree) -> str:
     """Return the last part of the name of an object in DROP, ALTER … RENAME and the like, empty for a cast."""
-    match node.DESCRIPTOR.name:
-        case "String":
-            text: str = node.sval
-            return text
-        case "List":
-            parts = [unwrap(item) for item in node.items]
-            return parts[-1].sval if parts and parts[-1].DESCRIPTOR.name == "String" else ""
-        case "ObjectWithArgs":
-            return (strings(node.objname) or ("",))[-1]
-        case "TypeName":
-            return (strings(node.names) or ("",))[-1]
-    return ""
+    if node.DESCRIPTOR.name == "String":
+        return str(node.sval)
+    fields = {"List": "items", "ObjectWithArgs": "objname", "TypeName": "names"}
+    parts = [unwrap(item) for item in getattr(node, fields.get(node.DESCRIPTOR.name, ""), ())]
+    return str(parts[-1].sval) if parts and parts[-1].DESCRIPTOR.name == "String" else ""
 
 
 def _renamed(node: Tree) -> Iterator[Alteration]:
     kind = label(node, "rename_type")
     relation = relation_of(node.relation) if node.HasField("relation") else None
     if kind == "OBJECT_COLUMN":
-        yield Alteration(aspect=_A.COLUMN, relation=relation, name=node.newname, removes=True, old=node.subname)
+        yield Alteration(_A.COLUMN, relation, node.newname, removes=True, old=node.subname)
     elif kind == "OBJECT_TABCONSTRAINT":
         for aspect in (_A.CONSTRAINT, _A.KEY):
-            yield Alteration(aspect=aspect, relation=relation, name=node.newname, removes=True, old=node.subname)
+            yield Alteration(aspect, relation, name=node.newname, removes=True, old=node.subname)
     elif kind in {"OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY"}:
-        yield Alteration(aspect=_A.ATTACHED, relation=relation, name=node.newname, removes=True, old=node.subname)
+        yield Alteration(_A.ATTACHED, relation, node.newname, removes=True, old=node.subname)
     elif kind == "OBJECT_ATTRIBUTE" and relation is not None:
-        yield Alteration(aspect=_A.TYPE, name=relation.name, removes=True, old=node.subname)
+        yield Alteration(_A.TYPE, name=relation.name, removes=True, old=node.subname)
     elif kind == "OBJECT_INDEX" and relation is not None:
-        yield Alteration(aspect=_A.KEY, name=node.newname, removes=True, old=relation.name)
+        yield Alteration(_A.KEY, name=node.newname, removes=True, old=relation.name)
     elif kind not in _RELATIONS:
         old = object_name(unwrap(node.object)) if node.HasField("object") else node.subname
-        yield Alteration(aspect=_ASPECTS.get(kind, _A.OBJECT), name=node.newname, removes=True, old=old)
+        yield Alteration(_ASPECTS.get(kind, _A.OBJECT), name=node.newname, removes=True, old=old)
 
 
 def _moved(node: Tree) -> Iterator[Alteration]:
     kind = label(node, "object_type")
     if kind not in _RELATIONS and node.HasField("object"):
         name = object_name(unwrap(node.object))
-        yield Alteration(aspect=_ASPECTS.get(kind, _A.OBJECT), name=name, removes=True, old=name)
+        yield Alteration(_ASPECTS.get(kind, _A.OBJECT), name=name, removes=True, old=name)
 
 
 # --- roles, privileges and settings -----------------------------------------------------------------------------------
 
 
 def _granted(node: Tree) -> Iterator[Alteration]:
-    removes = not node.is_grant
-    tables = label(node, "targtype") == "ACL_TARGET_OBJECT" and label(node, "objtype") in {
-        "OBJECT_TABLE",
-        "OBJECT_SEQUENCE",
-    }
-    if not tables:
-        yield Alteration(aspect=_A.PRIVILEGE, removes=removes)
-        return
-    for named in map(unwrap, node.objects):
-        yield Alteration(aspect=_A.PRIVILEGE, relation=relation_of(named), removes=removes)
+    of_tables = label(node, "objtype") in {"OBJECT_TABLE", "OBJECT_SEQUENCE"}
+    if label(node, "targtype") == "ACL_TARGET_OBJECT" and of_tables:
+        for named in map(unwrap, node.objects):
+            yield Alteration(_A.PRIVILEGE, relation_of(named), removes=not node.is_grant)
+    else:
+        yield Alteration(_A.PRIVILEGE, removes=not node.is_grant)
 
 
 def _role_granted(node: Tree) -> Iterator[Alteration]:
-    yield Alteration(aspect=_A.PRIVILEGE, removes=not node.is_grant)
+    yield Alteration(_A.PRIVILEGE, removes=not node.is_grant)
     for role in map(unwrap, node.grantee_roles):
-        yield Alteration(aspect=_A.ROLE, name=role.rolename, removes=not node.is_grant)
+        yield Alteration(_A.ROLE, name=role.rolename, removes=not node.is_grant)
 
 
 def _role(node: Tree) -> Iterator[Alteration]:
     name = node.role if isinstance(node.role, str) else node.role.rolename
     created = node.DESCRIPTOR.name == "CreateRoleStmt"
-    yield Alteration(aspect=_A.ROLE, name=name, removes=not created)
-    yield Alteration(aspect=_A.PRIVILEGE, removes=not created)
+    yield Alteration(_A.ROLE, name=name, removes=not created)
+    yield Alteration(_A.PRIVILEGE, removes=not created)
 
 
 def _roles_dropped(node: Tree) -> Iterator[Alteration]:
     for role in map(unwrap, node.roles):
-        yield Alteration(aspect=_A.ROLE, name=role.rolename, removes=True, old=role.rolename)
-
-
-def _any_privilege(_: Tree) -> Iterator[Alteration]:
-    yield Alteration(aspect=_A.PRIVILEGE, removes=True)
+        yield Alteration(_A.ROLE, name=role.rolename, removes=True, old=role.rolename)
 
 
 def _owned(_: Tree) -> Iterator[Alteration]:
     """DROP OWNED and REASSIGN OWNED."""
-    yield Alteration(aspect=_A.PRIVILEGE, removes=True)
-    yield Alteration(aspect=_A.RELATION, removes=True)
-
-
-def _setting(_: Tree) -> Iterator[Alteration]:
-    yield Alteration(aspect=_A.SETTING, removes=True)
+    yield Alteration(_A.PRIVILEGE, removes=True)
+    yield Alteration(_A.RELATION, removes=True)
 
 
 def _event_trigger(node: Tree) -> Iterator[Alteration]:
-    yield Alteration(aspect=_A.OBJECT, name=node.trigname)
-    yield Alteration(aspect=_A.EVENTS, name=node.trigname, removes=True)
+    yield Alteration(_A.OBJECT, name=node.trigname)
+    yield Alteration(_A.EVENTS, name=node.trigname, removes=True)
 
 
 def _published(node: Tree) -> Iterator[Alteration]:
     """A publication of named tables, or of all tables of schemas or of the database."""
-    yield Alteration(aspect=_A.OBJECT, name=node.pubname)
+    yield Alteration(_A.OBJECT, name=node.pubname)
     tables = [one.pubtable.relation for one in map(unwrap, node.pubobjects) if one.HasField("pubtable")]
     for table in tables:
-        yield Alteration(aspect=_A.PUBLISHED, relation=relation_of(table), removes=True)
+        yield Alteration(_A.PUBLISHED, relation_of(table), removes=True)
     if len(tables) < len(node.pubobjects) or not tables:
-        yield Alteration(aspect=_A.PUBLISHED, removes=True)
+        yield Alteration(_A.PUBLISHED, removes=True)
 
 
 def _cast(node: Tree) -> Iterator[Alteration]:
     """An implicit cast can make calls and operators ambiguous that are not without it."""
-    yield Alteration(aspect=_A.OPERATOR, removes=label(node, "context") == "COERCION_IMPLICIT")
+    yield Alteration(_A.OPERATOR, removes=label(node, "context") == "COERCION_IMPLICIT")
 
 
 def _cursor(node: Tree) -> Iterator[Alteration]:
     for named in find(node, "RangeVar"):
-        yield Alteration(aspect=_A.CURSOR, relation=relation_of(named), removes=True)
+        yield Alteration(_A.CURSOR, relation_of(named), removes=True)
 
 
 _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "AlterTableStmt": _table,
     "IndexStmt": _index,
-    "RefreshMatViewStmt": _refreshed,
-    "ClusterStmt": _rebuilt,
-    "ReindexStmt": _rebuilt,
+    "RefreshMatViewStmt": _rebuilt(_A.FILLING),
+    "ClusterStmt": _rebuilt(_A.CLUSTERING),
+    "ReindexStmt": _rebuilt(_A.VALIDITY),
     "ViewStmt": _view,
     "CreateStmt": _created_table,
     "CreateForeignTableStmt": lambda node: _created_table(node.base_stmt),
@@ -494,15 +446,15 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "CreatePolicyStmt": _attached("table", "policy_name"),
     "AlterPolicyStmt": _attached("table", "policy_name"),
     "AlterEnumStmt": _enum,
-    "AlterDomainStmt": _domain,
-    "AlterTypeStmt": _domain,
+    "AlterDomainStmt": _fixed(_A.TYPE, "type_name", removes=True),
+    "AlterTypeStmt": _fixed(_A.TYPE, "type_name", removes=True),
     "CreateEnumStmt": _fixed(_A.TYPE, "type_name"),
     "CreateRangeStmt": _fixed(_A.TYPE, "type_name"),
     "CreateDomainStmt": _fixed(_A.TYPE, "domainname"),
-    "CompositeTypeStmt": lambda node: iter((Alteration(aspect=_A.TYPE, name=node.typevar.relname),)),
+    "CompositeTypeStmt": _fixed(_A.TYPE, "typevar.relname"),
     "DefineStmt": _defined,
     "CreateFunctionStmt": _fixed(_A.FUNCTION, "funcname", removes=True),
-    "AlterFunctionStmt": _function_altered,
+    "AlterFunctionStmt": _fixed(_A.FUNCTION, "func.objname", removes=True),
     "DeclareCursorStmt": _cursor,
     "CreateCastStmt": _cast,
     "CreateOpClassStmt": _fixed(_A.OPERATOR, "opclassname"),
@@ -540,81 +492,14 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "DropStmt": _dropped,
     "RenameStmt": _renamed,
     "AlterObjectSchemaStmt": _moved,
-    "AlterOwnerStmt": _any_privilege,
+    "AlterOwnerStmt": _fixed(_A.PRIVILEGE, removes=True),
     "GrantStmt": _granted,
-    "AlterDefaultPrivilegesStmt": lambda _: iter((Alteration(aspect=_A.PRIVILEGE),)),
+    "AlterDefaultPrivilegesStmt": _fixed(_A.PRIVILEGE),
     "GrantRoleStmt": _role_granted,
     "CreateRoleStmt": _role,
     "AlterRoleStmt": _role,
     "DropRoleStmt": _roles_dropped,
     "DropOwnedStmt": _owned,
     "ReassignOwnedStmt": _owned,
-    "AlterRoleSetStmt": _setting,
-    "AlterDatabaseSetStmt": _setting,
-    "AlterSystemStmt": _setting,
+    **dict.fromkeys(("AlterRoleSetStmt", "AlterDatabaseSetStmt", "AlterSystemStmt"), _fixed(_A.SETTING, removes=True)),
 }
-
-
-class AddedValue(Struct, frozen=True, kw_only=True):
-    """A value that ALTER TYPE … ADD VALUE adds; `guarded` with IF NOT EXISTS, so that it may be there already."""
-
-    type: Relation
-    label: str
-    guarded: bool
-
-
-class ValueUse(Struct, frozen=True, kw_only=True):
-    """A constant like an added value; `certain` if it is cast to the type."""
-
-    offset: int
-    certain: bool
-
-
-def added_value(statement: Statement) -> AddedValue | None:
-    """Return the value that the statement adds to an enum, None if it adds none."""
-    node = statement.node
-    if statement.kind is not StatementKind.ALTER_TYPE or node.DESCRIPTOR.name != "AlterEnumStmt" or node.old_val:
-        return None
-    return AddedValue(
-        type=relation_named(strings(node.type_name)), label=node.new_val, guarded=bool(node.skip_if_new_val_exists)
-    )
-
-
-def created_types(statement: Statement) -> tuple[Relation, ...]:
-    """Return the type that the statement creates: an enum, a composite, a range, or a domain."""
-    node = statement.node
-    match node.DESCRIPTOR.name:
-        case "CreateEnumStmt" | "CreateRangeStmt":
-            return (relation_named(strings(node.type_name)),)
-        case "CreateDomainStmt":
-            return (relation_named(strings(node.domainname)),)
-        case "CompositeTypeStmt":
-            var = node.typevar
-            return (Relation(var.schemaname or None, var.relname),)
-    return ()
-
-
-def value_used(value: AddedValue, statement: Statement) -> ValueUse | None:
-    """Return the first use of an added value in another statement, one that is certain before others."""
-    if statement.kind in {StatementKind.ALTER_TYPE, StatementKind.COMMENT}:
-        return None
-    if statement.kind is StatementKind.DO:
-        bodies = (unwrap(option.arg).sval for option in map(unwrap, statement.node.args) if option.defname == "as")
-        used = any(f"'{value.label}'" in body for body in bodies)
-        return ValueUse(offset=statement.start, certain=False) if used else None
-    uses = sorted(_uses(value, statement), key=lambda use: not use.certain)
-    return uses[0] if uses else None
-
-
-def _uses(value: AddedValue, statement: Statement) -> Iterator[ValueUse]:
-    for cast in find(statement.node, "TypeCast"):
-        constant = unwrap(cast.arg)
-        if _is_label(constant, value) and relation_named(strings(cast.type_name.names)).may_be(value.type):
-            yield ValueUse(offset=statement.offset(constant), certain=True)
-    for constant in find(statement.node, "A_Const"):
-        if _is_label(constant, value):
-            yield ValueUse(offset=statement.offset(constant), certain=False)
-
-
-def _is_label(node: Tree, value: AddedValue) -> bool:
-    return node.DESCRIPTOR.name == "A_Const" and bool(node.HasField("sval")) and str(node.sval.sval) == value.label

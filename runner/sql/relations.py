@@ -12,8 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from runner.sql.statements import Statement, StatementKind, placeholder
-from runner.sql.syntax_tree import Tree, children, find, label, strings, unwrap, walk
-from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
+from runner.sql.syntax_tree import (
+    Tree,
+    children,
+    contains,
+    find,
+    label,
+    string_constant,
+    strings,
+    subcommands,
+    unwrap,
+    walk,
+)
+from runner.sql.tokens import COMMENTS, ScanError, Token, TokenKind, tokenize
 from runner.structs import Struct
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$]*")
@@ -170,12 +181,10 @@ def _below_from_item(todo: _Todo) -> Iterator[_Todo]:
             yield todo.below(child)
 
 
-def _nothing_below(_: _Todo) -> Iterator[_Todo]:
-    yield from ()
-
-
 #: What most expressions are made of, and no query can be in.
-_LEAVES = frozenset({"A_Const", "Alias", "ColumnRef", "Integer", "ParamRef", "String", "TypeName"})
+_LEAVES = frozenset({"A_Const", "Alias", "ColumnRef", "Integer", "ParamRef", "String", "TypeName"}) | {
+    *("IntoClause", "RefreshMatViewStmt"),  # they name a relation that no query uses
+}
 
 _BELOW: dict[str, Callable[[_Todo], Iterable[_Todo]]] = {
     "SelectStmt": _below_select,
@@ -186,8 +195,6 @@ _BELOW: dict[str, Callable[[_Todo], Iterable[_Todo]]] = {
     "JoinExpr": _below_from_item,
     "RangeTableSample": _below_from_item,
     "RangeSubselect": _below_from_item,
-    "IntoClause": _nothing_below,
-    "RefreshMatViewStmt": _nothing_below,
 }
 
 
@@ -222,7 +229,7 @@ def column_uses(statement: Statement) -> Iterator[ColumnUse]:
     node = statement.node
     yield from _targets(node, statement)
     relations = _relations(node)
-    plain = not any(next(find(node, name), None) is not None for name in _OTHER_SOURCES)
+    plain = not contains(node, *_OTHER_SOURCES)
     outputs = {target.name for target in find(node, "ResTarget") if target.name}
     for reference in find(node, "ColumnRef"):
         fields = [unwrap(field) for field in reference.fields]
@@ -244,18 +251,12 @@ _OTHER_SOURCES = ("RangeSubselect", "RangeFunction", "CommonTableExpr", "RangeTa
 
 
 def _targets(node: Tree, statement: Statement) -> Iterator[ColumnUse]:
+    fields = {"InsertStmt": "cols", "UpdateStmt": "target_list"}
     for inner in walk(node):
-        name = inner.DESCRIPTOR.name
-        if name == "InsertStmt":
-            columns = inner.cols
-        elif name == "UpdateStmt":
-            columns = inner.target_list
-        else:
-            continue
-        relation = relation_of(inner.relation)
-        for column in map(unwrap, columns):
+        for column in map(unwrap, getattr(inner, fields.get(inner.DESCRIPTOR.name, ""), ())):
             if column.name:
-                yield ColumnUse(relation=relation, name=column.name, offset=statement.offset(column), alone=False)
+                relation, offset = relation_of(inner.relation), statement.offset(column)
+                yield ColumnUse(relation=relation, name=column.name, offset=offset, alone=False)
 
 
 def _relations(node: Tree) -> list[tuple[str, Relation]]:
@@ -278,16 +279,15 @@ _THREE_PARTS = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_INDEX", "OBJECT
 
 def has_star(statement: Statement) -> bool:
     """Return whether a query takes all columns of something: `*`, `t.*`."""
-    return next(find(statement.node, "A_Star"), None) is not None
+    return contains(statement.node, "A_Star")
 
 
 def selects_fields(statement: Statement) -> bool:
     """Return whether it names fields of rows that are values: `(c).x`, `SET c.x = 1`, columns of a function in FROM."""
     node = statement.node
-    if next(find(node, "RangeFunction"), None) is not None:
-        return True
     indirect = (one.indirection for name in ("A_Indirection", "ResTarget") for one in find(node, name))
-    return any(unwrap(item).DESCRIPTOR.name == "String" for each in indirect for item in each)
+    of_rows = (unwrap(item).DESCRIPTOR.name == "String" for each in indirect for item in each)
+    return contains(node, "RangeFunction") or any(of_rows)
 
 
 def inserts_by_position(statement: Statement) -> bool:
@@ -300,12 +300,9 @@ def conflict_columns(statement: Statement) -> tuple[frozenset[str], str] | None:
 
     An expression or a predicate gives no columns: only the server knows which index it means.
     """
-    if statement.kind is not _K.INSERT or not statement.node.HasField("on_conflict_clause"):
+    if statement.kind is not _K.INSERT or not statement.node.on_conflict_clause.HasField("infer"):
         return None
-    clause = statement.node.on_conflict_clause
-    if not clause.HasField("infer"):
-        return None
-    infer = clause.infer
+    infer = statement.node.on_conflict_clause.infer
     if infer.conname:
         return frozenset(), infer.conname
     elements = [unwrap(element) for element in infer.index_elems]
@@ -330,23 +327,20 @@ def default_constants(statement: Statement) -> Iterator[DefaultConstant]:
     for column in find(node, "ColumnDef"):
         kind = strings(column.type_name.names)
         for constraint in map(unwrap, column.constraints):
-            if constraint.HasField("raw_expr") and kind:
-                for value in _constant(constraint.raw_expr):
-                    yield DefaultConstant(value=value, offset=statement.offset(constraint), type=kind[-1])
-    if node.DESCRIPTOR.name == "AlterTableStmt":
-        for command in map(unwrap, node.cmds):
-            if label(command, "subtype") == "AT_ColumnDefault":
-                for value in _constant(getattr(command, "def")):
-                    relation = relation_of(node.relation)
-                    yield DefaultConstant(value=value, offset=statement.start, relation=relation, column=command.name)
+            value = _constant(constraint.raw_expr)
+            if value is not None and kind:
+                yield DefaultConstant(value=value, offset=statement.offset(constraint), type=kind[-1])
+    for subtype, command, default in subcommands(node):
+        value = _constant(default)
+        if value is not None and subtype == "AT_ColumnDefault":
+            relation = relation_of(node.relation)
+            yield DefaultConstant(value=value, offset=statement.start, relation=relation, column=command.name)
 
 
-def _constant(wrapped: Tree) -> Iterator[str]:
+def _constant(wrapped: Tree) -> str | None:
+    """Return the value of a string constant, also of one that is cast."""
     node = unwrap(wrapped)
-    if node.DESCRIPTOR.name == "TypeCast":
-        node = unwrap(node.arg)
-    if node.DESCRIPTOR.name == "A_Const" and node.HasField("sval"):
-        yield node.sval.sval
+    return string_constant(node.arg if node.DESCRIPTOR.name == "TypeCast" else node)
 
 
 _SEQUENCE_FUNCTIONS = frozenset({"nextval", "setval", "currval"})
@@ -356,17 +350,12 @@ _PLAIN_WORD = re.compile(r"(?:([a-z_][a-z0-9_]*)\.)?([a-z_][a-z0-9_]*)")
 def regclass_constants(statement: Statement) -> Iterator[tuple[Relation, int]]:
     """Yield the relations that a query names as text: `nextval('s')`, `'t'::regclass`. Quoted names are left out."""
     node = statement.node
-    found = [call.args[0] for call in find(node, "FuncCall") if _is_sequence_call(call)]
+    calls = (call for call in find(node, "FuncCall") if strings(call.funcname)[-1] in _SEQUENCE_FUNCTIONS)
+    found = [call.args[0] for call in calls if call.args]
     found += [cast.arg for cast in find(node, "TypeCast") if strings(cast.type_name.names)[-1:] == ("regclass",)]
-    for wrapped in found:
-        for text in _constant(wrapped):
-            match = _PLAIN_WORD.fullmatch(text)
-            if match is not None:
-                yield Relation(match[1], match[2]), statement.start
-
-
-def _is_sequence_call(call: Tree) -> bool:
-    return bool(call.args) and strings(call.funcname)[-1] in _SEQUENCE_FUNCTIONS
+    for match in map(_PLAIN_WORD.fullmatch, filter(None, map(_constant, found))):
+        if match is not None:
+            yield Relation(match[1], match[2]), statement.start
 
 
 def words(sql: str) -> frozenset[str]:
@@ -387,16 +376,13 @@ def words(sql: str) -> frozenset[str]:
     return frozenset(found)
 
 
-_COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
-
-
 def inner_query(statement: Statement, sql: str) -> tuple[int, str] | None:
     """Return the query's offset in the statement's own text `sql`, and the query; None if there is none to explain.
 
     The query of a recursive view names the view, and cannot be explained before the view exists.
     """
     try:
-        tokens = [token for token in tokenize(sql) if token.kind not in _COMMENTS]
+        tokens = [token for token in tokenize(sql) if token.kind not in COMMENTS]
     except ScanError:
         return None
     match statement.kind:
@@ -417,16 +403,12 @@ def _of_view(tokens: Sequence[Token], sql: str) -> tuple[int, str] | None:
         depth += {"(": 1, ")": -1}.get(token.text, 0)
         if depth == 0 and token.kind is TokenKind.WORD and token.text.lower() == "as":
             rest = tokens[number + 1 :]
-            end = rest[-1].end if rest else 0
             last = [one.text.lower() for one in rest[-4:]]
             if last[-2:] == ["check", "option"]:
-                words = 4 if last[0] == "with" and last[1] in {"local", "cascaded"} else 3
-                rest = rest[:-words]
-                end = rest[-1].end if rest else 0
+                rest = rest[: -4 if last[0] == "with" and last[1] in {"local", "cascaded"} else -3]
             elif last[-1:] == ["data"] and "with" in last[-3:-1]:
                 rest = rest[: -2 if last[-2] == "with" else -3]
-                end = rest[-1].end if rest else 0
-            return (rest[0].start, sql[rest[0].start : end]) if rest else None
+            return (rest[0].start, sql[rest[0].start : rest[-1].end]) if rest else None
     return None
 
 

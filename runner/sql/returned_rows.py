@@ -11,18 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from runner.sql.facts import created_relations, is_temporary
+from runner.sql.command_objects import created_relations, is_temporary
 from runner.sql.relations import Relation, query_relations
 from runner.sql.statement_effects import Effect, effect
-from runner.sql.statements import Statement, StatementKind, returns_rows
-from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.sql.statements import QUERIES, ROW_CHANGES, Statement, StatementKind, returns_rows
+from runner.sql.syntax_tree import ROW_CHANGING_NODES, Tree, find, label, string_constant, strings, unwrap
 from runner.structs import Struct
 
 _K = StatementKind
 
 _NAME = "jobplan_rows"
-_CHANGES_ROWS = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
-_SETS = frozenset({_K.SET, _K.RESET})
 _VALUE = "CASE WHEN pg_catalog.num_nulls({0}) OPERATOR(pg_catalog.=) 1 THEN NULL ELSE pg_catalog.format('%s', {0}) END"
 _SHOWN = re.compile(
     rf"WITH {_NAME} \([c\d, ]+\) AS MATERIALIZED \(\n|\n\) SELECT CASE WHEN pg_catalog\.num_nulls\(c1\).*"
@@ -65,15 +63,13 @@ def without_rewriting(text: str) -> str:
 def may_change_names(statements: Sequence[Statement]) -> bool:
     """Return whether these statements may change the meaning of a later one: its tables, its columns, their types."""
     return any(
-        statement.kind in _SETS or (statement.kind not in _CHANGES_ROWS and effect(statement) is not Effect.READS)
-        for statement in statements
+        one.kind in {_K.SET, _K.RESET} or (one.kind not in ROW_CHANGES and effect(one) is not Effect.READS)
+        for one in statements
     )
 
 
 def _has_modifying_with(statement: Statement) -> bool:
-    own = statement.node
-    names = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
-    return any(node is not own for name in names for node in find(own, name))
+    return any(node is not statement.node for name in ROW_CHANGING_NODES for node in find(statement.node, name))
 
 
 def text_of(column: str) -> str:
@@ -86,7 +82,7 @@ def column_names(statement: Statement) -> list[str] | None:
     node = statement.node
     if statement.kind is _K.SELECT:
         return _of_select(node)
-    if statement.kind in _CHANGES_ROWS and node.HasField("returning_clause"):
+    if statement.kind in ROW_CHANGES and node.HasField("returning_clause"):
         return _named(node.returning_clause.exprs)
     return None
 
@@ -177,15 +173,10 @@ def _of_sublink(value: Tree) -> str:
 
 
 # Their command tags end in a number.
-_COUNT = frozenset(
-    {
-        *(_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.COPY_FROM, _K.COPY_TO),
-        *(_K.FETCH, _K.MOVE, _K.EXECUTE, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW),
-        *(_K.REFRESH_MATERIALIZED_VIEW, _K.CALL),
-    }
-)
-_RETURNING = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
-_OF_SESSION = frozenset({_K.EXECUTE, _K.FETCH})
+_COUNT = QUERIES | {
+    *(_K.SELECT_INTO, _K.COPY_FROM, _K.COPY_TO, _K.FETCH, _K.MOVE, _K.EXECUTE, _K.CALL, _K.CREATE_TABLE_AS),
+    *(_K.CREATE_MATERIALIZED_VIEW, _K.REFRESH_MATERIALIZED_VIEW),
+}
 
 
 def rows_out_of_reach(statement: Statement) -> str | None:
@@ -194,9 +185,8 @@ def rows_out_of_reach(statement: Statement) -> str | None:
     The columns must be known before the worker starts, and those of a prepared statement or a cursor are known only in
     the session that has it.
     """
-    if statement.kind in _OF_SESSION:
-        return f"the columns of {statement.kind} are known only while the worker runs"
-    return None
+    of_session = statement.kind in {_K.EXECUTE, _K.FETCH}
+    return f"the columns of {statement.kind} are known only while the worker runs" if of_session else None
 
 
 def columns_out_of_reach(statements: Sequence[Statement]) -> str | None:
@@ -222,18 +212,18 @@ def temporary_relations(statements: Sequence[Statement]) -> frozenset[Relation]:
 
 def no_rows_to_read(statement: Statement) -> str | None:
     """Return why there is no row to check, None if there may be one; CALL may return one."""
-    name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)
     if statement.kind is _K.CALL or returns_rows(statement):
         return rows_out_of_reach(statement)
-    return f"{name} returns none without RETURNING" if statement.kind in _RETURNING else f"{name} returns none"
+    return f"{_name(statement)} returns none{' without RETURNING' if statement.kind in ROW_CHANGES else ''}"
 
 
 def no_row_count(statement: Statement) -> str | None:
     """Return why the number of affected rows is unknown, None if the server reports it."""
-    if statement.kind in _COUNT:
-        return None
-    name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)
-    return f"{name} reports none"
+    return None if statement.kind in _COUNT else f"{_name(statement)} reports none"
+
+
+def _name(statement: Statement) -> str:
+    return "this statement" if statement.kind is _K.OTHER else str(statement.kind)
 
 
 def names_already_quoted(statement: Statement) -> dict[str, bool]:
@@ -266,15 +256,8 @@ def _is_quoted(value: Tree) -> bool:
             return strings(node.type_name.names)[-1] == "regclass" or _is_quoted(node.arg)
         case "FuncCall":
             name = strings(node.funcname)[-1]
-            formats = name == "format" and "%I" in _text(node.args[0]) if node.args else False
-            return name == "quote_ident" or formats
+            format_ = string_constant(node.args[0]) if name == "format" and node.args else None
+            return name == "quote_ident" or "%I" in (format_ or "")
         case "A_Expr" if strings(node.name) == ("||",):
-            return (
-                _text(node.lexpr) == "." or _text(node.rexpr) == "." or _is_quoted(node.lexpr) or _is_quoted(node.rexpr)
-            )
+            return any(string_constant(side) == "." or _is_quoted(side) for side in (node.lexpr, node.rexpr))
     return False
-
-
-def _text(value: Tree) -> str:
-    node = unwrap(value)
-    return str(node.sval.sval) if node.DESCRIPTOR.name == "A_Const" else ""

@@ -26,8 +26,8 @@ from runner.sql.placeholders import (
     quote_name,
 )
 from runner.sql.qualified_names import QualifiedName
-from runner.sql.statements import Statement, StatementKind
-from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.sql.statements import QUERIES, Statement, StatementKind
+from runner.sql.syntax_tree import Tree, find, label, string_constant, strings, unwrap
 
 #: Settings whose value is a list of names, which are quoted one by one (GUC_LIST_QUOTE in PostgreSQL's guc_tables.c).
 LISTS = frozenset({"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"})
@@ -180,6 +180,8 @@ _K = StatementKind
 
 #: The name for all settings except the role.
 ALL = "all"
+#: Settings that RESET ALL does not reset.
+OF_USERS = frozenset({"role", "session_authorization"})
 
 
 def assigned(statement: Statement) -> tuple[tuple[str, str | None], ...]:
@@ -196,6 +198,18 @@ def assigned(statement: Statement) -> tuple[tuple[str, str | None], ...]:
     return ()
 
 
+def settings_changed(statement: Statement) -> Iterator[tuple[str, int]]:
+    """Yield the names that SET, RESET and `set_config('name', …)` change, with offsets; RESET ALL has the name ALL."""
+    node = statement.node
+    if statement.kind in {_K.SET, _K.RESET}:
+        yield node.name or ALL, statement.start
+        return
+    for call in find(node, "FuncCall"):
+        name = string_constant(call.args[0]) if call.args else None
+        if name is not None and strings(call.funcname)[-1] == "set_config":
+            yield name, statement.offset(call)
+
+
 def settings_read(statement: Statement) -> tuple[str, ...]:
     """Return the settings that `current_setting('name')` reads, which fails if there is no such setting."""
     calls = (call for call in find(statement.node, "FuncCall") if strings(call.funcname)[-1:] == ("current_setting",))
@@ -210,7 +224,7 @@ def settings_after(
     found: dict[str, str] = dict(before)
     for name, value in assignments:
         if name == ALL:
-            found = {kept: found[kept] for kept in found if kept in ("role", "session_authorization")}
+            found = {kept: found[kept] for kept in found if kept in OF_USERS}
         elif value is None:
             found.pop(name, None)
         else:
@@ -241,7 +255,7 @@ def computed_after(before: frozenset[str], statement: Statement) -> frozenset[st
 
 #: On these it depends what a name in a statement means.
 _NAMING = frozenset({"search_path", "role"})
-_WITH_CALLS = frozenset({_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS})
+_WITH_CALLS = QUERIES | {_K.SELECT_INTO, _K.CREATE_TABLE_AS}
 
 
 def _set(node: Tree) -> Iterator[tuple[str, str | None]]:
@@ -276,9 +290,7 @@ def _constant(wrapped: Tree) -> str | None:
     node = unwrap(wrapped)
     if node.DESCRIPTOR.name != "A_Const" or node.isnull:
         return None
-    if node.HasField("sval"):
-        text: str = node.sval.sval
-        return text
     if node.HasField("boolval"):
         return "on" if node.boolval.boolval else "off"
-    return next((str(getattr(getattr(node, field), field)) for field in ("ival", "fval") if node.HasField(field)), None)
+    fields = (field for field in ("sval", "ival", "fval") if node.HasField(field))
+    return next((str(getattr(getattr(node, field), field)) for field in fields), None)

@@ -13,21 +13,12 @@ from collections.abc import Iterator, Sequence
 
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.builtin_functions import READER_PREFIXES, READERS, RUNS_SQL_PREFIXES, WRITER_PREFIXES, WRITERS
-from runner.sql.facts import (
-    FunctionCall,
-    created_index,
-    created_relations,
-    dropped_relations,
-    enabled,
-    function_call,
-    functions_called,
-    is_cascading,
-    is_temporary,
-    main_relation,
-)
+from runner.sql.command_objects import created_index, created_relations, dropped_relations, is_temporary, main_relation
+from runner.sql.command_options import enabled, is_cascading
+from runner.sql.function_calls import FunctionCall, function_call, functions_called
 from runner.sql.relations import Relation, relation_of
-from runner.sql.statements import Statement, StatementKind, kind_of
-from runner.sql.syntax_tree import find, unwrap, walk
+from runner.sql.statements import Statement, StatementKind
+from runner.sql.syntax_tree import ROW_CHANGING_NODES, contains, find, unwrap, walk
 from runner.sql.transactions import is_session_only
 from runner.structs import Struct
 
@@ -52,7 +43,7 @@ def effect(statement: Statement) -> Effect:
         case _K.SHOW | _K.SET | _K.RESET | _K.SET_TRANSACTION:
             return Effect.READS
         case _K.EXPLAIN:
-            return _explained(statement) if enabled(statement, "analyze") else Effect.READS
+            return effect(statement.inner(node.query)) if enabled(statement, "analyze") else Effect.READS
         case _K.SELECT | _K.DECLARE_CURSOR:
             return _of_query(statement)
         case _K.COPY_TO:
@@ -62,18 +53,7 @@ def effect(statement: Statement) -> Effect:
     return Effect.WRITES
 
 
-_WRITING_NODES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "LockingClause", "IntoClause"})
-
-
-def _explained(statement: Statement) -> Effect:
-    inner = Statement(
-        kind=kind_of(statement.node.query),
-        start=statement.start,
-        end=statement.end,
-        node=unwrap(statement.node.query),
-        at=statement.at,
-    )
-    return effect(inner)
+_WRITING_NODES = frozenset({*ROW_CHANGING_NODES, "LockingClause", "IntoClause"})
 
 
 def _of_query(statement: Statement) -> Effect:
@@ -176,7 +156,6 @@ _OF_KIND = {
 }
 _CREATES = frozenset({_K.CREATE_TABLE, _K.CREATE_TABLE_AS, _K.SELECT_INTO, _K.CREATE_VIEW, _K.CREATE_SEQUENCE})
 _CHANGES_ROWS = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE})
-_WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
 _ADVISORY = ("pg_advisory_", "pg_try_advisory_")
 
 
@@ -217,14 +196,14 @@ def _is_of_temporary(statement: Statement, own: frozenset[Relation]) -> bool:
         return index.table in own
     if statement.kind not in _CHANGES_ROWS or relation_of(statement.node.relation) not in own:
         return False
-    writes = sum(node.DESCRIPTOR.name in _WRITES for node in walk(statement.node))
+    writes = sum(node.DESCRIPTOR.name in ROW_CHANGING_NODES for node in walk(statement.node))
     return writes <= 1
 
 
 def _state_of_query(statement: Statement) -> SessionState | None:
     """A query that takes advisory locks or sets settings by a function, and otherwise reads."""
     names = [call.name for call in functions_called(statement) if effect_of_call(call) is not Effect.READS]
-    if any(node.DESCRIPTOR.name in {*_WRITES, "LockingClause"} for node in walk(statement.node)):
+    if contains(statement.node, *ROW_CHANGING_NODES, "LockingClause"):
         return None
     if names and all(name.startswith(_ADVISORY) for name in names):
         return SessionState.LOCK

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Final
 
 from runner.errors import JobplanError
 from runner.sql.placeholders import SETS_APART, Form, Reference, Scalar, bare_text, plain_text, references
@@ -130,27 +131,16 @@ class StatementKind(enum.StrEnum):
 
 
 _K = StatementKind
+#: Statements that change rows, and those that the planner can plan.
+ROW_CHANGES: Final = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
+QUERIES: Final = ROW_CHANGES | {_K.SELECT}
 
+#: The parser's fields for statements: most are called like the kind, as `insert_stmt` is.
 _BY_NODE: Mapping[str, StatementKind] = {
-    "insert_stmt": _K.INSERT,
-    "update_stmt": _K.UPDATE,
-    "delete_stmt": _K.DELETE,
-    "merge_stmt": _K.MERGE,
-    "call_stmt": _K.CALL,
-    "do_stmt": _K.DO,
-    "explain_stmt": _K.EXPLAIN,
-    "prepare_stmt": _K.PREPARE,
-    "execute_stmt": _K.EXECUTE,
-    "deallocate_stmt": _K.DEALLOCATE,
-    "declare_cursor_stmt": _K.DECLARE_CURSOR,
+    **{f"{kind.name.lower()}_stmt": kind for kind in StatementKind},
     "close_portal_stmt": _K.CLOSE,
-    "truncate_stmt": _K.TRUNCATE,
-    "lock_stmt": _K.LOCK,
-    "cluster_stmt": _K.CLUSTER,
-    "reindex_stmt": _K.REINDEX,
     "refresh_mat_view_stmt": _K.REFRESH_MATERIALIZED_VIEW,
     "create_stmt": _K.CREATE_TABLE,
-    "create_foreign_table_stmt": _K.CREATE_FOREIGN_TABLE,
     "view_stmt": _K.CREATE_VIEW,
     "index_stmt": _K.CREATE_INDEX,
     "create_seq_stmt": _K.CREATE_SEQUENCE,
@@ -158,83 +148,36 @@ _BY_NODE: Mapping[str, StatementKind] = {
     "create_stats_stmt": _K.CREATE_STATISTICS,
     "create_trig_stmt": _K.CREATE_TRIGGER,
     "rule_stmt": _K.CREATE_RULE,
-    "create_policy_stmt": _K.CREATE_POLICY,
-    "alter_policy_stmt": _K.ALTER_POLICY,
-    "create_schema_stmt": _K.CREATE_SCHEMA,
-    "create_function_stmt": _K.CREATE_FUNCTION,
-    "create_extension_stmt": _K.CREATE_EXTENSION,
-    "alter_extension_stmt": _K.ALTER_EXTENSION,
     "alter_extension_contents_stmt": _K.ALTER_EXTENSION,
-    "create_publication_stmt": _K.CREATE_PUBLICATION,
-    "alter_publication_stmt": _K.ALTER_PUBLICATION,
-    "create_subscription_stmt": _K.CREATE_SUBSCRIPTION,
-    "alter_subscription_stmt": _K.ALTER_SUBSCRIPTION,
-    "drop_subscription_stmt": _K.DROP_SUBSCRIPTION,
-    "alter_type_stmt": _K.ALTER_TYPE,
     "alter_enum_stmt": _K.ALTER_TYPE,
-    "rename_stmt": _K.RENAME,
     "alter_object_schema_stmt": _K.SET_SCHEMA,
     "alter_owner_stmt": _K.SET_OWNER,
     "alter_object_depends_stmt": _K.DEPENDS_ON_EXTENSION,
     "alter_table_move_all_stmt": _K.MOVE_ALL,
-    "drop_owned_stmt": _K.DROP_OWNED,
-    "reassign_owned_stmt": _K.REASSIGN_OWNED,
-    "comment_stmt": _K.COMMENT,
     "sec_label_stmt": _K.SECURITY_LABEL,
-    "alter_default_privileges_stmt": _K.ALTER_DEFAULT_PRIVILEGES,
-    "create_role_stmt": _K.CREATE_ROLE,
-    "alter_role_stmt": _K.ALTER_ROLE,
     "alter_role_set_stmt": _K.ALTER_ROLE,
-    "drop_role_stmt": _K.DROP_ROLE,
-    "grant_role_stmt": _K.GRANT_ROLE,
     "createdb_stmt": _K.CREATE_DATABASE,
-    "alter_database_stmt": _K.ALTER_DATABASE,
     "alter_database_set_stmt": _K.ALTER_DATABASE,
     "alter_database_refresh_coll_stmt": _K.ALTER_DATABASE,
     "dropdb_stmt": _K.DROP_DATABASE,
     "create_table_space_stmt": _K.CREATE_TABLESPACE,
     "alter_table_space_options_stmt": _K.ALTER_TABLESPACE,
     "drop_table_space_stmt": _K.DROP_TABLESPACE,
-    "alter_system_stmt": _K.ALTER_SYSTEM,
     "check_point_stmt": _K.CHECKPOINT,
-    "load_stmt": _K.LOAD,
-    "discard_stmt": _K.DISCARD,
     "variable_show_stmt": _K.SHOW,
     "constraints_set_stmt": _K.SET_CONSTRAINTS,
-    "transaction_stmt": _K.TRANSACTION,
-    "listen_stmt": _K.LISTEN,
-    "unlisten_stmt": _K.UNLISTEN,
-    "notify_stmt": _K.NOTIFY,
 }
-
-_ALTER: Mapping[str, StatementKind] = {
-    "OBJECT_TABLE": _K.ALTER_TABLE,
-    "OBJECT_INDEX": _K.ALTER_INDEX,
-    "OBJECT_VIEW": _K.ALTER_VIEW,
-    "OBJECT_MATVIEW": _K.ALTER_MATERIALIZED_VIEW,
-    "OBJECT_SEQUENCE": _K.ALTER_SEQUENCE,
-    "OBJECT_FOREIGN_TABLE": _K.ALTER_FOREIGN_TABLE,
-    "OBJECT_TYPE": _K.ALTER_TYPE,
-}
-
-_DROP: Mapping[str, StatementKind] = {
-    "OBJECT_TABLE": _K.DROP_TABLE,
-    "OBJECT_INDEX": _K.DROP_INDEX,
-    "OBJECT_VIEW": _K.DROP_VIEW,
-    "OBJECT_MATVIEW": _K.DROP_MATERIALIZED_VIEW,
-    "OBJECT_SEQUENCE": _K.DROP_SEQUENCE,
-    "OBJECT_FOREIGN_TABLE": _K.DROP_FOREIGN_TABLE,
-    "OBJECT_SCHEMA": _K.DROP_SCHEMA,
-    "OBJECT_TRIGGER": _K.DROP_TRIGGER,
-    "OBJECT_RULE": _K.DROP_RULE,
-    "OBJECT_POLICY": _K.DROP_POLICY,
-}
-
 _SET: Mapping[str, StatementKind] = {
     "VAR_SET_MULTI": _K.SET_TRANSACTION,
     "VAR_RESET": _K.RESET,
     "VAR_RESET_ALL": _K.RESET,
 }
+
+
+def _with_object(verb: str, object_type: str, other: StatementKind) -> StatementKind:
+    """Return the kind for an object of the parser's type (`OBJECT_TABLE`), `other` if it has none of its own."""
+    name = object_type.removeprefix("OBJECT_").replace("MATVIEW", "MATERIALIZED_VIEW")
+    return StatementKind.__members__.get(f"{verb}_{name}", other)
 
 
 def _create_as(node: Tree) -> StatementKind:
@@ -247,8 +190,8 @@ _BY_CONTENT: Mapping[str, Callable[[Tree], StatementKind]] = {
     "fetch_stmt": lambda node: _K.MOVE if node.ismove else _K.FETCH,
     "vacuum_stmt": lambda node: _K.VACUUM if node.is_vacuumcmd else _K.ANALYZE,
     "create_table_as_stmt": _create_as,
-    "alter_table_stmt": lambda node: _ALTER.get(label(node, "objtype"), _K.OTHER),
-    "drop_stmt": lambda node: _DROP.get(label(node, "remove_type"), _K.DROP_OTHER),
+    "alter_table_stmt": lambda node: _with_object("ALTER", label(node, "objtype"), _K.OTHER),
+    "drop_stmt": lambda node: _with_object("DROP", label(node, "remove_type"), _K.DROP_OTHER),
     "variable_set_stmt": lambda node: _SET.get(label(node, "kind"), _K.SET),
     "grant_stmt": lambda node: _K.GRANT if node.is_grant else _K.REVOKE,
 }
@@ -298,6 +241,10 @@ class Statement:
     def offset(self, node: Tree) -> int:
         """Return where a node of this statement stands; the statement's start if the parser does not return it."""
         return self.at(node.location) if node.location > 0 else self.start
+
+    def inner(self, node: Tree) -> Statement:
+        """Return a statement that is a part of this one, such as that of EXPLAIN, with the place of this one."""
+        return Statement(kind=kind_of(node), start=self.start, end=self.end, node=unwrap(node), at=self.at)
 
 
 class Template(Struct, frozen=True, kw_only=True):
@@ -375,14 +322,9 @@ def returns_rows(statement: Statement) -> bool:
     True for EXECUTE, which may; false for CALL, whose row of OUT parameters only the server knows of.
     """
     node = statement.node
-    match statement.kind:
-        case StatementKind.SELECT | StatementKind.SHOW | StatementKind.EXPLAIN:
-            return True
-        case StatementKind.EXECUTE | StatementKind.FETCH:
-            return True
-        case StatementKind.INSERT | StatementKind.UPDATE | StatementKind.DELETE | StatementKind.MERGE:
-            return bool(node.HasField("returning_clause"))
-    return False
+    if statement.kind in {_K.SELECT, _K.SHOW, _K.EXPLAIN, _K.EXECUTE, _K.FETCH}:
+        return True
+    return statement.kind in ROW_CHANGES and bool(node.HasField("returning_clause"))
 
 
 def _statement(text: str, raw: Tree, at: Callable[[int], int]) -> Statement:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from runner.sql.statements import Statement, StatementKind
-from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.sql.syntax_tree import Tree, find, label, option_value, subcommands, unwrap
 from runner.structs import Struct
 
 _K = StatementKind
@@ -97,12 +97,7 @@ _INDEX: Mapping[str, Mapping[str, Parameter]] = {
     "brin": {"pages_per_range": _range(1, 131_072), "autosummarize": _BOOLEAN},
 }
 _BY_KIND: Mapping[str, Mapping[str, Parameter]] = {"r": _TABLE, "m": _TABLE, "v": _VIEW}
-_OBJECTS: Mapping[str, str] = {
-    "OBJECT_TABLE": "",
-    "OBJECT_MATVIEW": "m",
-    "OBJECT_VIEW": "v",
-    "OBJECT_INDEX": "",
-}
+_OBJECTS = frozenset({"OBJECT_TABLE", "OBJECT_MATVIEW", "OBJECT_VIEW", "OBJECT_INDEX"})
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -125,18 +120,24 @@ def given_parameters(statement: Statement) -> tuple[Given, ...]:
         case "CreateTableAsStmt":
             options = map(unwrap, node.into.options)
         case "AlterTableStmt" if label(node, "objtype") in _OBJECTS:
-            commands = (one for one in map(unwrap, node.cmds) if label(one, "subtype") == "AT_SetRelOptions")
-            options = (unwrap(item) for command in commands for item in unwrap(getattr(command, "def")).items)
+            options = options_set(node)
         case _:
             return ()
     return tuple(_given(statement, options))
+
+
+def options_set(node: Tree, subtype: str = "AT_SetRelOptions") -> Iterator[Tree]:
+    """Yield the options of ALTER … SET (…), or of another subcommand."""
+    for found, _, definition in subcommands(node):
+        if found == subtype:
+            yield from map(unwrap, definition.items)
 
 
 def _given(statement: Statement, options: Iterable[Tree]) -> Iterator[Given]:
     for option in options:
         yield Given(
             name=option.defname.lower(),
-            value=_text(option),
+            value="true" if (value := option_value(option)) is None else value,
             toast=option.defnamespace == "toast",
             namespace=option.defnamespace if option.defnamespace != "toast" else "",
             offset=statement.offset(option),
@@ -162,31 +163,23 @@ def refused_of_keys(statement: Statement) -> Iterator[tuple[str, int]]:
 
 def refused_of_columns(statement: Statement) -> Iterator[tuple[str, int]]:
     """Yield the server's errors for ALTER COLUMN … SET (…) and SET STATISTICS, each with its offset."""
-    if statement.node.DESCRIPTOR.name != "AlterTableStmt":
-        return
-    for command in map(unwrap, statement.node.cmds):
-        definition = unwrap(getattr(command, "def"))
-        if label(command, "subtype") == "AT_SetOptions":
-            for one in _given(statement, map(unwrap, definition.items)):
-                known = _COLUMN.get(one.name)
-                refused = known.refusal(one.name, one.value) if known else f'unrecognized parameter "{one.name}"'
-                if refused is not None:
-                    yield refused, one.offset
-            continue
-        targets = label(command, "subtype") == "AT_SetStatistics" and definition.DESCRIPTOR.name == "Integer"
-        if targets and definition.ival < -1:
-            yield f"the statistics target {definition.ival} is too low", statement.start
+    for one in _given(statement, options_set(statement.node, "AT_SetOptions")):
+        known = _COLUMN.get(one.name)
+        refused = known.refusal(one.name, one.value) if known else f'unrecognized parameter "{one.name}"'
+        if refused is not None:
+            yield refused, one.offset
+    for subtype, _, target in subcommands(statement.node):
+        if subtype == "AT_SetStatistics" and target.DESCRIPTOR.name == "Integer" and target.ival < -1:
+            yield f"the statistics target {target.ival} is too low", statement.start
 
 
 def values_in_reset(statement: Statement) -> Iterator[str]:
     """Yield the parameters to which ALTER … RESET (…) gives a value, which the server refuses."""
-    if statement.node.DESCRIPTOR.name == "AlterTableStmt":
-        commands = (one for one in map(unwrap, statement.node.cmds) if label(one, "subtype") == "AT_ResetRelOptions")
-        given = (unwrap(item) for command in commands for item in unwrap(getattr(command, "def")).items)
-        yield from (option.defname for option in given if option.HasField("arg"))
+    given = options_set(statement.node, "AT_ResetRelOptions")
+    return (option.defname for option in given if option.HasField("arg"))
 
 
-def refused_parameter(given: Given, kind: str, method: str = "") -> str | None:
+def refused_parameter(given: Given, kind: str, method: str) -> str | None:
     """Return the server's error for a parameter, None if it is valid or unknown.
 
     `kind` is a letter of pg_class.relkind, `method` that of an index.
@@ -209,26 +202,11 @@ def refused_parameter(given: Given, kind: str, method: str = "") -> str | None:
 
 def index_method(statement: Statement) -> str:
     """Return the method of CREATE INDEX, empty for another statement."""
-    method: str = statement.node.access_method if statement.kind is _K.CREATE_INDEX else ""
-    return method or ("btree" if statement.kind is _K.CREATE_INDEX else "")
+    return (statement.node.access_method or "btree") if statement.kind is _K.CREATE_INDEX else ""
 
 
 def table_method(statement: Statement) -> str:
     """Return the table access method that CREATE TABLE names, empty for the server's default."""
     if statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
         return str(statement.node.into.access_method)
-    method: str = statement.node.access_method if statement.kind is _K.CREATE_TABLE else ""
-    return method
-
-
-def _text(option: Tree) -> str:
-    if not option.HasField("arg"):
-        return "true"
-    value = unwrap(option.arg)
-    kind = value.DESCRIPTOR.name
-    if kind == "TypeName":
-        return strings(value.names)[-1]
-    if kind == "Boolean":
-        return "true" if value.boolval else "false"
-    field = {"String": "sval", "Integer": "ival", "Float": "fval"}.get(kind)
-    return str(getattr(value, field)) if field else ""
+    return str(statement.node.access_method) if statement.kind is _K.CREATE_TABLE else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 from postgast import PgQueryError, parse, pg_query_pb2, scan
@@ -18,6 +18,8 @@ from runner.sql.qualified_names import QualifiedName
 
 Tree = Any
 _Wrapper = pg_query_pb2.Node
+#: The types of the nodes that change rows.
+ROW_CHANGING_NODES: Final = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 
 
 #: What the value of a field is: nothing that has children, one message, or several.
@@ -122,12 +124,6 @@ def unwrap(node: Tree) -> Tree:
     return node
 
 
-def type_name(node: Tree) -> str:
-    """Return PostgreSQL's name for the node: `SelectStmt`, `RangeVar`."""
-    name: str = unwrap(node).DESCRIPTOR.name
-    return name
-
-
 def children(node: Tree) -> Iterator[tuple[str, Tree]]:
     """Yield each child with the field that it is in."""
     for field, value in node.ListFields():
@@ -215,6 +211,11 @@ def find(node: Tree, name: str) -> Iterator[Tree]:
     return (found for found in walk(node) if type(found) is wanted)
 
 
+def contains(node: Tree, *names: str) -> bool:
+    """Return whether a node of one of these types is in or below `node`."""
+    return any(next(find(node, name), None) is not None for name in names)
+
+
 def label(node: Tree, field: str) -> str:
     """Return the name of an enum field's value: `OBJECT_TABLE`."""
     values = node.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
@@ -230,3 +231,29 @@ def _held(field: Tree, value: Tree) -> int:
 def strings(nodes: Iterable[Tree]) -> tuple[str, ...]:
     """Return the parts of a name: `schema.table` is a list of two String nodes."""
     return tuple(unwrap(node).sval for node in nodes)
+
+
+def subcommands(node: Tree) -> Iterator[tuple[str, Tree, Tree]]:
+    """Yield each subcommand of an AlterTableStmt: its type, such as `AT_AddColumn`, itself, and its definition."""
+    for command in map(unwrap, node.cmds) if node.DESCRIPTOR.name == "AlterTableStmt" else ():
+        yield label(command, "subtype"), command, unwrap(getattr(command, "def"))  # a keyword of Python
+
+
+def string_constant(node: Tree) -> str | None:
+    """Return the value of a string constant, None for anything else."""
+    constant = unwrap(node)
+    is_string = constant.DESCRIPTOR.name == "A_Const" and constant.HasField("sval")
+    return str(constant.sval.sval) if is_string else None
+
+
+def option_value(option: Tree) -> str | None:
+    """Return the value of a DefElem as text, None without one: a word, a string, a number, `true` or `false`."""
+    if not option.HasField("arg"):
+        return None
+    value = unwrap(option.arg)
+    if value.DESCRIPTOR.name == "Boolean":
+        return "true" if value.boolval else "false"
+    if value.DESCRIPTOR.name == "TypeName":  # an unquoted word in some of the lists
+        return strings(value.names)[-1]
+    field = {"String": "sval", "Integer": "ival", "Float": "fval"}.get(value.DESCRIPTOR.name)
+    return str(getattr(value, field)) if field else ""

@@ -15,11 +15,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 from runner.sql.alter_table import alter_actions
-from runner.sql.facts import enabled, is_concurrent
+from runner.sql.command_options import enabled, is_concurrent
 from runner.sql.lock_modes import LockMode, RelationLock, Target, strongest
 from runner.sql.relations import Relation, Use, relation_named, relation_of, uses_in
-from runner.sql.statements import Statement, StatementKind, kind_of
-from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.sql.statements import QUERIES, Statement, StatementKind
+from runner.sql.syntax_tree import Tree, contains, find, label, strings, subcommands, unwrap
 from runner.structs import Struct
 
 _M = LockMode
@@ -87,17 +87,16 @@ def _dropped_from_table(statement: Statement) -> Iterator[RelationLock]:
 
 
 _COMMENTED = frozenset(f"OBJECT_{kind}" for kind in ("TABLE", "VIEW", "MATVIEW", "INDEX", "SEQUENCE", "FOREIGN_TABLE"))
-_PART_OF_TABLE = frozenset({"OBJECT_TABCONSTRAINT", "OBJECT_TRIGGER", "OBJECT_POLICY", "OBJECT_RULE"})
+_OF_READERS = frozenset({"OBJECT_TABCONSTRAINT", "OBJECT_TRIGGER", "OBJECT_POLICY", "OBJECT_RULE"})
+_PART_OF_TABLE = _OF_READERS | {"OBJECT_COLUMN"}
 
 
 def _commented(statement: Statement) -> Iterator[RelationLock]:
     kind = label(statement.node, "objtype")
-    if kind in _COMMENTED:
-        yield from _named(statement, strings(unwrap(statement.node.object).items), _M.SHARE_UPDATE_EXCLUSIVE)
-    elif kind == "OBJECT_COLUMN":
-        yield from _named(statement, strings(unwrap(statement.node.object).items)[:-1], _M.SHARE_UPDATE_EXCLUSIVE)
-    elif kind in _PART_OF_TABLE:
-        yield from _named(statement, strings(unwrap(statement.node.object).items)[:-1], _M.ACCESS_SHARE)
+    if kind in _COMMENTED | _PART_OF_TABLE:
+        parts = strings(unwrap(statement.node.object).items)
+        mode = _M.ACCESS_SHARE if kind in _OF_READERS else _M.SHARE_UPDATE_EXCLUSIVE
+        yield from _named(statement, parts[:-1] if kind in _PART_OF_TABLE else parts, mode)
 
 
 def _renamed(statement: Statement) -> Iterator[RelationLock]:
@@ -130,11 +129,7 @@ def _reindexed(statement: Statement) -> Iterator[RelationLock]:
 
 
 def _created_table(statement: Statement) -> Iterator[RelationLock]:
-    yield from _table_definition(statement, statement.node)
-
-
-def _table_definition(statement: Statement, outer: Tree) -> Iterator[RelationLock]:
-    node = outer.base_stmt if outer.DESCRIPTOR.name == "CreateForeignTableStmt" else outer
+    node: Tree = getattr(statement.node, "base_stmt", statement.node)
     parent_mode = _M.ACCESS_EXCLUSIVE if node.HasField("partbound") else _M.SHARE_UPDATE_EXCLUSIVE
     for parent in map(unwrap, node.inh_relations):
         yield _lock(statement, parent, parent_mode)
@@ -146,20 +141,11 @@ def _table_definition(statement: Statement, outer: Tree) -> Iterator[RelationLoc
             yield _lock(statement, constraint.pktable, _M.SHARE_ROW_EXCLUSIVE)
 
 
-def _none(_: Statement) -> Iterator[RelationLock]:
-    yield from ()
-
-
 def _created_schema(statement: Statement) -> Iterator[RelationLock]:
     for element in statement.node.schema_elts:
-        inner = Statement(
-            kind=kind_of(element),
-            start=statement.start,
-            end=statement.end,
-            node=unwrap(element),
-            at=statement.at,
-        )
-        yield from TAKERS.get(inner.kind, _none)(inner)
+        inner = statement.inner(element)
+        if inner.kind in TAKERS:
+            yield from TAKERS[inner.kind](inner)
 
 
 def _created_view(statement: Statement) -> Iterator[RelationLock]:
@@ -219,9 +205,8 @@ def _extended(statement: Statement) -> Iterator[RelationLock]:
 
 
 TAKERS: dict[StatementKind, Taker] = {
-    **dict.fromkeys((_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE), _queries),
-    **dict.fromkeys((_K.EXPLAIN, _K.PREPARE, _K.DECLARE_CURSOR, _K.CREATE_TABLE_AS), _queries),
-    **dict.fromkeys((_K.CREATE_MATERIALIZED_VIEW, _K.CREATE_FUNCTION), _queries),
+    **dict.fromkeys((*QUERIES, _K.SELECT_INTO, _K.EXPLAIN, _K.PREPARE, _K.DECLARE_CURSOR), _queries),
+    **dict.fromkeys((_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW, _K.CREATE_FUNCTION), _queries),
     _K.COPY_FROM: _field(_M.ROW_EXCLUSIVE),
     _K.COPY_TO: _field(_M.ACCESS_SHARE),
     _K.TRUNCATE: _field(_M.ACCESS_EXCLUSIVE, "relations"),
@@ -303,7 +288,7 @@ def is_opaque(statement: Statement) -> bool:
     inner = statement.node
     if statement.kind is _K.EXPLAIN and enabled(statement, "analyze"):
         inner = unwrap(statement.node.query)
-    return any(next(find(inner, name), None) is not None for name in ("DoStmt", "CallStmt", "ExecuteStmt"))
+    return contains(inner, "DoStmt", "CallStmt", "ExecuteStmt")
 
 
 def _strongest_of(locks: list[RelationLock]) -> Iterator[RelationLock]:
@@ -348,30 +333,21 @@ class RowChange(Struct, frozen=True, kw_only=True):
 
 def foreign_keys(statement: Statement) -> tuple[ForeignKey, ...]:
     """Return the foreign keys that CREATE TABLE or ALTER TABLE … ADD makes."""
-    node = statement.node
-    match statement.kind:
-        case _K.CREATE_TABLE:
-            definitions = list(map(unwrap, node.table_elts))
-        case _K.ALTER_TABLE:
-            definitions = [unwrap(getattr(unwrap(command), "def")) for command in node.cmds]
-        case _:
-            return ()
-    child = relation_of(node.relation)
-    return tuple(key for definition in definitions for key in _defined(definition, child))
+    definitions: list[Tree] = []
+    if statement.kind is _K.CREATE_TABLE:
+        definitions = list(map(unwrap, statement.node.table_elts))
+    elif statement.kind is _K.ALTER_TABLE:
+        definitions = [definition for _, _, definition in subcommands(statement.node)]
+    return tuple(key for one in definitions for key in _defined(one, relation_of(statement.node.relation)))
 
 
 def row_changes(statement: Statement) -> tuple[RowChange, ...]:
     """Return the row changes of a statement that runs queries, those of its CTEs included; MERGE may do several."""
     node = statement.node
-    match statement.kind:
-        case _K.COPY_FROM if node.HasField("relation"):
-            offset = statement.offset(node.relation)
-            return (RowChange(relation=relation_of(node.relation), change=RowChangeKind.INSERT, offset=offset),)
-        case _K.SELECT | _K.INSERT | _K.UPDATE | _K.DELETE | _K.MERGE:
-            return tuple(_changes(statement))
-        case _K.EXPLAIN if enabled(statement, "analyze"):
-            return tuple(_changes(statement))
-    return ()
+    if statement.kind is _K.COPY_FROM and node.HasField("relation"):
+        return (_change(statement, node, RowChangeKind.INSERT),)
+    runs = statement.kind in QUERIES or (statement.kind is _K.EXPLAIN and enabled(statement, "analyze"))
+    return tuple(_changes(statement)) if runs else ()
 
 
 def _defined(definition: Tree, child: Relation) -> Iterator[ForeignKey]:

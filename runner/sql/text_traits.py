@@ -11,14 +11,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from runner.errors import JobplanError
-from runner.sql.facts import (
-    ReindexTarget,
-    created_index,
-    dropped_relations,
-    is_concurrent,
-    main_relation,
-    reindex_target,
-)
+from runner.sql.command_objects import ReindexTarget, created_index, dropped_relations, main_relation, reindex_target
+from runner.sql.command_options import is_concurrent
 from runner.sql.plpgsql_bodies import catching_loop
 from runner.sql.relations import Relation
 from runner.sql.statement_effects import Effect, effect

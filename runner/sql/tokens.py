@@ -316,7 +316,7 @@ class TokenKind(enum.Enum):
 
 _WORD = TokenKind.WORD
 _BODY = re.compile(r"(?P<quote>\$\w*\$)(?P<text>.*\n.*)(?P=quote)", re.DOTALL)
-_COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
+COMMENTS: Final = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
 _MARKS: Final[Mapping[TokenKind, str]] = {
     TokenKind.STRING: "string",
     TokenKind.NUMBER: "number",
@@ -461,7 +461,7 @@ def highlights(text: str, *, bodies: bool = True) -> tuple[Mark, ...]:
             found += (Mark(body.start("text") + one.start, body.start("text") + one.end, one.kind) for one in inner)
         elif mark is not None:
             found.append(Mark(start, end, mark))
-        if kind not in _COMMENTS:
+        if kind not in COMMENTS:
             first = token.token == _SEMICOLON
     return tuple(found)
 

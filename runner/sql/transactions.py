@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from runner.sql.builtin_functions import BEFORE_WRITING, OUTSIDE_TRANSACTION
-from runner.sql.facts import enabled, functions_called, is_concurrent, main_relation, options
-from runner.sql.statements import Statement, StatementKind
-from runner.sql.syntax_tree import label, unwrap
-from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
+from runner.sql.command_objects import main_relation
+from runner.sql.command_options import enabled, is_concurrent, options
+from runner.sql.function_calls import functions_called
+from runner.sql.routine_bodies import ENDS, body_of, plpgsql_body
+from runner.sql.statements import QUERIES, Statement, StatementKind
+from runner.sql.syntax_tree import label
 
 _K = StatementKind
 
@@ -23,9 +25,10 @@ _NO_BLOCK = "cannot run inside a transaction block"
 def must_stand_alone(statement: Statement) -> str | None:
     """Return why the statement cannot share a text with another one: the server would raise 25001 or 2D000."""
     if statement.kind is _K.DO:
-        ends = "COMMIT" in _body_commands(statement)
+        ends = _body_commands(statement) & ENDS
         return "DO with COMMIT or ROLLBACK in it cannot end a transaction that it shares" if ends else None
-    what = _ALONE.get(statement.kind, _nothing)(statement)
+    decide = _ALONE.get(statement.kind)
+    what = decide(statement) if decide is not None else None
     return f"{what} {_NO_BLOCK}" if what else None
 
 
@@ -38,7 +41,7 @@ def may_have_to_stand_alone(statement: Statement) -> str | None:
             return f"{statement.kind} {_NO_BLOCK} if the table or index is partitioned"
         case _K.CALL:
             return "CALL cannot share a transaction if the procedure ends it"
-        case _K.DO if _language(statement) != "plpgsql" or "CALL" in _body_commands(statement):
+        case _K.DO if plpgsql_body(statement) is None or "CALL" in _body_commands(statement):
             return "DO cannot share a transaction if what it runs ends it"
         case _K.DROP_SUBSCRIPTION | _K.ALTER_SUBSCRIPTION:
             return f"{statement.kind} {_NO_BLOCK} if it concerns the replication slot"
@@ -126,14 +129,6 @@ def _is_client_copy(statement: Statement) -> bool:
     return not statement.node.filename
 
 
-def _nothing(_: Statement) -> str | None:
-    return None
-
-
-def _whole(statement: Statement) -> str | None:
-    return str(statement.kind)
-
-
 def _concurrently(name: str) -> Callable[[Statement], str | None]:
     return lambda statement: name if is_concurrent(statement) else None
 
@@ -169,13 +164,9 @@ def _alter_subscription(statement: Statement) -> str | None:
 
 
 _ALONE: Mapping[StatementKind, Callable[[Statement], str | None]] = {
-    _K.VACUUM: _whole,
-    _K.CREATE_DATABASE: _whole,
-    _K.DROP_DATABASE: _whole,
+    **dict.fromkeys((_K.VACUUM, _K.CREATE_DATABASE, _K.DROP_DATABASE), lambda statement: str(statement.kind)),
+    **dict.fromkeys((_K.CREATE_TABLESPACE, _K.DROP_TABLESPACE, _K.ALTER_SYSTEM), lambda one: str(one.kind)),
     _K.ALTER_DATABASE: _alter_database,
-    _K.CREATE_TABLESPACE: _whole,
-    _K.DROP_TABLESPACE: _whole,
-    _K.ALTER_SYSTEM: _whole,
     _K.CREATE_INDEX: _concurrently("CREATE INDEX CONCURRENTLY"),
     _K.DROP_INDEX: _concurrently("DROP INDEX CONCURRENTLY"),
     _K.ALTER_TABLE: _concurrently("DETACH PARTITION … CONCURRENTLY"),
@@ -190,36 +181,10 @@ _ALONE: Mapping[StatementKind, Callable[[Statement], str | None]] = {
 _WAITING = frozenset({_K.CREATE_INDEX, _K.DROP_INDEX, _K.REINDEX, _K.ALTER_TABLE})
 
 
-def _arguments(statement: Statement) -> dict[str, str]:
-    """Return the language and the body ("as") of a DO."""
-    arguments = map(unwrap, statement.node.args)
-    return {argument.defname: unwrap(argument.arg).sval for argument in arguments}
-
-
-def _language(statement: Statement) -> str:
-    return _arguments(statement).get("language", "plpgsql").lower()
-
-
-_BEFORE_COMMAND = frozenset({";", "BEGIN", "THEN", "ELSE", "LOOP", ">>"})
-
-
 def _body_commands(statement: Statement) -> frozenset[str]:
-    """Return which of COMMIT (or ROLLBACK) and CALL are commands in a PL/pgSQL body.
-
-    Found by the scanner: libpg_query's PL/pgSQL parser refuses bodies that name a type outside pg_catalog.
-    """
-    try:
-        tokens = [token for token in tokenize(_arguments(statement).get("as", "")) if not _is_comment(token)]
-    except ScanError:
-        return frozenset()
-    words = [token.text.upper() for token in tokens]
-    pairs = zip([";", *words], words, strict=False)
-    commands = {word for before, word in pairs if before in _BEFORE_COMMAND and word in {"COMMIT", "ROLLBACK", "CALL"}}
-    return frozenset("COMMIT" if command == "ROLLBACK" else command for command in commands)
-
-
-def _is_comment(token: Token) -> bool:
-    return token.kind in {TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT}
+    """Return the first words of the commands in the body of a DO, as if it were in PL/pgSQL."""
+    body = body_of(statement)
+    return body.commands if body is not None else frozenset()
 
 
 def row_may_come_first(statements: Sequence[Statement]) -> bool:
@@ -239,7 +204,7 @@ def row_may_come_first(statements: Sequence[Statement]) -> bool:
 
 
 _COPY = frozenset({_K.COPY_FROM, _K.COPY_TO})
-_QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS})
+_WITH_CALLS = QUERIES | {_K.CREATE_TABLE_AS}
 
 
 def outlives_rollback(statement: Statement) -> str | None:
@@ -256,6 +221,6 @@ def outlives_rollback(statement: Statement) -> str | None:
         return f"what the {'procedure' if kind is _K.CALL else 'DO block'} committed before it failed stays"
     if kind in _COPY and statement.node.is_program:
         return f"{kind} PROGRAM has run its program, whatever becomes of the transaction"
-    called = functions_called(statement) if kind in _QUERIES else ()
+    called = functions_called(statement) if kind in _WITH_CALLS else ()
     outside = next((call.name for call in called if call.name in OUTSIDE_TRANSACTION), None)
     return f"what {outside}() does is outside of the transaction" if outside is not None else None

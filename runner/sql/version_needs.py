@@ -13,15 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from runner.sql.session_settings import assigned
-from runner.sql.statements import Statement, StatementKind
-from runner.sql.syntax_tree import Tree, find, label, unwrap, walk
+from runner.sql.statements import QUERIES, Statement, StatementKind
+from runner.sql.storage_parameters import options_set
+from runner.sql.syntax_tree import Tree, find, label, option_value, subcommands, unwrap, walk
 from runner.sql.tokens import pieces, without_comments
 from runner.structs import Struct
 
 _K = StatementKind
 
-#: The version whose grammar the parser reads.
-GRAMMAR: Final = 18
 #: An option that every supported version has.
 ALWAYS: Final = 0
 
@@ -49,8 +48,12 @@ class VersionNeed(Struct, frozen=True, kw_only=True):
         return f"{self.what} needs PostgreSQL {self.since} or later"
 
 
+def _since(version: int, names: str) -> Mapping[str, int]:
+    return dict.fromkeys(names.split(), version)
+
+
 def _options(always: str, **later: int) -> Mapping[str, int]:
-    return {**dict.fromkeys(always.split(), ALWAYS), **later}
+    return {**_since(ALWAYS, always), **later}
 
 
 _VACUUM = _options(
@@ -116,70 +119,39 @@ _VALUES: Mapping[tuple[StatementKind, str, str], int] = {
 }
 #: Settings that not every supported version has.
 SETTINGS: Final[Mapping[str, int]] = {
-    "idle_session_timeout": 14,
-    "client_connection_check_interval": 14,
-    "default_toast_compression": 14,
-    "compute_query_id": 14,
-    "log_startup_progress_interval": 15,
-    "allow_in_place_tablespaces": 15,
-    "recursive_worktable_factor": 15,
-    "archive_library": 15,
-    "recovery_prefetch": 15,
-    "wal_decode_buffer_size": 15,
-    "stats_fetch_consistency": 15,
-    "vacuum_failsafe_age": 14,
-    "vacuum_multixact_failsafe_age": 14,
-    "vacuum_buffer_usage_limit": 16,
-    "createrole_self_grant": 16,
-    "debug_parallel_query": 16,
-    "enable_presorted_aggregate": 16,
-    "scram_iterations": 16,
-    "icu_validation_level": 16,
-    "logical_replication_mode": 16,
-    "gss_accept_delegation": 16,
-    "max_parallel_apply_workers_per_subscription": 16,
-    "reserved_connections": 16,
-    "send_abort_for_crash": 16,
-    "send_abort_for_kill": 16,
-    "allow_alter_system": 17,
-    "enable_group_by_reordering": 17,
-    "event_triggers": 17,
-    "io_combine_limit": 17,
-    "summarize_wal": 17,
-    "transaction_timeout": 17,
-    "commit_timestamp_buffers": 17,
-    "debug_logical_replication_streaming": 17,
-    "max_notify_queue_pages": 17,
-    "multixact_member_buffers": 17,
-    "multixact_offset_buffers": 17,
-    "notify_buffers": 17,
-    "serializable_buffers": 17,
-    "subtransaction_buffers": 17,
-    "sync_replication_slots": 17,
-    "synchronized_standby_slots": 17,
-    "transaction_buffers": 17,
-    "wal_summary_keep_time": 17,
-    "trace_connection_negotiation": 17,
-    "autovacuum_vacuum_max_threshold": 18,
-    "autovacuum_worker_slots": 18,
-    "enable_distinct_reordering": 18,
-    "enable_self_join_elimination": 18,
-    "extension_control_path": 18,
-    "file_copy_method": 18,
-    "idle_replication_slot_timeout": 18,
-    "io_max_combine_limit": 18,
-    "io_max_concurrency": 18,
-    "io_method": 18,
-    "io_workers": 18,
-    "log_lock_failures": 18,
-    "max_active_replication_origins": 18,
-    "md5_password_warnings": 18,
-    "oauth_validator_libraries": 18,
-    "ssl_groups": 18,
-    "ssl_tls13_ciphers": 18,
-    "track_cost_delay_timing": 18,
-    "vacuum_max_eager_freeze_failure_rate": 18,
-    "vacuum_truncate": 18,
+    **_since(
+        14,
+        "client_connection_check_interval compute_query_id default_toast_compression idle_session_timeout "
+        "vacuum_failsafe_age vacuum_multixact_failsafe_age",
+    ),
+    **_since(
+        15,
+        "allow_in_place_tablespaces archive_library log_startup_progress_interval recovery_prefetch "
+        "recursive_worktable_factor stats_fetch_consistency wal_decode_buffer_size",
+    ),
+    **_since(
+        16,
+        "createrole_self_grant debug_parallel_query enable_presorted_aggregate gss_accept_delegation "
+        "icu_validation_level logical_replication_mode max_parallel_apply_workers_per_subscription "
+        "reserved_connections scram_iterations send_abort_for_crash send_abort_for_kill "
+        "vacuum_buffer_usage_limit",
+    ),
+    **_since(
+        17,
+        "allow_alter_system commit_timestamp_buffers debug_logical_replication_streaming "
+        "enable_group_by_reordering event_triggers io_combine_limit max_notify_queue_pages "
+        "multixact_member_buffers multixact_offset_buffers notify_buffers serializable_buffers "
+        "subtransaction_buffers summarize_wal sync_replication_slots synchronized_standby_slots "
+        "trace_connection_negotiation transaction_buffers transaction_timeout wal_summary_keep_time",
+    ),
+    **_since(
+        18,
+        "autovacuum_vacuum_max_threshold autovacuum_worker_slots enable_distinct_reordering "
+        "enable_self_join_elimination extension_control_path file_copy_method idle_replication_slot_timeout "
+        "io_max_combine_limit io_max_concurrency io_method io_workers log_lock_failures "
+        "max_active_replication_origins md5_password_warnings oauth_validator_libraries ssl_groups "
+        "ssl_tls13_ciphers track_cost_delay_timing vacuum_max_eager_freeze_failure_rate vacuum_truncate",
+    ),
 }
 #: Privileges on objects that came later.
 _PRIVILEGES: Mapping[str, int] = {"maintain": 17, "set": 15, "alter system": 15}
@@ -290,9 +262,8 @@ def _of_options(statement: Statement) -> Iterator[VersionNeed]:
             continue
         yield from _need(what, known[name], statement, option)
         value = _word(option)
-        since = _VALUES.get((statement.kind, name, value))
-        if since is not None:
-            yield from _need(f"{what[:-1]} {value.upper()})", since, statement, option)
+        since = _VALUES.get((statement.kind, name, value), ALWAYS)
+        yield from _need(f"{what[:-1]} {value.upper()})", since, statement, option)
     if statement.kind in {_K.COPY_FROM, _K.COPY_TO}:
         yield from _of_copy(statement)
 
@@ -310,36 +281,25 @@ def _of_copy(statement: Statement) -> Iterator[VersionNeed]:
             yield from _need(f"COPY ({name.upper()} *)", 17, statement, option)
 
 
-def setting_need(name: str) -> tuple[str, int] | None:
-    """Return a setting that not every supported version has, and its first version; None if all have it."""
-    since = SETTINGS.get(name.lower())
-    return None if since is None else (f"the setting {name.lower()}", since)
+def setting_need(name: str) -> tuple[str, int]:
+    """Return a setting in words, and the first version that has it; ALWAYS if every supported version has it."""
+    return f"the setting {name.lower()}", SETTINGS.get(name.lower(), ALWAYS)
 
 
 def _of_settings(statement: Statement) -> Iterator[VersionNeed]:
-    if statement.kind is _K.SELECT:
-        for name, _ in assigned(statement):
-            needs = setting_need(name)
-            if needs is not None:
-                yield from _need(*needs, statement)
-        return
-    setting: Tree = statement.node
-    if "setstmt" in setting.DESCRIPTOR.fields_by_name:
-        setting = setting.setstmt
-    if setting.DESCRIPTOR.name != "VariableSetStmt":
-        return
-    needs = setting_need(setting.name)
-    if needs is not None:
-        yield from _need(*needs, statement)
+    setting: Tree = getattr(statement.node, "setstmt", statement.node)
+    names = [name for name, _ in assigned(statement)] if statement.kind is _K.SELECT else []
+    names += [setting.name] if setting.DESCRIPTOR.name == "VariableSetStmt" else []
+    for name in names:
+        yield from _need(*setting_need(name), statement)
 
 
 def _of_privileges(statement: Statement) -> Iterator[VersionNeed]:
     node = statement.node
     if statement.kind in {_K.GRANT, _K.REVOKE, _K.ALTER_DEFAULT_PRIVILEGES}:
         for privilege in find(node, "AccessPriv"):
-            since = _PRIVILEGES.get(privilege.priv_name.lower())
-            if since is not None:
-                yield from _need(f"the privilege {privilege.priv_name.upper()}", since, statement)
+            since = _PRIVILEGES.get(privilege.priv_name.lower(), ALWAYS)
+            yield from _need(f"the privilege {privilege.priv_name.upper()}", since, statement)
     elif node.DESCRIPTOR.name == "GrantRoleStmt":
         for option in map(unwrap, node.opt):
             if option.defname in {"inherit", "set"}:
@@ -349,15 +309,10 @@ def _of_privileges(statement: Statement) -> Iterator[VersionNeed]:
 def _of_parameters(statement: Statement) -> Iterator[VersionNeed]:
     """Options of views and storage parameters, in CREATE and in ALTER … SET (…)."""
     node = statement.node
-    if statement.kind is _K.CREATE_VIEW:
+    if statement.kind in {_K.CREATE_VIEW, _K.CREATE_TABLE}:
         given: Iterable[Tree] = map(unwrap, node.options)
-    elif node.DESCRIPTOR.name == "AlterTableStmt":
-        commands = (command for command in map(unwrap, node.cmds) if label(command, "subtype") == "AT_SetRelOptions")
-        given = (unwrap(item) for command in commands for item in unwrap(getattr(command, "def")).items)
-    elif statement.kind is _K.CREATE_TABLE:
-        given = map(unwrap, node.options)
     else:
-        return
+        given = options_set(node)
     for option in given:
         name = option.defname.lower()
         since = _VIEW_OPTIONS.get(name, STORAGE.get(name, ALWAYS))
@@ -376,12 +331,10 @@ def _of_clauses(statement: Statement) -> Iterator[VersionNeed]:
             if kind in {"REINDEX_OBJECT_DATABASE", "REINDEX_OBJECT_SYSTEM"} and not node.name:
                 yield from _need(f"REINDEX {kind.rpartition('_')[2]} without a name", 16, statement)
         case _K.ALTER_TABLE | _K.ALTER_MATERIALIZED_VIEW:
-            for command in map(unwrap, node.cmds):
-                subtype = label(command, "subtype")
-                since = _SUBCOMMANDS.get(subtype)
-                if since is not None:
-                    yield from _need(f"ALTER TABLE … {since[0]}", since[1], statement)
-                yield from _of_subcommand(command, subtype, statement)
+            for subtype, command, definition in subcommands(node):
+                what, since = _SUBCOMMANDS.get(subtype, ("", ALWAYS))
+                yield from _need(f"ALTER TABLE … {what}", since, statement)
+                yield from _of_subcommand(subtype, command, definition if command.HasField("def") else None, statement)
         case _K.ALTER_SUBSCRIPTION if label(node, "kind") == "ALTER_SUBSCRIPTION_SKIP":
             yield from _need("ALTER SUBSCRIPTION … SKIP", 15, statement)
     if statement.kind in _WITH_EXPRESSIONS:
@@ -396,9 +349,8 @@ def _of_publication(statement: Statement) -> Iterator[VersionNeed]:
             yield from _need("a publication of some columns or rows", 15, statement)
 
 
-def _of_subcommand(command: Tree, subtype: str, statement: Statement) -> Iterator[VersionNeed]:
-    """What came later of a subcommand that is older."""
-    given = unwrap(getattr(command, "def")) if command.HasField("def") else None
+def _of_subcommand(subtype: str, command: Tree, given: Tree | None, statement: Statement) -> Iterator[VersionNeed]:
+    """What came later of a subcommand that is older; `given` is its definition if it has one."""
     if subtype == "AT_SetStatistics" and given is None:
         yield from _need("SET STATISTICS DEFAULT", 17, statement)
     elif subtype == "AT_SetAccessMethod" and not command.name:
@@ -437,12 +389,10 @@ _SUBCOMMANDS: Mapping[str, tuple[str, int]] = {
     "AT_SetExpression": ("SET EXPRESSION", 17),
     "AT_SetCompression": ("SET COMPRESSION", 14),
 }
-_WITH_EXPRESSIONS = frozenset(
-    {
-        *(_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_VIEW, _K.CREATE_TABLE),
-        *(_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW, _K.CREATE_INDEX, _K.ALTER_TABLE, _K.EXPLAIN),
-    }
-)
+_WITH_EXPRESSIONS = QUERIES | {
+    *(_K.SELECT_INTO, _K.CREATE_VIEW, _K.CREATE_TABLE, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW),
+    *(_K.CREATE_INDEX, _K.ALTER_TABLE, _K.EXPLAIN),
+}
 _WITH_CONSTRAINTS = frozenset({_K.CREATE_TABLE, _K.ALTER_TABLE})
 #: Nodes that only newer syntax makes.
 _NODES: Mapping[str, tuple[str, int]] = {
@@ -463,9 +413,8 @@ _NODES: Mapping[str, tuple[str, int]] = {
 def _of_nodes(statement: Statement) -> Iterator[VersionNeed]:
     for node in walk(statement.node):
         name = node.DESCRIPTOR.name
-        known = _NODES.get(name)
-        if known is not None:
-            yield from _need(known[0], known[1], statement)
+        if name in _NODES:
+            yield from _need(*_NODES[name], statement)
         if name == "MergeStmt" and node.HasField("returning_clause"):
             yield from _need("MERGE … RETURNING", 17, statement)
         elif name == "MergeWhenClause" and label(node, "match_kind") == "MERGE_WHEN_NOT_MATCHED_BY_SOURCE":
@@ -504,18 +453,8 @@ def _given(node: Tree) -> Iterator[Tree]:
 
 def _word(option: Tree) -> str:
     """Return an option's value in lower case, `true` without one."""
-    if not option.HasField("arg"):
-        return "true"
-    value = unwrap(option.arg)
-    match value.DESCRIPTOR.name:
-        case "String":
-            word: str = value.sval.lower()
-            return word
-        case "Boolean":
-            return "true" if value.boolval else "false"
-        case "Integer":
-            return str(value.ival)
-    return ""
+    value = option_value(option)
+    return "true" if value is None else value.lower()
 
 
 def _command(kind: StatementKind) -> str:

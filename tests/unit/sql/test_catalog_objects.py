@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner.sql.catalog_changes import Action, Right, Sort, added_columns, changes, parts
-from runner.sql.catalog_needs import needed
+from runner.sql.catalog_changes import Action, Sort, added_columns, changes, parts
+from runner.sql.catalog_needs import Right, needed
 from runner.sql.placeholders import render_traced
 from runner.sql.statements import Statement, parse_statements
 

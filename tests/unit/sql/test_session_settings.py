@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from runner.lint import check_plan
 from runner.locks.relation_names import identifiers
 from runner.sql.placeholders import Scalar, TemplateError
-from runner.sql.session_settings import SettingPlace, render_names, render_role, render_setting
+from runner.sql.session_settings import SettingPlace, render_names, render_role, render_setting, settings_changed
+from runner.sql.statements import parse_statements
 
 VALUES: dict[str, Scalar] = {
     "s": "tenant_a",
@@ -263,3 +264,20 @@ def test_a_key_of_another_form_says_that_it_takes_none(tmp_path: Path, key: str,
 def test_an_expected_text_is_a_text(tmp_path: Path) -> None:
     found = problems(tmp_path, "sql: SELECT 'x'\nexpect: {value: \":'mem'\"}")
     assert [one[0] for one in found if one[0].startswith("JP2")] == ["JP240"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SET statement_timeout = '5s'", [("statement_timeout", 0)]),
+        ("SET LOCAL lock_timeout TO DEFAULT", [("lock_timeout", 0)]),
+        ("SET TIME ZONE 'UTC'", [("timezone", 0)]),
+        ("RESET ALL", [("all", 0)]),
+        ("SELECT set_config('role', x, true)", [("role", 7)]),
+        ("SELECT set_config(x, 'y', true)", []),
+        ("SHOW work_mem", []),
+    ],
+)
+def test_settings_that_a_statement_changes(sql: str, expected: list[tuple[str, int]]) -> None:
+    (statement,) = parse_statements(sql)
+    assert list(settings_changed(statement)) == expected

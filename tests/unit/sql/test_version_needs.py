@@ -29,6 +29,7 @@ from runner.sql.version_needs import unmet_needs, version_needs
         ("COPY t FROM '/x' (format csv, header match)", 15),
         ("COPY t FROM '/x' (format csv, force_null *)", 17),
         ("CREATE DATABASE d STRATEGY wal_log", 15),
+        ("CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p WITH (streaming = parallel)", 16),
         ("GRANT MAINTAIN ON t TO r", 17),
         ("REVOKE MAINTAIN ON t FROM r", 17),
         ("ALTER DEFAULT PRIVILEGES GRANT MAINTAIN ON TABLES TO r", 17),
