@@ -179,7 +179,7 @@ class ServerGivenUpError(ServerLostError):
 
 
 class UnstoppableError(JobplanError):
-    """A worker is still running although it was asked to stop repeatedly."""
+    """A worker is still running although it was requested to stop repeatedly."""
 
 
 class RecordError(JobplanError):

@@ -29,7 +29,7 @@ def error_sentence(error: JobplanError) -> str:
 
 
 def _embedded_server() -> str:
-    """Mention the user's embedded server, if it runs: without a connection string it is not asked."""
+    """Mention the user's embedded server, if it runs: a command without a connection string does not use it."""
     from runner.embedded.kept_server import find_kept
 
     try:

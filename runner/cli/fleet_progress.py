@@ -80,7 +80,7 @@ class LiveProgress(FleetProgress):
         self._drawing.stop()
 
     def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
-        """Draw anew."""
+        """Draw again."""
         from rich.text import Text
 
         with contextlib.suppress(OSError):

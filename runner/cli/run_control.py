@@ -89,7 +89,7 @@ class WorkerPoll:
         return estimate(state, now, usual.get) if usual else None
 
     def seen(self) -> Mapping[str, WorkerView]:
-        """Return the last observation; empty if the server could not be asked."""
+        """Return the last observation; empty if the server could not be queried."""
         return self._seen
 
     @contextlib.asynccontextmanager

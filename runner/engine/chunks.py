@@ -21,7 +21,7 @@ from runner.structs import replace
 def in_chunks(step: Step, items: Sequence[Item], kept: Sequence[Item] = ()) -> tuple[Item, ...]:
     """Return the items of a step as its chunks, in order; without `chunk` the items themselves.
 
-    `kept` are chunks of a run that is resumed: they stay as they are, and the other items are divided anew.
+    `kept` are chunks of a run that is resumed: they stay as they are, and the other items are divided again.
     """
     size = step.for_each.chunk if step.for_each is not None else None
     if size is None:

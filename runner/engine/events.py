@@ -38,7 +38,7 @@ class SkipReason(enum.StrEnum):
 
 
 class CancelReason(enum.StrEnum):
-    """Why jobplan asked a worker to stop."""
+    """Why jobplan requested a worker to stop."""
 
     INTERRUPT = "interrupt"
     ON_FAILURE = "on_failure"
@@ -364,7 +364,7 @@ class LedgerLost(Event, frozen=True, kw_only=True):
 
 
 class ServerClock(Event, frozen=True, kw_only=True):
-    """The server's clock was measured: it is `ahead` seconds ahead of the run's clock. A plan's window goes by it.
+    """The server's clock was measured: it is `ahead` seconds ahead of the run's clock. A window uses it.
 
     It is measured at the beginning, and recorded again after a change.
     """
@@ -631,7 +631,7 @@ class AttemptUnblocked(AttemptEvent, frozen=True, kw_only=True):
 
 
 class AttemptBlocking(AttemptEvent, frozen=True, kw_only=True):
-    """The worker has blocked sessions outside the run for its step's yield_after, since `since`: it is to be cancelled.
+    """The worker has blocked sessions outside the run for its step's yield_after, since `since`: the run cancels it.
 
     `others` are the sessions that it blocks now.
     """
@@ -642,7 +642,7 @@ class AttemptBlocking(AttemptEvent, frozen=True, kw_only=True):
 
 
 class AttemptCancelRequested(AttemptEvent, frozen=True, kw_only=True):
-    """The worker is asked to stop. Its slot becomes free when the worker has ended."""
+    """The worker is requested to stop. Its slot becomes free when the worker has ended."""
 
     reason: CancelReason
 
@@ -658,7 +658,7 @@ class AttemptLost(AttemptEvent, frozen=True, kw_only=True):
 
 
 class AttemptUnstoppable(AttemptEvent, frozen=True, kw_only=True):
-    """The worker was asked to stop repeatedly for `seconds`, and is still running: its SQL catches the cancel.
+    """The worker was requested to stop repeatedly for `seconds`, and is still running: its SQL catches the cancel.
 
     The run starts nothing more, and does not wait for it. The worker's outcome is open, as after a killed runner.
     """

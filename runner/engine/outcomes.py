@@ -68,8 +68,8 @@ def classify(
 ) -> tuple[Outcome, ErrorDetails | None]:
     """Return the outcome of an attempt, and its error.
 
-    `timeout` is the limit that the server enforced, in seconds; `cancelled` is why jobplan asked the worker to stop, if
-    it did. SQLSTATE 57014 means a timeout or a cancel, and only our own record distinguishes them
+    `timeout` is the limit that the server enforced, in seconds; `cancelled` is why jobplan requested the worker to
+    stop, if it did. SQLSTATE 57014 means a timeout or a cancel, and only jobplan's own record distinguishes them
     (docs/pg_background.md#timeouts-are-armed-at-launch).
     """
     if end.detached:

@@ -221,7 +221,7 @@ class WorkerEnd(Struct, frozen=True, kw_only=True):
     cancelled_by: str | None = None
 
 
-#: Receives a worker that is still running, and the seconds since it was first asked to stop.
+#: Receives a worker that is still running, and the seconds since it was first requested to stop.
 OnUnstoppable = Callable[[Worker, float], None]
 
 
@@ -247,7 +247,7 @@ class WorkerHandle(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Ask the worker to stop; `wait_until_ended` returns when it has stopped. Further calls have no effect."""
+        """Request the worker to stop; `wait_until_ended` returns when it has stopped. Further calls have no effect."""
         ...
 
     def detach(self) -> None:
@@ -453,7 +453,7 @@ class Launch(Command, frozen=True, kw_only=True):
 
 
 class Cancel(Command, frozen=True, kw_only=True):
-    """Ask the worker to stop."""
+    """Request the worker to stop."""
 
     reason: CancelReason
 

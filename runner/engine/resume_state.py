@@ -254,7 +254,7 @@ def _kept_chunks(
     """Yield the chunks of the run that stay as they are although the plan may list other items now.
 
     Those are the chunks whose items are all listed, and those whose work is done or not known to be undone; of a chunk
-    that was split, the items that are listed or done. The items of the others are divided into chunks anew.
+    that was split, the items that are listed or done. The items of the others are divided into chunks again.
     """
     if step.for_each is None or step.for_each.chunk is None:
         return

@@ -532,7 +532,7 @@ def _cancelled_by_window(state: RunState) -> Iterator[StepRecord]:
 
 
 def _may_be_stopped(record: StepRecord) -> bool:
-    """Return whether the worker was neither asked to stop nor detached."""
+    """Return whether the worker was neither requested to stop nor detached."""
     return record.cancel_reason is None and not record.detaching
 
 

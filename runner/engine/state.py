@@ -204,7 +204,7 @@ class StepRecord(Struct, kw_only=True):
 
     @property
     def server_end(self) -> float | None:
-        """The time at which the server ends the worker; None if it has no timeout, or was asked to stop or detached."""
+        """The time at which the server ends the worker; None without a timeout, and after a cancel or a detach."""
         begun = self.launched_at if self.begun_at is None else self.begun_at
         if self.timeout is None or begun is None or self.cancel_reason is not None or self.detaching or self.removing:
             return None
@@ -293,7 +293,7 @@ class RunState(Struct, kw_only=True):
     #: When ready steps reach their queue_timeout, and when retries are due, earliest first.
     queue_timed: list[tuple[float, str]] = field(default_factory=list)
     retrying: list[tuple[float, str]] = field(default_factory=list)
-    #: When the server ends workers that were neither asked to stop nor detached, earliest first.
+    #: When the server ends workers that were neither requested to stop nor detached, earliest first.
     server_ends: list[tuple[float, str]] = field(default_factory=list)
     #: Pending steps that can now start or can never start, in the order in which that was decided.
     released: dict[str, None] = field(default_factory=dict)
@@ -332,7 +332,7 @@ class RunState(Struct, kw_only=True):
     interrupted: int | None = None
     cancelled_by: str | None = None
     timed_out: bool = False
-    #: Steps whose workers are still running long after they were asked to stop: the run does not wait for them.
+    #: Steps whose workers are still running long after they were requested to stop: the run does not wait for them.
     unstoppable: dict[str, None] = field(default_factory=dict)
     drained_by: str | None = None
     #: Another run has locked the concurrency group.

@@ -203,7 +203,7 @@ def expect_server_end(state: RunState, record: StepRecord) -> None:
 
 
 def forget_server_end(state: RunState, record: StepRecord) -> None:
-    """Remove the worker from `server_ends`: call it before the worker is asked to stop or detached."""
+    """Remove the worker from `server_ends`: call it before the worker is requested to stop or detached."""
     if record.server_end is not None:
         _remove(state.server_ends, (record.server_end, record.key))
 

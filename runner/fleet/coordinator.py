@@ -30,7 +30,7 @@ from runner.structs import replace
 
 #: Seconds between two calls of `tick` without events, and between two looks for a request to cancel.
 TICK = 1.0
-#: Seconds that members get to end after the fleet run was asked to stop a second time.
+#: Seconds that members get to end after the fleet run was requested to stop a second time.
 _ABANDON = 10.0
 
 

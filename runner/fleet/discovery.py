@@ -24,9 +24,9 @@ from runner.structs import Struct, replace
 
 _Value = TypeVar("_Value")
 
-#: The application_name of the sessions that ask.
+#: The application_name of the sessions that query clusters.
 _APPLICATION = "jobplan fleet"
-#: Sessions that ask at the same time.
+#: The number of sessions that query clusters at the same time.
 _AT_ONCE = 16
 #: The most targets of a fleet.
 MAX_TARGETS = 10_000
@@ -92,7 +92,7 @@ async def recorded_runs(
 ) -> Mapping[str, str]:
     """Return the runs of a fleet run that the ledgers of its targets have, by target.
 
-    PreflightError if a target cannot be asked: it may have a run, which must not be begun a second time.
+    PreflightError if a target cannot be queried: it may have a run, which must not be begun a second time.
     """
     limit = asyncio.Semaphore(_AT_ONCE)
 
@@ -110,7 +110,7 @@ async def recorded_runs(
 
 
 def _needed(targets: Targets, where: Sequence[Selector]) -> tuple[str, ...]:
-    """Return the clusters that may have a selected target: the others are not asked."""
+    """Return the clusters that may have a selected target: the others are not queried."""
     by_cluster = [one for one in where if one.key == "cluster"]
     used = {target.cluster for target in targets.targets} | {one.cluster for one in targets.discover}
     names = (name for name in targets.clusters if name in used)

@@ -167,7 +167,7 @@ class Observer:
         return not reply.rows
 
     async def signal(self, worker: Worker) -> bool:
-        """Ask the worker to stop, if its pid and backend_start match in this session's database.
+        """Request the worker to stop, if its pid and backend_start match in this session's database.
 
         False: it has ended. SignalRefusedError if this role lacks the privilege.
         """

@@ -223,7 +223,7 @@ class LaunchedWorker:
         return self._follower.age
 
     def cancel(self) -> None:
-        """Ask the worker to stop."""
+        """Request the worker to stop."""
         self._follower.cancel()
         self._pauses.interrupt()
 

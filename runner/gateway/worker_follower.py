@@ -22,8 +22,8 @@ POLL_INTERVAL = 0.25
 #: The number of polls without a result after which a worker that was never seen counts as ended. Between a launch and
 #: the row in pg_stat_activity the postmaster forks a process, and no view shows a requested worker before that.
 MAX_EMPTY_POLLS = 12
-#: Seconds until a worker that was asked to stop and is still running is asked again, and the number of requests after
-#: which it is reported as unstoppable: 30 seconds after the first one.
+#: Seconds between two requests to stop that a running worker receives, and the number of requests after which it is
+#: reported as unstoppable: 30 seconds after the first one.
 SIGNAL_AGAIN = 5.0
 SIGNALS = 7
 
@@ -90,7 +90,7 @@ class Follower:
         self.on_unstoppable: OnUnstoppable = keep_waiting
 
     def cancel(self) -> None:
-        """Ask the worker to stop."""
+        """Request the worker to stop."""
         self._cancelling = True
 
     def detach(self) -> None:
@@ -168,7 +168,7 @@ class AdoptedWorker:
         return self._follower.age
 
     def cancel(self) -> None:
-        """Ask the worker to stop."""
+        """Request the worker to stop."""
         self._follower.cancel()
 
     def detach(self) -> None:

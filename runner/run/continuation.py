@@ -36,7 +36,7 @@ from runner.structs import Struct, field, replace
 
 #: Seconds between two decisions while another runner has the run.
 WAIT_EVERY = 1.0
-#: How often a decision is made anew because another process was faster.
+#: How often a decision is made again because another process was faster.
 _TRIES = 5
 
 

@@ -117,7 +117,7 @@ class Performer:
         self._tasks.begin(self._evaluate(self._state.records[command.step], command))
 
     def cancel(self, step: str) -> None:
-        """Ask a step's worker to stop, now or as soon as it was launched."""
+        """Request a step's worker to stop, now or as soon as it was launched."""
         self._attempts[step].cancel = True
         self._attempts[step].apply_requests()
 

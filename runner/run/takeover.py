@@ -524,7 +524,7 @@ def _settled(record: StepRecord, by: str, *, succeeded: bool) -> ev.Settled:
 
 
 async def _ended(handles: Sequence[WorkerHandle], *, cancel: bool) -> None:
-    """Wait until these workers have ended. UnstoppableError if one that was asked to stop does not."""
+    """Wait until these workers have ended. UnstoppableError if one that was requested to stop does not."""
     for handle in handles if cancel else ():
         handle.cancel()
     await asyncio.gather(

@@ -382,7 +382,7 @@ class WorkerWithCommitRow:
         return self._inner.age
 
     def cancel(self) -> None:
-        """Ask the worker to stop."""
+        """Request the worker to stop."""
         self._cancelled = True
         self._inner.cancel()
 
