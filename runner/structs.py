@@ -23,6 +23,7 @@ __all__ = [
     "field",
     "from_values",
     "names",
+    "picked",
     "replace",
     "to_json_line",
     "to_values",
@@ -55,6 +56,11 @@ def written(default: _Value) -> _Value:
     """Return a default that is written although it is the default, as records always had it."""
     made: _Value = field(default_factory=lambda: default)
     return made
+
+
+def picked(value: object, *fields: str) -> dict[str, Any]:
+    """Return some fields of a value by name, in this order; of None, each is None."""
+    return {name: None if value is None else getattr(value, name) for name in fields}
 
 
 def names(struct: Struct) -> tuple[tuple[str, str], ...]:

@@ -10,14 +10,22 @@ import click
 
 from runner.cli.completion import complete_run
 from runner.cli.console import print_json, print_lines, print_text
-from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
+from runner.cli.options import (
+    dsn_argument,
+    dsn_of_run,
+    dsn_option,
+    format_option,
+    journal_option,
+    ledger_schema,
+    trust_option,
+)
 from runner.cli.project_options import environment_options
 from runner.clock import rfc3339
 from runner.structs import replace
 
 if TYPE_CHECKING:
     from runner.engine.events import Leftover
-    from runner.engine.server_activity import Activity
+    from runner.engine.server_activity import Activity, LiveRun
     from runner.reports.attach_report import AttachedRun
     from runner.reports.server_status import RecordSummary
 
@@ -31,7 +39,7 @@ _EVERY = 1.0
 @environment_options
 @journal_option
 @trust_option
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str, ...], form: str) -> None:
     """Follow a run's workers until they end, also detached and orphaned workers.
 
@@ -45,33 +53,24 @@ def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str
     follower, leftovers, record, at = asyncio.run(
         _attach(run, dsn_of_run(dsn, journal, run), journal, where, trusted_roles)
     )
-    pairs = [(one.what, one.repair) for one in leftovers]
     if form == "json":
-        print_json(attach_data(follower.run, follower.ended, pairs, record, now=at))
+        print_json(attach_data(follower.run, follower.ended, leftovers, record, now=at))
     else:
-        print_lines(attach_lines(follower.run, follower.ended, pairs, record, where=where))
+        print_lines(attach_lines(follower.run, follower.ended, leftovers, record, where=where))
 
 
 async def _attach(
     wanted: str, dsn: str, journal: Path, where: str, trusted_roles: tuple[str, ...]
 ) -> tuple[AttachedRun, tuple[Leftover, ...], RecordSummary | None, float]:
-    from runner.cli.live_runs import check_cluster, find_live_run, recall_workers, recorded_runs
-    from runner.gateway.observer import Observer
+    from runner.cli.runs_on_server import find_live_run, observing, recorded_runs
     from runner.reports.attach_report import AttachedRun
 
+    def find(activity: Activity) -> LiveRun:
+        return find_live_run(activity, wanted, journal, where)
+
     ledger = ledger_schema()
-    observer = await Observer.connect(dsn, ledger=ledger, trusted_roles=trusted_roles)
-    try:
-        activity = await recall_workers(observer, await observer.look(), journal, wanted)
-        run = find_live_run(activity, wanted, journal, where)
-        check_cluster(observer, journal, run.run)
-        if run.database and run.database != activity.database:
-            there = await Observer.connect(
-                dsn, database=run.database, ledger=ledger, trusted_roles=trusted_roles, beside=observer
-            )
-            await observer.close()
-            observer = there
-            activity = await recall_workers(observer, await observer.look(), journal, wanted)
+    async with observing(dsn, wanted, journal, find, ledger=ledger, trusted_roles=trusted_roles) as found:
+        observer, activity, run = found
         follower = AttachedRun(run)
         relations: set[str] = set()
         while _report(follower, activity):
@@ -84,8 +83,6 @@ async def _attach(
         if observer.ledger_ignored is not None:
             print_text(f"jobplan: {observer.ledger_ignored}", err=True)
         leftovers = await observer.leftovers(relations, [one.worker for one in follower.ended])
-    finally:
-        await observer.close()
     return follower, leftovers, record, activity.at
 
 

@@ -15,18 +15,24 @@ import click
 
 from runner.cli.completion import complete_run, complete_step
 from runner.cli.console import print_json, print_lines
-from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema
+from runner.cli.options import (
+    dsn_argument,
+    dsn_of_run,
+    dsn_option,
+    duration,
+    format_option,
+    journal_option,
+    ledger_schema,
+)
 from runner.cli.project_options import confirm, confirm_option, environment_options
-from runner.durations import parse_duration
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
 from runner.structs import replace
 
 if TYPE_CHECKING:
     from runner.engine.server_activity import Activity, LiveRun
-    from runner.reports.stop_report import Cancelled
+    from runner.reports.cancel_report import Cancelled
 
-#: The exit code if a worker that should have ended still runs.
 #: A notification has at most 8,000 bytes, and a character has up to 12.
 _LONGEST_STEP = 500
 #: Characters of an id such as 260131-k7f3qz that mean one run: its date, the hyphen, and one more.
@@ -49,7 +55,7 @@ _LEAST_OF_AN_ID = len("260131-k")
 @environment_options
 @confirm_option
 @journal_option
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def cancel(
     run: str, step: str | None, dsn: str | None, *, journal: Path, detached: bool, timeout: str, form: str
 ) -> int:
@@ -60,13 +66,10 @@ def cancel(
     reports who cancelled the run. The exit code is 7 if a worker still runs after --timeout, or if the runner does not
     accept or does not answer the request.
     """
-    from runner.cli.live_runs import find_live_run
-    from runner.reports.stop_report import cancel_data, cancel_lines
+    from runner.cli.runs_on_server import find_live_run
+    from runner.reports.cancel_report import cancel_data, cancel_lines
 
-    try:
-        seconds = parse_duration(timeout)
-    except ValueError as error:
-        raise UsageError(f"--timeout: {error}.") from error
+    seconds = duration("--timeout", timeout)
     where = dsn_argument(dsn)
 
     def find(activity: Activity) -> LiveRun:
@@ -96,31 +99,19 @@ async def _cancel(
     detached: bool,
     patience: float,
 ) -> Cancelled:
-    from runner.cli.live_runs import check_cluster, recall_workers
+    from runner.cli.runs_on_server import observing
     from runner.engine.ports import CancelRequest
-    from runner.gateway.observer import Observer, Stopper
-    from runner.reports.stop_report import Cancelled
+    from runner.gateway.observer import Stopper
+    from runner.reports.cancel_report import Cancelled
 
-    ledger = ledger_schema()
-    observer = await Observer.connect(dsn, ledger=ledger)
-    try:
-        activity = await recall_workers(observer, await observer.look(), journal, wanted)
+    async with observing(dsn, wanted, journal, find, ledger=ledger_schema()) as (observer, activity, _):
         run = find(activity)
-        check_cluster(observer, journal, run.run)
-        if run.database and run.database != activity.database:
-            there = await Observer.connect(dsn, database=run.database, ledger=ledger, beside=observer)
-            await observer.close()
-            observer = there
-            activity = await recall_workers(observer, await observer.look(), journal, wanted)
-            run = find(activity)
         _check_step(run, step)
         request = CancelRequest(run=run.run, step=step, by=myself(), key=secrets.token_hex(8))
         stopper = Stopper(observer=observer, run=run, request=request, detached=detached)
         stopped = await stopper.stop(patience)
         if step is not None and stopped.answer is not None and stopped.answer.steps is None and not stopped.asked:
             raise UsageError(f"run {run.run} has no step {step!r}.", hint=_workers_there(run))
-    finally:
-        await observer.close()
     return Cancelled(
         run=run,
         by=request.by,
@@ -134,7 +125,7 @@ async def _cancel(
         request_accepted=stopped.request_accepted,
         refused=stopped.refused,
         user=activity.user,
-        leftovers=[(one.what, one.repair) for one in stopped.leftovers],
+        leftovers=stopped.leftovers,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from runner.cli.console import color_option, print_json_text, wants_color
-from runner.cli.options import chosen_dsn, dsn_option, ledger_schema, trust_option
+from runner.cli.options import chosen_dsn, dsn_option, format_option, ledger_schema, trust_option
 from runner.cli.project_options import environment_options
 from runner.errors import ConnectionFailedError, ServerLostError
 from runner.exit_codes import ExitCode
@@ -36,7 +36,7 @@ from runner.structs import replace
     "--reserve", type=click.IntRange(min=0), default=0, show_default=True, help="How many workers must stay free."
 )
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 @color_option
 def doctor(
     dsn: str | None,
@@ -45,7 +45,7 @@ def doctor(
     slots: int,
     reserve: int,
     strict: bool,
-    format_: str,
+    form: str,
     color: str,
 ) -> int:
     """Check whether a server is ready for plans.
@@ -55,7 +55,7 @@ def doctor(
     """
     facts = asyncio.run(look(chosen_dsn(dsn), ledger_schema(), trusted_roles))
     examined = examine(facts, Demand(slots=slots, reserve=reserve))
-    if format_ == "json":
+    if form == "json":
         print_json_text(doctor_json(examined, facts))
     else:
         for line in doctor_lines(examined, facts, Style(color=wants_color(color, sys.stdout))):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -16,22 +15,20 @@ import click
 from runner import __version__
 from runner.cli.console import color_option, echo_line, print_json_text, print_text, wants_color
 from runner.cli.options import (
+    Parameters,
     ParameterValues,
-    Reports,
     Selection,
-    check_report_option,
     chosen_dsn,
     dsn_option,
+    duration,
     journal_option,
     parameter_options,
-    parameter_values,
     selection_options,
-    to_stdout,
+    server,
     trust_option,
-    wanted_check_reports,
 )
+from runner.cli.outputs import Reports, check_report_option, to_stdout, wanted_check_reports
 from runner.cli.project_options import PlanPath, environment_options
-from runner.durations import parse_duration
 from runner.errors import ConnectionFailedError, ParameterError, Problem, ServerLostError, UsageError
 from runner.exit_codes import ExitCode
 from runner.gateway.inspection import Inspector
@@ -92,11 +89,8 @@ def dry_run_command(
     dsn: str | None,
     *,
     embedded: bool,
-    params: tuple[str, ...],
-    params_file: Path | None,
-    select: tuple[str, ...],
-    exclude: tuple[str, ...],
-    assume_done: bool,
+    parameters: Parameters,
+    selection: Selection,
     assumed: tuple[str, ...],
     journal: Path,
     trusted_roles: tuple[str, ...],
@@ -116,13 +110,12 @@ def dry_run_command(
     """
     if embedded and dsn is not None:
         raise UsageError("--embedded and --dsn exclude each other.")
-    wanted = wanted_check_reports(reports, format_, plan, params_file)
-    readable = read_to_look(plan, parameter_values(params, params_file))
+    wanted = wanted_check_reports(reports, format_, plan, parameters.params_file)
+    readable = read_to_look(plan, parameters.values())
     loaded = readable.plan
-    left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)
     wishes = Wishes(
         explain=not no_explain,
-        left_out=left_out,
+        left_out=selection.left_out(loaded),
         assumed=_assumed(assumed, loaded),
         durations=recorded(journal, loaded.name),
         what_if=_slots(what_if),
@@ -130,20 +123,12 @@ def dry_run_command(
         found=readable.found,
         well_formed=readable.well_formed,
     )
-    with _server(dsn, embedded=embedded) as conninfo:
+    with server(lambda: chosen_dsn(dsn), embedded=embedded, progress=_progress) as conninfo:
         return report(loaded, conninfo, wishes, strict=strict, format_=format_, color=color, reports=wanted)
 
 
-@contextlib.contextmanager
-def _server(dsn: str | None, *, embedded: bool) -> Iterator[str]:
-    """Yield how to connect to the server, which is a temporary one if it is `embedded`."""
-    if not embedded:
-        yield chosen_dsn(dsn)
-        return
-    from runner.embedded import start_server
-
-    with start_server(progress=lambda text: print_text(text, err=True)) as server:
-        yield server.dsn
+def _progress(text: str) -> None:
+    print_text(text, err=True)
 
 
 class Readable(Struct, frozen=True, kw_only=True):
@@ -177,10 +162,7 @@ def _assumed(texts: tuple[str, ...], plan: Plan) -> KnownDurations:
         step, _, written = text.rpartition("=")
         if written_key(step) not in steps:
             raise UsageError(f"--assume {text!r} is not STEP=DURATION with a step of the plan.")
-        try:
-            seconds = parse_duration(written)
-        except ValueError as error:
-            raise UsageError(f"--assume {text!r}: {error}.") from None
+        seconds = duration(f"--assume {text!r}", written)
         known[step] = Duration(p50=seconds, p95=seconds)
     return KnownDurations(known)
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.options import parameter_values
-from runner.cli.project_options import PlanPath, chosen_severities
-from runner.durations import parse_duration
+from runner.cli.options import Parameters, duration
+from runner.cli.project_options import PlanPath, chosen
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -160,8 +159,8 @@ def _export(
     from runner.fleet.targets import read_targets
     from runner.lint import read_plan
 
-    values = parameter_values(params, None)["given"]
-    loaded = read_plan(plan, given=values, severities=chosen_severities(), require_values=False)
+    values = Parameters(params=params).given()
+    loaded = read_plan(plan, given=values, severities=chosen().severities, require_values=False)
     targets = None if targets_file is None else read_targets(targets_file)
     if targets_path is not None and targets_file is None:
         raise UsageError("--targets-path needs --targets: the file names the clusters.")
@@ -188,7 +187,7 @@ def _export(
         dsn=_checked_dsn(dsn, targets),
         params=tuple(values.items()),
         ledger=not no_ledger,
-        deadline=_duration(deadline),
+        deadline=None if deadline is None else duration(f"--deadline {deadline!r}", deadline),
         **others,
     )
 
@@ -217,15 +216,6 @@ def _checked_dsn(dsn: str | None, targets: Targets | None) -> str | None:
             hint="Write keywords, and the password into the Secret.",
         )
     return dsn
-
-
-def _duration(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"--deadline {text!r}: {error}.") from None
 
 
 def _files(loaded: Plan, plan: Path) -> dict[str, str]:

@@ -11,30 +11,31 @@ import click
 
 from runner.cli.console import print_json, print_lines, print_text, terminal_width
 from runner.cli.fleet_options import (
+    KINDS,
     checked_id,
-    format_option,
     options_of,
     report_option,
     resolve_targets,
     targets_option,
-    wanted_fleet_reports,
     where_option,
     write_fleet_reports,
 )
 from runner.cli.fleet_run import check_selected, resume_command, run_command
 from runner.cli.options import (
+    Parameters,
+    Selection,
+    format_option,
     journal_option,
     ledger_schema,
     parameter_options,
-    parameter_values,
     selection_options,
     trust_option,
 )
+from runner.cli.outputs import wanted_reports
 from runner.cli.project_options import PlanPath, confirm, confirm_option, environment_options
 from runner.exit_codes import ExitCode
-from runner.reports.destinations import STDOUT
 from runner.reports.messages import counted
-from runner.structs import to_values
+from runner.structs import asdict, to_values
 
 if TYPE_CHECKING:
     from runner.fleet.targets import Target, Targets
@@ -94,11 +95,8 @@ def dry_run_command(
     targets_file: Path,
     where: tuple[str, ...],
     *,
-    params: tuple[str, ...],
-    params_file: Path | None,
-    select: tuple[str, ...],
-    exclude: tuple[str, ...],
-    assume_done: bool,
+    parameters: Parameters,
+    selection: Selection,
     trusted_roles: tuple[str, ...],
     no_explain: bool,
     strict: bool,
@@ -110,8 +108,7 @@ def dry_run_command(
     from runner.fleet.targets import read_targets
 
     targets = read_targets(targets_file)
-    values = parameter_values(params, params_file)
-    plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
+    plans = FleetPlans(plan, **parameters.values(), **asdict(selection))
     resolved = resolve_targets(targets, where)
     plans.check(resolved.targets.targets)
     result = asyncio.run(look(resolved, plans, explain=not no_explain, trusted_roles=trusted_roles))
@@ -140,10 +137,10 @@ def show_command(fleet_id: str, where: tuple[str, ...], *, journal: Path, report
     targets, state = read_fleet(root, find_fleet(root, fleet_id))
     keep_targets(state, _chosen(targets, where))
     code = ExitCode.UNKNOWN if state.finished is None else state.finished.exit_code
-    wanted = wanted_fleet_reports(reports)
+    wanted = wanted_reports(reports, kinds=KINDS)
     if wanted:
-        written = write_fleet_reports(wanted, state)
-        return code if len(written) == sum(path != STDOUT for _, path in wanted) else ExitCode.FAILED
+        _, complete = write_fleet_reports(wanted, state)
+        return code if complete else ExitCode.FAILED
     if form == "json":
         print_json(report_data(state, code))
         return code

@@ -1,28 +1,39 @@
-"""Options of the fleet commands, and what they mean."""
+"""Options of the fleet commands, and what they mean: targets, reports, messages, a trace."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from runner.cli.console import print_text
-from runner.cli.options import Reports, journal_argument, wanted_reports
+from runner.cli.options import journal_argument, option_group
+from runner.cli.outputs import OutputOptions, Outputs, Reports, kinds_option, notify_options
 from runner.cli.project_options import environment_argument
-from runner.errors import UsageError
+from runner.errors import JobplanError, UsageError
+from runner.exit_codes import for_error, is_failure
 from runner.identity import run_id_problem
 from runner.reports.destinations import STDOUT
 
 if TYPE_CHECKING:
     from runner.fleet.discovery import Resolved
+    from runner.fleet.events import FleetEvent
+    from runner.fleet.notify import FleetNotifier
+    from runner.fleet.otlp import FleetTrace
+    from runner.fleet.records import FleetJournal
     from runner.fleet.rollout import FleetState
-    from runner.fleet.targets import Selector, Targets
+    from runner.fleet.targets import Targets
+    from runner.reports.notify import Notifications
 
 #: The longest id of a fleet run: a member's has `-001` behind it.
 _LONGEST = 31
+#: The kinds of report of a fleet run.
+KINDS = ("html", "junit", "markdown", "prometheus")
 
 targets_option = click.option(
     "--targets",
@@ -39,15 +50,21 @@ where_option = click.option(
     metavar="SELECTOR",
     help="Only targets that match: tier=gold, name=tenant_*, cluster!=c1; repeatable, all must match.",
 )
-report_option = click.option(
-    "--report",
-    "reports",
-    multiple=True,
-    metavar="KIND=PATH",
-    help="Write a report of KIND (html, junit, markdown, prometheus) to PATH; - is standard output; repeatable. With "
-    "otlp or otlp=URL, run and resume send a trace to an OpenTelemetry collector.",
+report_option = kinds_option(
+    KINDS, " With otlp or otlp=URL, run and resume send a trace to an OpenTelemetry collector."
 )
-format_option = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+#: Adds --report, --notify, --notify-blocked and --notify-each, as `outputs`.
+output_options = option_group(
+    "outputs",
+    OutputOptions,
+    report_option,
+    *notify_options,
+    click.option(
+        "--notify-each",
+        is_flag=True,
+        help="With --notify: also send a message for each target that fails, when it ends.",
+    ),
+)
 
 
 def options_of(journal: Path) -> str:
@@ -55,23 +72,17 @@ def options_of(journal: Path) -> str:
     return journal_argument(journal) + environment_argument()
 
 
-def write_fleet_reports(reports: Reports, state: FleetState) -> list[str]:
-    """Write the reports, say which could not be written, and return the paths of the others."""
+def write_fleet_reports(reports: Reports, state: FleetState) -> tuple[list[str], bool]:
+    """Write the reports, and say which could not be written.
+
+    Returns the paths of the others that are files, and whether all files could be written.
+    """
     from runner.fleet.reports import write_reports
 
     problems = write_reports(reports, state)
     for problem in problems.values():
         print_text(f"jobplan: {problem}", err=True)
-    return [str(path) for _, path in reports if path not in problems and path != STDOUT]
-
-
-def wanted_fleet_reports(texts: tuple[str, ...], *inputs: Path | None) -> Reports:
-    """Read --report. UsageError if one is not KIND=PATH, or would overwrite one of the inputs."""
-    if not texts:
-        return ()
-    from runner.fleet.reports import KINDS
-
-    return wanted_reports(texts, *inputs, kinds=KINDS)
+    return [str(path) for _, path in reports if path not in problems and path != STDOUT], not problems.keys() - {STDOUT}
 
 
 def resolve_targets(targets: Targets, where: Sequence[str]) -> Resolved:
@@ -79,8 +90,7 @@ def resolve_targets(targets: Targets, where: Sequence[str]) -> Resolved:
     from runner.fleet.discovery import resolve
     from runner.fleet.targets import parse_selectors
 
-    selectors: tuple[Selector, ...] = parse_selectors(where)
-    resolved = asyncio.run(resolve(targets, selectors))
+    resolved = asyncio.run(resolve(targets, parse_selectors(where)))
     for warning in resolved.warnings:
         print_text(f"jobplan: {warning}{'' if warning.endswith(('.', '?', '!')) else '.'}", err=True)
     return resolved
@@ -94,3 +104,58 @@ def checked_id(fleet_id: str) -> str:
     if problem is not None:
         raise UsageError(f"--fleet-id {fleet_id!r}: {problem}.")
     return fleet_id
+
+
+@contextlib.contextmanager
+def reporting_errors(outputs: Outputs, plan: str, fleet_id: str) -> Iterator[None]:
+    """Send a message, if messages are wanted, when an error ends the command before the fleet run has begun."""
+    try:
+        yield
+    except JobplanError as error:
+        if outputs.notify is not None:
+            _notifier(outputs, outputs.notify, plan, fleet_id).ended_early(for_error(error))
+        raise
+
+
+def fleet_sinks(
+    outputs: Outputs, state: FleetState, record: FleetJournal, first: FleetEvent
+) -> list[FleetNotifier | FleetTrace]:
+    """Return what sends the messages and the trace of a fleet run that begins, or is resumed, with `first`."""
+    from runner.fleet.events import FleetStarted
+    from runner.fleet.records import failed_before
+
+    began = first if isinstance(first, FleetStarted) else state.started
+    plan = "" if began is None else began.plan
+    sinks: list[FleetNotifier | FleetTrace] = []
+    if outputs.notify is not None:
+        if state.finished is not None:
+            failed = is_failure(state.finished.exit_code)
+        else:
+            failed = failed_before(record.folder.parent, plan, state.fleet)
+        sinks.append(_notifier(outputs, outputs.notify, plan, state.fleet, failed_before=failed))
+    exporter = outputs.span_exporter()
+    if exporter is not None:
+        from runner.fleet.otlp import FleetTrace
+
+        sinks.append(FleetTrace(exporter, environment=dict(os.environ), warn=_warn))
+    return sinks
+
+
+def _notifier(
+    outputs: Outputs, wanted: Notifications, plan: str, fleet_id: str, *, failed_before: bool = False
+) -> FleetNotifier:
+    from runner.fleet.notify import FleetNotifier
+    from runner.reports.notify import Webhook
+
+    return FleetNotifier(
+        Webhook(wanted.url, _warn),
+        plan=plan,
+        fleet=fleet_id,
+        failed_before=failed_before,
+        each=outputs.each,
+        blocked_after=wanted.blocked_after,
+    )
+
+
+def _warn(text: str) -> None:
+    print_text(f"jobplan: {text}.", err=True)

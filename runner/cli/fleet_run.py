@@ -15,35 +15,35 @@ import click
 
 from runner.cli.console import print_lines, print_text, terminal_width
 from runner.cli.fleet_options import (
+    KINDS,
     checked_id,
+    fleet_sinks,
     options_of,
-    report_option,
+    output_options,
+    reporting_errors,
     resolve_targets,
     targets_option,
-    wanted_fleet_reports,
     where_option,
     write_fleet_reports,
 )
-from runner.cli.fleet_output import FleetOutput, fleet_output, notify_each_option
 from runner.cli.options import (
-    ParameterValues,
-    Reports,
+    Parameters,
+    Selection,
+    as_one,
     journal_option,
     ledger_schema,
     no_ledger_option,
-    notify_options,
     parameter_options,
-    parameter_values,
     selection_options,
     trust_option,
 )
+from runner.cli.outputs import OutputOptions, Outputs, Reports, wanted_reports
 from runner.cli.project_options import PlanPath, confirm, confirm_option, environment_options
 from runner.clock import MonotonicClock
 from runner.errors import RecordError, RunHeldError, UsageError
 from runner.exit_codes import ExitCode, help_text
 from runner.identity import new_run_id
-from runner.reports.destinations import STDOUT
-from runner.structs import Struct, replace
+from runner.structs import Struct, asdict, replace
 
 if TYPE_CHECKING:
     from runner.cli.run_signals import RunSignals
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from runner.fleet.coordinator import FleetSink
     from runner.fleet.discovery import Resolved
     from runner.fleet.events import FleetEvent
+    from runner.fleet.member import MemberOptions
     from runner.fleet.plans import FleetPlans
     from runner.fleet.records import FleetJournal
     from runner.fleet.rollout import FleetState, Member
@@ -59,6 +60,74 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at whether another process still executes the fleet run.
 _WAIT = 1.0
+
+
+class FleetRunOptions(Struct, frozen=True, kw_only=True):
+    """The arguments and options of `jobplan fleet run`."""
+
+    plan: Path
+    targets_file: Path
+    where: tuple[str, ...]
+    waves: tuple[str, ...] = ()
+    fleet_id: str | None = None
+    or_resume: bool = False
+    wait_for_runner: bool = False
+    parameters: Parameters
+    selection: Selection = Selection()
+    journal: Path
+    no_ledger: bool = False
+    require_ledger: bool = False
+    trusted_roles: tuple[str, ...]
+    outputs: OutputOptions
+
+    def check(self) -> None:
+        """UsageError if options contradict each other."""
+        if self.require_ledger and self.no_ledger:
+            raise UsageError("--require-ledger and --no-ledger exclude each other.")
+        if self.or_resume and self.fleet_id is None:
+            raise UsageError("--or-resume needs --fleet-id: it says which fleet run is meant.")
+        if self.wait_for_runner and not self.or_resume:
+            raise UsageError("--wait-for-runner needs --or-resume.")
+
+    def plans(self) -> FleetPlans:
+        """Return what reads the plan of each target."""
+        from runner.fleet.plans import FleetPlans
+
+        return FleetPlans(self.plan, **self.parameters.values(), **asdict(self.selection))
+
+
+class FleetResumeOptions(Struct, frozen=True, kw_only=True):
+    """The arguments and options of `jobplan fleet resume`."""
+
+    fleet_id: str
+    plan: Path | None = None
+    targets_file: Path | None = None
+    where: tuple[str, ...]
+    marks: tuple[str, ...] = ()
+    allow_changed: bool = False
+    parameters: Parameters = Parameters()
+    journal: Path
+    trusted_roles: tuple[str, ...]
+    outputs: OutputOptions
+
+
+class _Ready(Struct, frozen=True, kw_only=True):
+    """A fleet run that is ready to begin, or to be resumed, with its event `first`."""
+
+    state: FleetState
+    targets: Targets
+    plans: FleetPlans
+    record: FleetJournal
+    members: MemberOptions
+    first: FleetEvent
+
+
+class _Wanted(Struct, frozen=True, kw_only=True):
+    """What is written and sent besides the record."""
+
+    outputs: Outputs
+    reports: Reports
+    journal: Path
 
 
 @click.command("run", epilog=help_text(), short_help="Run a plan on all targets.")
@@ -94,107 +163,53 @@ _WAIT = 1.0
     "--require-ledger", is_flag=True, help="Targets without a ledger fail. A retry is safe only with a ledger."
 )
 @trust_option
-@report_option
-@notify_options
-@notify_each_option
-def run_command(
-    plan: Path,
-    targets_file: Path,
-    where: tuple[str, ...],
-    *,
-    waves: tuple[str, ...],
-    fleet_id: str | None,
-    or_resume: bool,
-    wait_for_runner: bool,
-    params: tuple[str, ...],
-    params_file: Path | None,
-    select: tuple[str, ...],
-    exclude: tuple[str, ...],
-    assume_done: bool,
-    journal: Path,
-    no_ledger: bool,
-    require_ledger: bool,
-    trusted_roles: tuple[str, ...],
-    reports: tuple[str, ...],
-    notify: str | None,
-    notify_blocked: str | None,
-    notify_each: bool,
-) -> int:
+@output_options
+@as_one(FleetRunOptions)
+def run_command(options: FleetRunOptions) -> int:
     """Run a plan on all targets of a targets file.
 
     Waves run one after the other. If more targets fail than the targets file allows, the command starts no further
     target; `jobplan fleet resume` continues with the targets that failed and those that were not started. With
     --fleet-id and --or-resume, the same command line does this, on any machine.
     """
-    from runner.fleet.plans import FleetPlans
     from runner.fleet.records import fleets_folder, has_begun, is_running
-    from runner.fleet.rollout import assign_runs
     from runner.fleet.targets import read_targets
 
     confirm()
-    output = fleet_output(reports, notify, notify_blocked, each=notify_each)
-    with output.reporting_errors(plan.stem, fleet_id or ""):
-        if require_ledger and no_ledger:
-            raise UsageError("--require-ledger and --no-ledger exclude each other.")
-        if or_resume and fleet_id is None:
-            raise UsageError("--or-resume needs --fleet-id: it says which fleet run is meant.")
-        if wait_for_runner and not or_resume:
-            raise UsageError("--wait-for-runner needs --or-resume.")
-        fleet_id = checked_id(fleet_id) if fleet_id is not None else new_run_id(MonotonicClock().now())
-        targets = read_targets(targets_file)
-        _check_waves(waves, targets)
-        wanted = wanted_fleet_reports(output.files, plan, targets_file, params_file)
-        recorded = fleets_folder(journal) / fleet_id
-        if or_resume and (has_begun(recorded) or is_running(recorded)):
-
-            def resume() -> int:
-                return _resume_recorded(
-                    fleet_id,
-                    where,
-                    marks=(),
-                    allow_changed=False,
-                    trusted_roles=trusted_roles,
-                    wanted=wanted,
-                    output=output,
-                    journal=journal,
-                )
-
-            return _when_free(resume, fleet_id, wait=wait_for_runner)
-        values = parameter_values(params, params_file)
-        plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
-        resolved = resolve_targets(targets, where)
-        ledger = None if no_ledger else ledger_schema()
-        known = _recorded_runs(resolved, fleet_id, ledger, trusted_roles) if or_resume and ledger is not None else {}
-        if waves and not any(members for wave, members in resolved.placed.waves if wave.name in waves):
+    outputs = options.outputs.read(KINDS)
+    with reporting_errors(outputs, options.plan.stem, options.fleet_id or ""):
+        options.check()
+        fleet_id = new_run_id(MonotonicClock().now()) if options.fleet_id is None else checked_id(options.fleet_id)
+        targets = read_targets(options.targets_file)
+        _check_waves(options.waves, targets)
+        wanted = _wanted(outputs, options)
+        recorded = fleets_folder(options.journal) / fleet_id
+        if options.or_resume and (has_begun(recorded) or is_running(recorded)):
+            resumed = FleetResumeOptions(
+                fleet_id=fleet_id,
+                where=options.where,
+                journal=options.journal,
+                trusted_roles=options.trusted_roles,
+                outputs=options.outputs,
+            )
+            return _when_free(lambda: _resume_recorded(resumed, wanted), fleet_id, wait=options.wait_for_runner)
+        plans = options.plans()
+        resolved = resolve_targets(targets, options.where)
+        known: Mapping[str, str] = {}
+        if options.or_resume and not options.no_ledger:
+            known = _recorded_runs(resolved, fleet_id, options.trusted_roles)
+        if options.waves and not any(members for wave, members in resolved.placed.waves if wave.name in options.waves):
             print_text("no target is in these waves: nothing to do.", err=True)
             return 0
-        begun = _begin(
-            fleet_id,
-            resolved,
-            plans,
-            plan,
-            values,
-            where=where,
-            waves=waves,
-            ledger=ledger,
-            require_ledger=require_ledger,
-            journal=journal,
-            select=select,
-            exclude=exclude,
-        )
-        options = _Options(
-            ledger=ledger,
-            trusted_roles=trusted_roles,
-            require_ledger=require_ledger,
-            reports=wanted,
-            output=output,
-        )
-        with begun.record:
-            if known:
-                assign_runs(begun.state, known)
-            return _execute(
-                begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
-            )
+        ready = _begin(options, fleet_id, resolved, plans, known)
+        with ready.record:
+            return _execute(ready, wanted)
+
+
+def _wanted(outputs: Outputs, options: FleetRunOptions | FleetResumeOptions) -> _Wanted:
+    inputs = (options.plan, options.targets_file, options.parameters.params_file)
+    reports = wanted_reports(outputs.files, *inputs, kinds=KINDS)
+    return _Wanted(outputs=outputs, reports=reports, journal=options.journal)
 
 
 def _when_free(resume: Callable[[], int], fleet_id: str, *, wait: bool) -> int:
@@ -220,70 +235,59 @@ def _check_waves(names: Sequence[str], targets: Targets) -> None:
             raise UsageError(f"--wave {name}: the targets file has the waves {', '.join(known)}.")
 
 
-def _recorded_runs(
-    resolved: Resolved, fleet_id: str, ledger: str | None, trusted_roles: tuple[str, ...]
-) -> Mapping[str, str]:
+def _recorded_runs(resolved: Resolved, fleet_id: str, trusted_roles: tuple[str, ...]) -> Mapping[str, str]:
     """Return the runs of the fleet run that the ledgers of its targets have, by target."""
     from runner.fleet.discovery import recorded_runs
 
-    known = asyncio.run(recorded_runs(resolved.targets, fleet_id, ledger, trusted_roles))
+    known = asyncio.run(recorded_runs(resolved.targets, fleet_id, ledger_schema(), trusted_roles))
     if known:
         print_text(f"fleet run {fleet_id}: the ledgers have the runs of {len(known)} targets.", err=True)
     return known
 
 
-class _Begun(Struct, frozen=True, kw_only=True):
-    """A fleet run that is ready to begin."""
-
-    state: FleetState
-    record: FleetJournal
-    started: FleetEvent
-
-
 def _begin(
-    fleet_id: str,
-    resolved: Resolved,
-    plans: FleetPlans,
-    plan: Path,
-    values: ParameterValues,
-    *,
-    where: tuple[str, ...],
-    waves: tuple[str, ...] = (),
-    ledger: str | None,
-    require_ledger: bool = False,
-    journal: Path,
-    select: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
-) -> _Begun:
-    """Check the plan of every target, and begin the record."""
+    options: FleetRunOptions, fleet_id: str, resolved: Resolved, plans: FleetPlans, known: Mapping[str, str]
+) -> _Ready:
+    """Check the plan of every target, and begin the record; `known` are runs that the ledgers have, by target."""
     from runner import __version__
     from runner.fleet import events as ev
+    from runner.fleet.member import MemberOptions
     from runner.fleet.records import FleetJournal, fleets_folder
-    from runner.fleet.rollout import initial_state, keep_waves
+    from runner.fleet.rollout import assign_runs, initial_state, keep_waves
 
-    targets = resolved.targets
+    targets, parameters = resolved.targets, options.parameters
+    ledger = None if options.no_ledger else ledger_schema()
     first = plans.check(targets.targets)
     state = initial_state(fleet_id, resolved.placed, targets.rollout, targets.clusters)
-    keep_waves(state, waves)
+    keep_waves(state, options.waves)
+    if known:
+        assign_runs(state, known)
     started = ev.FleetStarted(
         at=MonotonicClock().now(),
         jobplan=__version__,
         plan=first.name,
-        file=str(plan.absolute()),
+        file=str(options.plan.absolute()),
         sources=plans.sources(first),
         targets=len(state.members),
         host=socket.gethostname(),
         os_pid=os.getpid(),
-        where=where,
-        waves=waves,
-        params=dict(values["given"]),
-        params_file=None if values["params_file"] is None else str(values["params_file"].absolute()),
-        select=select,
-        exclude=exclude,
+        where=options.where,
+        waves=options.waves,
+        params=parameters.given(),
+        params_file=None if parameters.params_file is None else str(parameters.params_file.absolute()),
+        select=options.selection.select,
+        exclude=options.selection.exclude,
         ledger=ledger,
-        require_ledger=require_ledger,
+        require_ledger=options.require_ledger,
     )
-    return _Begun(state=state, record=FleetJournal.create(fleets_folder(journal), fleet_id, targets), started=started)
+    record = FleetJournal.create(fleets_folder(options.journal), fleet_id, targets)
+    members = MemberOptions(
+        runs=record.runs,
+        ledger=ledger,
+        trusted_roles=options.trusted_roles,
+        require_ledger=options.require_ledger,
+    )
+    return _Ready(state=state, targets=targets, plans=plans, record=record, members=members, first=started)
 
 
 @click.command("resume", epilog=help_text(), short_help="Finish a fleet run.")
@@ -310,109 +314,69 @@ def _begin(
 @confirm_option
 @journal_option
 @trust_option
-@report_option
-@notify_options
-@notify_each_option
-def resume_command(
-    fleet_id: str,
-    plan: Path | None,
-    targets_file: Path | None,
-    where: tuple[str, ...],
-    *,
-    marks: tuple[str, ...],
-    allow_changed: bool,
-    params: tuple[str, ...],
-    params_file: Path | None,
-    journal: Path,
-    trusted_roles: tuple[str, ...],
-    reports: tuple[str, ...],
-    notify: str | None,
-    notify_blocked: str | None,
-    notify_each: bool,
-) -> int:
+@output_options
+@as_one(FleetResumeOptions)
+def resume_command(options: FleetResumeOptions) -> int:
     """Finish a fleet run: the plan does not run again on targets that succeeded.
 
     ID is the id of a fleet run, or `last`. On a machine without its record, also pass PLAN and --targets: the command
     then reads the runs from the ledgers of the targets.
     """
     confirm()
-    output = fleet_output(reports, notify, notify_blocked, each=notify_each)
-    with output.reporting_errors("" if plan is None else plan.stem, fleet_id):
-        if (plan is None) != (targets_file is None):
+    outputs = options.outputs.read(KINDS)
+    with reporting_errors(outputs, "" if options.plan is None else options.plan.stem, options.fleet_id):
+        if (options.plan is None) != (options.targets_file is None):
             raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
-        values = parameter_values(params, params_file)
-        wanted = wanted_fleet_reports(output.files, plan, targets_file, params_file)
-        if plan is not None and targets_file is not None:
-            options = _Options(
-                ledger=ledger_schema(),
-                trusted_roles=trusted_roles,
-                allow_changed=allow_changed,
-                reports=wanted,
-                output=output,
-            )
-            return _resume_elsewhere(
-                fleet_id, plan, targets_file, where, values=values, options=options, marks=marks, journal=journal
-            )
-        if params or params_file is not None:
+        options.parameters.given()
+        wanted = _wanted(outputs, options)
+        if options.plan is not None and options.targets_file is not None:
+            return _resume_elsewhere(options, options.plan, options.targets_file, wanted)
+        if options.parameters != Parameters():
             raise UsageError("a resume takes its parameters from the record.")
-        return _resume_recorded(
-            fleet_id,
-            where,
-            marks=marks,
-            allow_changed=allow_changed,
-            trusted_roles=trusted_roles,
-            wanted=wanted,
-            output=output,
-            journal=journal,
-        )
+        return _resume_recorded(options, wanted)
 
 
-def _resume_recorded(
-    fleet_id: str,
-    where: tuple[str, ...],
-    *,
-    marks: tuple[str, ...],
-    allow_changed: bool,
-    trusted_roles: tuple[str, ...],
-    wanted: Reports,
-    output: FleetOutput,
-    journal: Path,
-) -> int:
+def _resume_recorded(options: FleetResumeOptions, wanted: _Wanted) -> int:
     """Finish a fleet run whose record is on this machine."""
     from runner import __version__
     from runner.fleet import events as ev
+    from runner.fleet.member import MemberOptions
     from runner.fleet.plans import FleetPlans
     from runner.fleet.records import FleetJournal, find_fleet, fleets_folder, read_fleet
 
-    root = fleets_folder(journal)
-    fleet_id = find_fleet(root, fleet_id)
+    root = fleets_folder(options.journal)
+    fleet_id = find_fleet(root, options.fleet_id)
     with FleetJournal.reopen(root, fleet_id) as record:
         targets, state = read_fleet(root, fleet_id)
         began = state.started
         if began is None:
             raise RecordError(f"the fleet run {fleet_id} never began.", hint="Begin another one: jobplan fleet run.")
-        values = parameter_values((), None if began.params_file is None else Path(began.params_file))
+        values = Parameters(params_file=None if began.params_file is None else Path(began.params_file)).values()
         values["given"] = began.params
         plans = FleetPlans(Path(began.file), **values, select=began.select, exclude=began.exclude, assume_done=True)
-        if plans.sources(plans.check(targets.targets)) != began.sources and not allow_changed:
+        if plans.sources(plans.check(targets.targets)) != began.sources and not options.allow_changed:
             raise UsageError(
                 f"the plan {began.file} has changed since fleet run {fleet_id} began.",
                 hint="To continue with the plan as it is now: --allow-changed.",
             )
-        check_selected(targets, where)
+        check_selected(targets, options.where)
         resumed = ev.FleetResumed(
-            at=MonotonicClock().now(), jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), where=where
+            at=MonotonicClock().now(),
+            jobplan=__version__,
+            host=socket.gethostname(),
+            os_pid=os.getpid(),
+            where=options.where,
         )
-        options = _Options(
+        members = MemberOptions(
+            runs=record.runs,
             ledger=began.ledger,
+            trusted_roles=options.trusted_roles,
             require_ledger=began.require_ledger,
-            trusted_roles=trusted_roles,
-            allow_changed=allow_changed,
-            marks=_marks(marks, state),
-            reports=wanted,
-            output=output,
+            allow_changed=options.allow_changed,
+            marks=_marks(options.marks, state),
         )
-        return _execute(state, targets, plans, record, options, first=resumed, journal=journal)
+        ready = _Ready(state=state, targets=targets, plans=plans, record=record, members=members, first=resumed)
+        return _execute(ready, wanted)
 
 
 def check_selected(targets: Targets, where: Sequence[str]) -> None:
@@ -423,78 +387,43 @@ def check_selected(targets: Targets, where: Sequence[str]) -> None:
         raise UsageError(f"--where {' '.join(where)} selects none of {len(targets.targets)} targets.")
 
 
-def _resume_elsewhere(
-    fleet_id: str,
-    plan: Path,
-    targets_file: Path,
-    where: tuple[str, ...],
-    *,
-    values: ParameterValues,
-    options: _Options,
-    marks: tuple[str, ...],
-    journal: Path,
-) -> int:
+def _resume_elsewhere(options: FleetResumeOptions, plan: Path, targets_file: Path, wanted: _Wanted) -> int:
     """Finish a fleet run whose record is on another machine: the ledgers of its targets have the runs."""
-    from runner.fleet.plans import FleetPlans
-    from runner.fleet.rollout import assign_runs
     from runner.fleet.targets import read_targets
 
-    plans = FleetPlans(plan, **values)
-    resolved = resolve_targets(read_targets(targets_file), where)
-    known = _recorded_runs(resolved, checked_id(fleet_id), options.ledger, options.trusted_roles)
+    begun = FleetRunOptions(
+        plan=plan,
+        targets_file=targets_file,
+        where=options.where,
+        parameters=options.parameters,
+        journal=options.journal,
+        trusted_roles=options.trusted_roles,
+        outputs=options.outputs,
+    )
+    plans = begun.plans()
+    resolved = resolve_targets(read_targets(targets_file), options.where)
+    known = _recorded_runs(resolved, checked_id(options.fleet_id), options.trusted_roles)
     if not known:
         raise RecordError(
-            f"no ledger of {len(resolved.targets.targets)} targets has a run of fleet run {fleet_id}.",
+            f"no ledger of {len(resolved.targets.targets)} targets has a run of fleet run {options.fleet_id}.",
             hint="Check the id. Without ledgers, only the machine of the fleet run can resume it.",
         )
-    begun = _begin(fleet_id, resolved, plans, plan, values, where=where, ledger=options.ledger, journal=journal)
-    with begun.record:
-        assign_runs(begun.state, known)
-        options = replace(options, marks=_marks(marks, begun.state))
-        return _execute(
-            begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
-        )
+    ready = _begin(begun, options.fleet_id, resolved, plans, known)
+    with ready.record:
+        marks = _marks(options.marks, ready.state)
+        members = replace(ready.members, allow_changed=options.allow_changed, marks=marks)
+        return _execute(replace(ready, members=members), wanted)
 
 
-class _Options(Struct, frozen=True, kw_only=True):
-    """What `run` and `resume` of a fleet differ in."""
-
-    ledger: str | None
-    trusted_roles: tuple[str, ...] = ()
-    require_ledger: bool = False
-    allow_changed: bool = False
-    marks: Mapping[str, Mapping[str, Outcome]] = {}
-    reports: Reports = ()
-    output: FleetOutput | None = None
-
-
-def _execute(
-    state: FleetState,
-    targets: Targets,
-    plans: FleetPlans,
-    record: FleetJournal,
-    options: _Options,
-    *,
-    first: FleetEvent,
-    journal: Path,
-) -> int:
+def _execute(ready: _Ready, wanted: _Wanted) -> int:
     from runner.cli.fleet_progress import progress
     from runner.cli.run_signals import RunSignals
     from runner.fleet.coordinator import FleetRun
-    from runner.fleet.member import MemberOptions
     from runner.fleet.messages import summary_lines
     from runner.fleet.records import cancel_request
 
-    members = MemberOptions(
-        runs=record.runs,
-        ledger=options.ledger,
-        trusted_roles=options.trusted_roles,
-        require_ledger=options.require_ledger,
-        allow_changed=options.allow_changed,
-        marks=options.marks,
-    )
-
-    outside = () if options.output is None else options.output.sinks(state, record, first)
+    state, record = ready.state, ready.record
+    outside = fleet_sinks(wanted.outputs, state, record, ready.first)
 
     def sinks_of(member: Member) -> list[Sink]:
         return [sink for one in outside if (sink := one.member(member)) is not None]
@@ -502,17 +431,17 @@ def _execute(
     async def execute(signals: RunSignals, sink: FleetSink) -> int:
         run = FleetRun(
             state,
-            targets,
-            plans.of,
+            ready.targets,
+            ready.plans.of,
             record,
-            members,
+            ready.members,
             clock=MonotonicClock(),
             sinks=[sink, *outside],
             cancel_wanted=lambda: cancel_request(record.folder),
             sinks_of=sinks_of,
         )
         with signals.passed_to(run.interrupt):
-            code = await run.execute(first)
+            code = await run.execute(ready.first)
             signals.ignore()
             return code
 
@@ -522,10 +451,11 @@ def _execute(
     finally:
         for one in outside:
             one.close()
-    print_lines(summary_lines(state, journal=options_of(journal), width=terminal_width(sys.stderr)), err=True)
-    written = write_fleet_reports(options.reports, state)
+    summary = summary_lines(state, journal=options_of(wanted.journal), width=terminal_width(sys.stderr))
+    print_lines(summary, err=True)
+    written, complete = write_fleet_reports(wanted.reports, state)
     print_lines([f"Record  {record.folder}", *(f"Report  {path}" for path in written)], err=True)
-    return code if code or len(written) == sum(path != STDOUT for _, path in options.reports) else ExitCode.FAILED
+    return code if code or complete else ExitCode.FAILED
 
 
 def _marks(texts: Sequence[str], state: FleetState) -> Mapping[str, Mapping[str, Outcome]]:

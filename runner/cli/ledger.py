@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -11,20 +12,42 @@ from runner.cli.console import print_json, print_text
 from runner.cli.options import (
     chosen_dsn,
     dsn_option,
+    duration,
+    format_option,
     journal_option,
     ledger_schema,
+    option_group,
     schema_option,
     trust_option,
     written_out,
 )
 from runner.cli.project_options import environment_options
-from runner.durations import parse_duration
-from runner.errors import UsageError
 from runner.exit_codes import ExitCode
-from runner.structs import asdict
+from runner.structs import Struct, asdict
 
 if TYPE_CHECKING:
     from runner.gateway.ledger.admin import LedgerAdmin, LedgerStatus
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+class LedgerPlace(Struct, frozen=True, kw_only=True):
+    """Which ledger is meant: the values of --dsn, --schema and --trust-ledger-role."""
+
+    dsn: str | None
+    schema: str | None
+    trusted_roles: tuple[str, ...]
+
+    def admin(self) -> LedgerAdmin:
+        """Return what administers it. UsageError if an option is wrong."""
+        from runner.gateway.ledger.admin import LedgerAdmin
+
+        return LedgerAdmin(chosen_dsn(self.dsn), ledger_schema(self.schema), self.trusted_roles)
+
+
+def _place_options(command: _F) -> _F:
+    """Add --env, --env-file, and what a LedgerPlace consists of, as `place`."""
+    return environment_options(option_group("place", LedgerPlace, dsn_option, schema_option, trust_option)(command))
 
 
 @click.group()
@@ -38,14 +61,11 @@ def ledger() -> None:
 
 
 @ledger.command()
-@environment_options
-@dsn_option
-@schema_option
-@trust_option
+@_place_options
 @click.option(
     "--grant", "grants", multiple=True, metavar="ROLE", help="Allow ROLE to read and write the ledger; repeatable."
 )
-def install(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], grants: tuple[str, ...]) -> None:
+def install(place: LedgerPlace, grants: tuple[str, ...]) -> None:
     """Create the ledger in its own schema.
 
     This needs the privilege CREATE on the database, or on the schema if it exists; it does not need a superuser. Roles
@@ -53,43 +73,34 @@ def install(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...],
     """
     from runner import __version__
 
-    admin = _admin(dsn, schema, trusted_roles)
-    made = admin.install(__version__, grants)
-    print_text(f"the ledger {'was created' if made else 'already exists'} in schema {ledger_schema(schema)}")
+    made = place.admin().install(__version__, grants)
+    print_text(f"the ledger {'was created' if made else 'already exists'} in schema {ledger_schema(place.schema)}")
     for role in grants:
         print_text(f"role {role} can now read and write the ledger")
 
 
 @ledger.command()
-@environment_options
-@dsn_option
-@schema_option
-@trust_option
-def upgrade(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) -> None:
+@_place_options
+def upgrade(place: LedgerPlace) -> None:
     """Upgrade the ledger to the version that this jobplan writes. Its contents stay."""
     from runner import __version__
 
-    before, now = _admin(dsn, schema, trusted_roles).upgrade(__version__)
+    before, now = place.admin().upgrade(__version__)
     print_text(
         f"the ledger {f'has version {now} already' if before == now else f'was upgraded from {before} to {now}'}"
     )
 
 
 @ledger.command()
-@environment_options
-@dsn_option
-@schema_option
-@trust_option
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_place_options
+@format_option
 @click.pass_context
-def status(
-    context: click.Context, dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], form: str
-) -> None:
+def status(context: click.Context, place: LedgerPlace, form: str) -> None:
     """Show whether a ledger exists, and how many runs it has.
 
     The exit code is 0 if this role and this jobplan can write to it, and 3 if not or if there is no ledger.
     """
-    found = _admin(dsn, schema, trusted_roles).status()
+    found = place.admin().status()
     if form == "json":
         data = asdict(found) | {
             "installed": found.version is not None or not found.readable,
@@ -104,51 +115,39 @@ def status(
 
 @ledger.command()
 @click.argument("run", metavar="RUN")
-@environment_options
-@dsn_option
-@schema_option
-@trust_option
+@_place_options
 @journal_option
-def restore(run: str, dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], journal: Path) -> None:
+def restore(run: str, place: LedgerPlace, journal: Path) -> None:
     """Write the journal of RUN from the ledger, to show or resume the run on a machine without its journal.
 
     RUN is the id of a run, the beginning of one, or `last`.
     """
     from runner.records.ledger_restore import restore_journal
 
-    found = _admin(dsn, schema, trusted_roles).read(run)
-    instead = written_out("resume", found.run_id, journal=journal, dsn=dsn)
+    found = place.admin().read(run)
+    instead = written_out("resume", found.run_id, journal=journal, dsn=place.dsn)
     print_text(str(restore_journal(journal, found.run_id, found.plans, found.events, instead=instead)))
 
 
 @ledger.command()
-@environment_options
-@dsn_option
-@schema_option
-@trust_option
+@_place_options
 @click.option("--older-than", required=True, metavar="DURATION", help="Runs that ended longer ago, such as 90d.")
-def purge(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], older_than: str) -> None:
+def purge(place: LedgerPlace, older_than: str) -> None:
     """Delete old runs from the ledger, except those that are still running."""
-    try:
-        age = parse_duration(older_than, for_server=False)
-    except ValueError as error:
-        raise UsageError(f"--older-than: {error}.") from error
-    deleted = _admin(dsn, schema, trusted_roles).purge(age)
+    age = duration("--older-than", older_than, for_server=False)
+    deleted = place.admin().purge(age)
     print_text(f"{deleted} run{'' if deleted == 1 else 's'} deleted")
 
 
 @ledger.command()
-@environment_options
-@dsn_option
-@schema_option
-@trust_option
+@_place_options
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def remove(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], *, yes: bool) -> None:
+def remove(place: LedgerPlace, *, yes: bool) -> None:
     """Drop the ledger and its contents. Other objects in its schema stay.
 
     A run that is writing to the ledger continues without it.
     """
-    admin = _admin(dsn, schema, trusted_roles)
+    admin = place.admin()
     found = admin.status()
     if found.version is not None and not yes:
         click.confirm(f"Drop the ledger in schema {found.schema}, with {found.runs} runs?", abort=True, err=True)
@@ -156,12 +155,6 @@ def remove(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], 
     print_text(
         f"the ledger was dropped{'' if schema_dropped else f'; schema {found.schema} stays: it has other objects'}"
     )
-
-
-def _admin(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) -> LedgerAdmin:
-    from runner.gateway.ledger.admin import LedgerAdmin
-
-    return LedgerAdmin(chosen_dsn(dsn), ledger_schema(schema), trusted_roles)
 
 
 def _as_text(found: LedgerStatus) -> str:

@@ -22,7 +22,7 @@ from runner.reports.terminal_text import visible
 from runner.structs import Struct
 
 if TYPE_CHECKING:
-    from runner.project.settings import Section, Settings
+    from runner.project.settings import Section
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -32,14 +32,14 @@ _CONFIRMED = "JOBPLAN_CONFIRM"
 
 
 class _Given:
-    """What the options said, and the settings once they have been read."""
+    """What the options said, and what the settings say once they have been read."""
 
     def __init__(self) -> None:
         self.environment: str | None = None
         self.env_file: Path | None = None
         self.yes = False
         self.noted = False
-        self.settings: Settings | None = None
+        self.chosen: Chosen | None = None
 
 
 def _given() -> _Given:
@@ -89,10 +89,9 @@ def confirm_option(function: _F) -> _F:
 def _complete_environment(_context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the environments of the settings."""
     try:
-        found = chosen()
+        names = chosen().environments
     except JobplanError:  # the shell completes a word: an error would only disturb it
         return []
-    names = () if found is None else found.settings.environments
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
@@ -114,97 +113,73 @@ def _keep_yes(_context: click.Context, _: click.Parameter, yes: bool) -> None:  
 
 
 class Chosen(Struct, frozen=True, kw_only=True):
-    """The settings, and the environment that --env or JOBPLAN_ENV names."""
+    """What the settings say for a command: the section of its environment, then the top of the file. None: nothing.
 
-    settings: Settings
-    environment: str | None
+    `environment` is the one that --env or JOBPLAN_ENV names, and `own_server` its connection string.
+    """
 
-    @property
-    def section(self) -> Section:
-        """The settings that apply: the environment's section, else the top of the file. UsageError if there is none."""
-        return self.settings.section(self.environment)
+    file: Path | None = None
+    environment: str | None = None
+    server: str = ""
+    own_server: str = ""
+    journal: Path | None = None
+    reports: tuple[str, ...] = ()
+    params: Mapping[str, str] = {}
+    #: The severities of rules, by code.
+    severities: Mapping[str, str] = {}
+    #: The folder of the project's plans.
+    plans: Path | None = None
+    environments: Mapping[str, Section] = {}
 
-    @property
-    def own_server(self) -> str:
-        """The connection string of the environment itself; empty if it has none, or none was named."""
-        if self.environment is None:
-            return ""
-        self.settings.section(self.environment)
-        return self.settings.environments[self.environment].conninfo
 
-
-def chosen() -> Chosen | None:
-    """Return the settings for this command; None without a file. SettingsError or UsageError if they are wrong."""
+def chosen() -> Chosen:
+    """Return what the settings say for this command. SettingsError or UsageError if they are wrong."""
     given = _given()
-    if given.settings is None:
-        if given.environment is None and find_config() is None:
-            return None  # nothing else is imported
-        from runner.project.settings import project_settings
+    if given.chosen is not None:
+        return given.chosen
+    if given.environment is None and find_config() is None:
+        return Chosen()  # nothing else is imported
+    from runner.project.settings import project_settings
 
-        given.settings = project_settings()
-        given.settings.section(given.environment)
-    return Chosen(settings=given.settings, environment=given.environment)
+    settings = project_settings()
+    section = settings.section(given.environment)
+    given.chosen = Chosen(
+        file=settings.file,
+        environment=given.environment,
+        server=section.conninfo,
+        own_server="" if given.environment is None else settings.environments[given.environment].conninfo,
+        journal=section.journal,
+        reports=section.reports or (),
+        params=section.params,
+        severities=settings.lint,
+        plans=settings.plans,
+        environments=settings.environments,
+    )
+    return given.chosen
 
 
 def chosen_journal() -> Path:
     """Return the default of --journal."""
     context = click.get_current_context(silent=True)
     try:
-        found = chosen()
+        return chosen().journal or default_journal()
     except JobplanError:
         if context is None or not context.resilient_parsing:
             raise
-        found = None  # the shell completes a word: an error would only disturb it
-    journal = None if found is None else found.section.journal
-    return default_journal() if journal is None else journal
+        return default_journal()  # the shell completes a word: an error would only disturb it
 
 
-def chosen_server(*, general: bool = True) -> str:
-    """Return the connection string of the settings; without `general` only that of an environment.
-
-    Empty if there is none.
-    """
-    found = chosen()
-    if found is None:
-        return ""
-    return found.section.conninfo if general else found.own_server
-
-
-def note_override(variable: str, dsn: str) -> None:
-    """Print once that a variable overrides the server of the environment that was named on the command line."""
+def note_override(dsn: str) -> None:
+    """Print once that JOBPLAN_DSN overrides the server of the environment that was named on the command line."""
     given = _given()
     context = click.get_current_context(silent=True)
     if given.noted or given.environment in (None, os.environ.get(_VARIABLE)) or context is None:
         return
     given.noted = True
-    server = chosen_server(general=False)
+    server = chosen().own_server
     if server and server != dsn and context.params.get("log_format") != "json":
-        text = f"jobplan: {variable} is set, and is used instead of the server of environment {given.environment}."
+        text = f"jobplan: JOBPLAN_DSN is set, and is used instead of the server of environment {given.environment}."
         click.echo(text, err=True)
-
-
-def chosen_reports(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the values of --report, or those of the settings if there are none."""
-    found = chosen() if not given else None
-    return given if found is None else found.section.reports or ()
-
-
-def chosen_params() -> Mapping[str, str]:
-    """Return the values of parameters in the settings."""
-    found = chosen()
-    return {} if found is None else found.section.params
-
-
-def chosen_severities() -> Mapping[str, str]:
-    """Return the severities of rules in the settings, by code."""
-    found = chosen()
-    return {} if found is None else found.settings.lint
-
-
-def plans_folder() -> Path | None:
-    """Return the folder of the project's plans, if the settings name one."""
-    found = chosen()
-    return None if found is None else found.settings.plans
 
 
 class PlanPath(click.Path):
@@ -218,7 +193,7 @@ class PlanPath(click.Path):
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if os.path.lexists(path) or path.is_absolute() or (ctx is not None and ctx.resilient_parsing):
             return path
-        folder = plans_folder()
+        folder = chosen().plans
         if folder is None:
             return path
         tried = [folder / path, *(folder / f"{path}{ending}" for ending in (".yaml", ".yml"))]
@@ -243,14 +218,12 @@ def confirm(conninfo: Callable[[], str] | None = None) -> None:
     answer is not its name, or if there is no terminal and neither --yes nor JOBPLAN_CONFIRM.
     """
     found = chosen()
-    name = None if found is None else _protected(found, conninfo)
-    given = _given()
-    if found is None or name is None or given.yes or os.environ.get(_CONFIRMED) == name:
+    name = _protected(found, conninfo)
+    if name is None or _given().yes or os.environ.get(_CONFIRMED) == name:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
-            f"environment {name} is protected ({found.settings.file}), and there is no terminal to ask: "
-            "nothing was started.",
+            f"environment {name} is protected ({found.file}), and there is no terminal to ask: nothing was started.",
             hint=f"To confirm it: --yes, or {_CONFIRMED}={shlex.quote(name)}.",
         )
     shown = visible(f"Environment {name}{_server_words(conninfo)} is protected. To continue, type its name: ")
@@ -271,10 +244,10 @@ def _server_words(conninfo: Callable[[], str] | None) -> str:
 
 def _protected(found: Chosen, conninfo: Callable[[], str] | None) -> str | None:
     """Return the name of the protected environment that a command would change, None if there is none."""
-    environments = found.settings.environments
-    if found.environment is not None and environments[found.environment].confirm:
+    named = found.environments.items()
+    if found.environment is not None and found.environments[found.environment].confirm:
         return found.environment
-    guarded = {name: section.conninfo for name, section in environments.items() if section.confirm and section.conninfo}
+    guarded = {name: section.conninfo for name, section in named if section.confirm and section.conninfo}
     if not guarded or conninfo is None:
         return None
     from runner.gateway.connecting import is_within

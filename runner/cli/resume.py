@@ -10,31 +10,24 @@ import click
 
 from runner.cli.completion import complete_run
 from runner.cli.options import (
+    LedgerUse,
+    as_one,
     chosen_dsn,
     dsn_of_run,
     dsn_option,
-    files_of_recorded,
     journal_option,
-    ledger_schema,
-    no_ledger_option,
-    notify_options,
-    protect,
+    ledger_options,
     questions_command,
-    report_option,
-    trust_option,
-    wanted_notifications,
-    wanted_reports,
-    wanted_trace,
     written_out,
 )
-from runner.cli.project_options import chosen_reports, chosen_severities, confirm, confirm_option, environment_options
-from runner.cli.run_control import (
+from runner.cli.outputs import OutputOptions, files_of_recorded, output_options, protect, read_again, wanted_reports
+from runner.cli.project_options import confirm, confirm_option, environment_options
+from runner.cli.run_execution import (
     ProgressOptions,
     RunSetup,
-    TraceOptions,
+    ended_early,
     execute_run,
     finished_line,
-    notifier,
     progress_options,
 )
 from runner.cli.run_signals import RunInterruptedError, RunSignals
@@ -43,7 +36,6 @@ from runner.clock import MonotonicClock
 from runner.engine import events as ev
 from runner.errors import JobplanError, OpenQuestionError, PlanError, RecordError, UsageError
 from runner.exit_codes import for_error, help_text
-from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.records.record import Record, read_record
 from runner.run.continuation import Done
@@ -56,25 +48,17 @@ if TYPE_CHECKING:
 
 
 class ResumeOptions(Struct, frozen=True, kw_only=True):
-    """The options of the command line."""
+    """The arguments and options of the command."""
 
     run: str
-    dsn: str
-    #: The value of --dsn: suggested commands repeat it, but not the environment.
-    given_dsn: str | None
+    dsn: str | None
     journal: Path
-    orphans: Orphans
-    marks: Mapping[str, ev.Outcome]
+    orphans: str
+    marks: tuple[str, ...]
     allow_changed: bool
-    #: The values of --report that name files, or those of the project's settings.
-    reports: tuple[str, ...]
-    #: All values of --report, which a suggested command repeats.
-    given_reports: tuple[str, ...]
-    notify: Notifications | None
-    trace: TraceOptions
-    ledger: str | None
-    trusted_roles: tuple[str, ...]
     from_ledger: bool
+    outputs: OutputOptions
+    ledger: LedgerUse
     progress: ProgressOptions
 
 
@@ -104,39 +88,20 @@ class ResumeOptions(Struct, frozen=True, kw_only=True):
     is_flag=True,
     help="Read the record from the ledger: for a journal that is on another machine or lost.",
 )
-@report_option
-@notify_options
-@no_ledger_option
-@trust_option
+@output_options
+@ledger_options
 @progress_options
-def resume(
-    run: str,
-    dsn: str | None,
-    *,
-    journal: Path,
-    orphans: str,
-    marks: tuple[str, ...],
-    allow_changed: bool,
-    from_ledger: bool,
-    reports: tuple[str, ...],
-    notify: str | None,
-    notify_blocked: str | None,
-    no_ledger: bool,
-    trusted_roles: tuple[str, ...],
-    verbose: bool,
-    quiet: bool,
-    log_format: str,
-    color: str,
-) -> int:
+@as_one(ResumeOptions)
+def resume(options: ResumeOptions) -> int:
     """Finish a run: steps that succeeded do not run again.
 
     RUN is the id of a run, the beginning of one, or `last`. The plan and its parameters are those of the record. The
     command follows workers that still run. If the outcome of a worker is unknown, the ledger, the step's `verify`, or
     your --mark decides it.
     """
-    progress = ProgressOptions.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
+    run, journal, progress = options.run, options.journal, options.progress
     try:
-        confirm(lambda: dsn_of_run(dsn, journal, run))
+        confirm(lambda: dsn_of_run(options.dsn, journal, run))
     except JobplanError as error:
         progress.report_error(error)
         return for_error(error)
@@ -145,64 +110,44 @@ def resume(
         try:
             with RunSignals() as signals:
                 try:
-                    notifications = wanted_notifications(notify, notify_blocked)
-                    traced, collector, files = wanted_trace(chosen_reports(reports))
-                    options = ResumeOptions(
-                        run=run,
-                        dsn=chosen_dsn(dsn, general=False),
-                        given_dsn=dsn,
-                        journal=journal,
-                        orphans=Orphans(orphans),
-                        marks=_marks(marks),
-                        allow_changed=allow_changed,
-                        reports=files,
-                        given_reports=reports,
-                        notify=notifications,
-                        trace=TraceOptions(wanted=traced, collector=collector),
-                        ledger=None if no_ledger else ledger_schema(),
-                        trusted_roles=trusted_roles,
-                        from_ledger=from_ledger,
-                        progress=progress,
-                    )
+                    notifications = options.outputs.notifications()
                     return _resume(options, signals)
                 except JobplanError as error:
                     signals.ignore()
                     progress.report_error(error)
-                    code = for_error(error)
-                    if notifications is not None:
-                        notifier(notifications, progress, plan=_plan_name(journal, run), run=run).ended_early(code)
-                    return code
+                    plan = "" if notifications is None else _plan_name(journal, run)
+                    return ended_early(notifications, progress, for_error(error), plan=plan, run=run)
         except RunInterruptedError as stop:
             return progress.interrupted(stop.number)
 
 
 def _resume(options: ResumeOptions, signals: RunSignals) -> int:
-    run = _restored(options) if options.from_ledger else options.run
+    outputs, marks, ledger = options.outputs.read(), _marks(options.marks), options.ledger.schema
+    server = chosen_dsn(options.dsn, general=False)
+    run = _restored(options, server, ledger) if options.from_ledger else options.run
     record = read_record(options.journal, run, notices=False, own=True)
     plan = _plan(record, options)
-    destinations = wanted_reports(options.reports)
-    if destinations:
-        protect(destinations, files_of_recorded(plan))
+    reports = wanted_reports(outputs.files)
+    if reports:
+        protect(reports, files_of_recorded(plan))
     with signals.postponed():  # until the journal, once it is open, is closed in any case
-        found = resume_record(record, plan, root=options.journal, orphans=options.orphans, marks=options.marks)
+        orphans = Orphans(options.orphans)
+        found = resume_record(record, plan, root=options.journal, orphans=orphans, marks=marks)
         if isinstance(found, Done):
-            return _done(record.run_id, options)
-        dsn = options.dsn or begun(record).connection or chosen_dsn(None)
+            return _done(record.run_id, marks, options.progress)
         setup = RunSetup(
-            ready=found,
-            conninfo=dsn,
-            given_dsn=options.given_dsn,
+            conninfo=server or begun(record).connection or chosen_dsn(None),
+            given_dsn=options.dsn,
             progress=options.progress,
-            reports=destinations,
-            notify=options.notify,
-            trace=options.trace,
-            ledger=options.ledger,
-            trusted_roles=options.trusted_roles,
+            reports=reports,
+            outputs=outputs,
+            ledger=ledger,
+            trusted_roles=options.ledger.trusted_roles,
         )
         try:
-            return execute_run(setup, MonotonicClock(), signals)
+            return execute_run(found, setup, MonotonicClock(), signals)
         except OpenQuestionError as error:
-            raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
+            raise error.answered_by(_answer(options, record.run_id, error.questions, marks)) from error
 
 
 def _plan_name(journal: Path, run: str) -> str:
@@ -213,32 +158,32 @@ def _plan_name(journal: Path, run: str) -> str:
         return ""
 
 
-def _done(run_id: str, options: ResumeOptions) -> int:
+def _done(run_id: str, marks: Mapping[str, ev.Outcome], progress: ProgressOptions) -> int:
     """Report that nothing of the run is left to do."""
-    if options.marks:
-        raise useless_mark(next(iter(options.marks)), run_id)
-    options.progress.print(finished_line(run_id))
+    if marks:
+        raise useless_mark(next(iter(marks)), run_id)
+    progress.print(finished_line(run_id))
     return 0
 
 
-def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:
+def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str], marks: Mapping[str, ev.Outcome]) -> str:
     """Return this command again, with a placeholder for the answer to each question."""
-    flags = [("--allow-changed", options.allow_changed), ("--no-ledger", options.ledger is None)]
+    flags = [("--allow-changed", options.allow_changed), ("--no-ledger", options.ledger.no_ledger)]
     more = [flag for flag, given in flags if given]
-    more += [word for report in options.given_reports for word in ("--report", report)]
-    given = [f"{step}={outcome}" for step, outcome in options.marks.items()]
-    return questions_command(run_id, asked, journal=options.journal, dsn=options.given_dsn, more=more, given=given)
+    more += [word for report in options.outputs.reports for word in ("--report", report)]
+    given = [f"{step}={outcome}" for step, outcome in marks.items()]
+    return questions_command(run_id, asked, journal=options.journal, dsn=options.dsn, more=more, given=given)
 
 
-def _restored(options: ResumeOptions) -> str:
+def _restored(options: ResumeOptions, server: str, ledger: str | None) -> str:
     """Write the journal from the ledger; return the run's id. RecordError if the journal exists and has more events."""
     from runner.gateway.ledger.admin import LedgerAdmin
     from runner.records.ledger_restore import restore_journal
 
-    if options.ledger is None:
+    if ledger is None:
         raise UsageError("--from-ledger and --no-ledger exclude each other.")
-    found = LedgerAdmin(options.dsn or chosen_dsn(None), options.ledger, options.trusted_roles).read(options.run)
-    instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.given_dsn)
+    found = LedgerAdmin(server or chosen_dsn(None), ledger, options.ledger.trusted_roles).read(options.run)
+    instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.dsn)
     restore_journal(options.journal, found.run_id, found.plans, found.events, instead=instead)
     return found.run_id
 
@@ -262,25 +207,16 @@ def _marks(texts: tuple[str, ...]) -> dict[str, ev.Outcome]:
 def _plan(record: Record, options: ResumeOptions) -> Plan:
     """Return the plan to resume with: the recorded one, or the file if it has changed and that is allowed."""
     recorded = record.plan
-    path = Path(recorded.file)
     begun(record)
-    if not recorded.file or not path.exists():
+    if not recorded.file or not Path(recorded.file).exists():
         if options.allow_changed:
             raise UsageError(f"--allow-changed: the plan file {recorded.file or '(the run had none)'} does not exist.")
         return recorded
     try:
-        present = read_plan(
-            path,
-            given={name: _text(value) for name, value in recorded.values.items()},
-            severities=chosen_severities(),
-        )
+        present = read_again(recorded)
     except PlanError as error:
         if options.allow_changed:
             raise
         invalid = [f"it is no longer valid: {problem}" for problem in error.problems[:5]]
         raise changed(recorded.file, record.run_id, invalid) from error
     return plan_to_resume(record, present, allow_changed=options.allow_changed, notify=options.progress.print)
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from runner.cli.options import (
     Continuing,
+    LedgerUse,
+    Parameters,
     ParameterValues,
     Selection,
+    as_one,
     chosen_dsn,
     continuing_options,
     dsn_option,
     journal_option,
-    ledger_schema,
-    no_ledger_option,
-    notify_options,
+    ledger_options,
     parameter_options,
-    parameter_values,
-    protect,
     questions_command,
-    report_option,
     selection_options,
-    trust_option,
-    wanted_notifications,
-    wanted_reports,
-    wanted_trace,
+    server,
 )
-from runner.cli.project_options import PlanPath, chosen_reports, confirm, confirm_option, environment_options
-from runner.cli.run_control import (
+from runner.cli.outputs import OutputOptions, output_options, protect, wanted_reports
+from runner.cli.project_options import PlanPath, confirm, confirm_option, environment_options
+from runner.cli.run_execution import (
     ProgressOptions,
     RunSetup,
-    TraceOptions,
+    ended_early,
     execute_run,
     finished_line,
-    notifier,
     progress_options,
 )
 from runner.cli.run_signals import RunInterruptedError, RunSignals
@@ -57,28 +50,42 @@ from runner.run.continuation import Done, Wish, again, begin
 from runner.run.start import Ready
 from runner.structs import Struct, replace
 
-if TYPE_CHECKING:
-    from runner.reports.notify import Notifications
-
 
 class RunOptions(Struct, frozen=True, kw_only=True):
-    """The options of the command line."""
+    """The arguments and options of the command."""
 
     plan: Path
-    parameters: ParameterValues
-    dsn: str
-    #: The value of --dsn: suggested commands repeat it, but not the environment.
-    given_dsn: str | None
+    dsn: str | None
+    embedded: bool
     slots: int | None
+    dry_run: bool
+    parameters: Parameters
     selection: Selection
-    reports: tuple[tuple[str, Path], ...]
-    notify: Notifications | None
-    trace: TraceOptions
-    progress: ProgressOptions
-    journal: Path
-    ledger: str | None
-    trusted_roles: tuple[str, ...]
     continuing: Continuing
+    outputs: OutputOptions
+    journal: Path
+    ledger: LedgerUse
+    progress: ProgressOptions
+
+    def setup(self) -> RunSetup:
+        """Return how the run is executed. UsageError if an option is wrong, or if some contradict each other."""
+        if self.embedded and self.dsn is not None:
+            raise UsageError("--embedded and --dsn exclude each other.")
+        outputs, continuing = self.outputs.read(), self.continuing
+        setup = RunSetup(
+            conninfo="" if self.embedded else chosen_dsn(self.dsn),
+            given_dsn=self.dsn,
+            embedded=self.embedded,
+            progress=self.progress,
+            reports=wanted_reports(outputs.files, self.plan, self.parameters.params_file),
+            outputs=outputs,
+            ledger=self.ledger.schema,
+            trusted_roles=self.ledger.trusted_roles,
+            require_ledger=continuing.require_ledger,
+            ledger_first=continuing.or_resume or continuing.require_ledger,
+        )
+        continuing.check(embedded=self.embedded, dry_run=self.dry_run, ledger=setup.ledger)
+        return setup
 
 
 @click.command(epilog=help_text())
@@ -95,42 +102,14 @@ class RunOptions(Struct, frozen=True, kw_only=True):
 @parameter_options
 @selection_options
 @continuing_options
-@report_option
-@notify_options
+@output_options
 @environment_options
 @confirm_option
 @journal_option
-@no_ledger_option
-@trust_option
+@ledger_options
 @progress_options
-def run(
-    plan: Path,
-    dsn: str | None,
-    *,
-    embedded: bool,
-    slots: int | None,
-    dry_run: bool,
-    params: tuple[str, ...],
-    params_file: Path | None,
-    select: tuple[str, ...],
-    exclude: tuple[str, ...],
-    assume_done: bool,
-    run_id: str | None,
-    or_resume: bool,
-    wait_for_runner: bool,
-    allow_changed: bool,
-    require_ledger: bool,
-    reports: tuple[str, ...],
-    notify: str | None,
-    notify_blocked: str | None,
-    journal: Path,
-    no_ledger: bool,
-    trusted_roles: tuple[str, ...],
-    verbose: bool,
-    quiet: bool,
-    log_format: str,
-    color: str,
-) -> int:
+@as_one(RunOptions)
+def run(options: RunOptions) -> int:
     """Run a plan.
 
     With --or-resume the same command line, entered again, finishes the run that it started: steps that succeeded do not
@@ -139,86 +118,58 @@ def run(
     After the first Ctrl-C, SIGTERM or SIGHUP no further steps start, and running steps end as their on_runner_exit
     says; the second one ends the wait for them.
     """
-    progress = ProgressOptions.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
-    if embedded and dsn is not None:
-        raise UsageError("--embedded and --dsn exclude each other.")
-    traced, collector, reports = wanted_trace(chosen_reports(reports))
-    options = RunOptions(
-        plan=plan,
-        parameters=parameter_values(params, params_file),
-        given_dsn=dsn,
-        dsn="" if embedded else chosen_dsn(dsn),
-        slots=slots,
-        selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
-        reports=wanted_reports(reports, plan, params_file),
-        notify=wanted_notifications(notify, notify_blocked),
-        trace=TraceOptions(wanted=traced, collector=collector),
-        progress=progress,
-        journal=journal,
-        ledger=None if no_ledger else ledger_schema(),
-        trusted_roles=trusted_roles,
-        continuing=Continuing(
-            run_id=run_id,
-            or_resume=or_resume,
-            wait_for_runner=wait_for_runner,
-            allow_changed=allow_changed,
-            require_ledger=require_ledger,
-        ),
-    )
-    options.continuing.check(embedded=embedded, dry_run=dry_run, ledger=options.ledger)
+    setup = options.setup()
+    values = options.parameters.values()
     try:
-        if dry_run:  # its output is the result: a pager may read it slowly
-            return _dry_run(options, embedded=embedded)
-        if not embedded:
-            confirm(lambda: options.dsn)
+        if options.dry_run:  # its output is the result: a pager may read it slowly
+            return _dry_run(options, values, setup)
+        if not options.embedded:
+            confirm(lambda: setup.conninfo)
         with unblocked_output():
-            return _begin(options, embedded=embedded)
+            return _begin(options, values, setup)
     except JobplanError as error:
-        progress.report_error(error)
+        options.progress.report_error(error)
         return for_error(error)
 
 
-def _begin(options: RunOptions, *, embedded: bool) -> int:
+def _begin(options: RunOptions, values: ParameterValues, setup: RunSetup) -> int:
     """Run the plan, or report why that is impossible, until a signal ends it."""
     try:
         with RunSignals() as signals:
             try:
-                plan = _load(read_plan(options.plan, **options.parameters), options)
-                protect(options.reports, files_of(plan))
+                plan = _load(read_plan(options.plan, **values), options)
+                protect(setup.reports, files_of(plan))
                 left_out = options.selection.left_out(plan)
-                with _server(options, embedded=embedded) as conninfo:
-                    return _run(plan, left_out, options, conninfo, signals, embedded=embedded)
+                with _server(setup) as conninfo:
+                    return _run(plan, left_out, options, replace(setup, conninfo=conninfo), signals)
             except JobplanError as error:
                 signals.ignore()
                 options.progress.report_error(error)
-                return _notified(for_error(error), options)
+                return _notified(for_error(error), options, setup)
     except RunInterruptedError as stop:
         return options.progress.interrupted(stop.number)
 
 
-def _notified(code: int, options: RunOptions) -> int:
-    """Send the message that an error ended the command, if one is wanted, and return the exit code."""
-    if options.notify is not None:
-        name, run = options.plan.stem, options.continuing.run_id or ""
-        notifier(options.notify, options.progress, plan=name, run=run).ended_early(code)
-    return code
+def _notified(code: int, options: RunOptions, setup: RunSetup) -> int:
+    run = options.continuing.run_id or ""
+    return ended_early(setup.outputs.notify, setup.progress, code, plan=options.plan.stem, run=run)
 
 
-def _dry_run(options: RunOptions, *, embedded: bool) -> int:
+def _dry_run(options: RunOptions, values: ParameterValues, setup: RunSetup) -> int:
     from runner.cli.dry_run import read_to_look, report
     from runner.preflight.dry_run import Wishes
     from runner.preflight.step_durations import recorded
 
-    readable = read_to_look(options.plan, options.parameters)
+    readable = read_to_look(options.plan, values)
     plan = _load(readable.plan, options)
     wishes = Wishes(
         left_out=options.selection.left_out(plan),
         durations=recorded(options.journal, plan.name),
-        trusted_roles=options.trusted_roles,
+        trusted_roles=setup.trusted_roles,
         found=readable.found,
         well_formed=readable.well_formed,
     )
-    with _server(options, embedded=embedded) as conninfo:
+    with _server(setup) as conninfo:
         return report(plan, conninfo, wishes, quiet=options.progress.verbosity is Verbosity.QUIET)
 
 
@@ -232,35 +183,20 @@ def _load(plan: Plan, options: RunOptions) -> Plan:
     return replace(plan, budget=replace(plan.budget, slots=options.slots))
 
 
-@contextlib.contextmanager
-def _server(options: RunOptions, *, embedded: bool) -> Iterator[str]:
-    if not embedded:
-        yield options.dsn
-        return
-    from runner.embedded import start_server
-
-    with start_server(progress=options.progress.print) as server:
-        yield server.dsn
+def _server(setup: RunSetup) -> contextlib.AbstractContextManager[str]:
+    return server(lambda: setup.conninfo, embedded=setup.embedded, progress=setup.progress.print)
 
 
-def _run(
-    plan: Plan,
-    left_out: frozenset[str],
-    options: RunOptions,
-    conninfo: str,
-    signals: RunSignals,
-    *,
-    embedded: bool,
-) -> int:
+def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, setup: RunSetup, signals: RunSignals) -> int:
     continuing = options.continuing
     wish = Wish(
         plan=plan,
-        conninfo=conninfo,
+        conninfo=setup.conninfo,
         left_out=left_out,
         run_id=continuing.run_id,
         journal=options.journal,
-        ledger=options.ledger,
-        trusted_roles=options.trusted_roles,
+        ledger=setup.ledger,
+        trusted_roles=setup.trusted_roles,
         or_resume=continuing.or_resume,
         allow_changed=continuing.allow_changed,
         wait=continuing.wait_for_runner,
@@ -271,22 +207,22 @@ def _run(
         ready: Ready | None = None
         try:
             with signals.postponed():  # until the journal, once it is open, is closed in any case
-                found = _prepared(wish, clock.now(), options.progress, signals)
+                found = _prepared(wish, clock.now(), setup.progress, signals)
                 if isinstance(found, Done):
-                    return _done(found, options)
+                    return _done(found, setup.progress)
                 ready = found
-                return execute_run(_course(found, options, conninfo, embedded=embedded), clock, signals)
+                return execute_run(ready, setup, clock, signals)
         except OpenQuestionError as error:
             if ready is None or not continuing.or_resume:
                 raise
-            options.progress.report_error(error.answered_by(_answer(ready, error, options)))
+            setup.progress.report_error(error.answered_by(_answer(ready, error, options, setup)))
             signals.ignore()
             # the same command, typed again, cannot help: a person has to answer
-            return _notified(ExitCode.UNKNOWN, options)
+            return _notified(ExitCode.UNKNOWN, options, setup)
         except JobplanError as error:
             wish, pause = again(wish, error, None if ready is None else ready.run_id)
             if isinstance(error, RunHeldError) and not reported:
-                _report_wait(error, options)
+                _report_wait(error, setup.progress)
                 reported = True
         time.sleep(pause)
 
@@ -300,39 +236,20 @@ def _prepared(wish: Wish, now: float, progress: ProgressOptions, signals: RunSig
     return signals.until(prepare(wish, now, progress.print))
 
 
-def _course(ready: Ready, options: RunOptions, conninfo: str, *, embedded: bool) -> RunSetup:
-    return RunSetup(
-        ready=ready,
-        conninfo=conninfo,
-        given_dsn=options.given_dsn,
-        progress=options.progress,
-        reports=options.reports,
-        notify=options.notify,
-        trace=options.trace,
-        embedded=embedded,
-        ledger=options.ledger,
-        trusted_roles=options.trusted_roles,
-        require_ledger=options.continuing.require_ledger,
-        ledger_first=options.continuing.or_resume or options.continuing.require_ledger,
-    )
+def _report_wait(error: JobplanError, progress: ProgressOptions) -> None:
+    progress.print(f"{error.message} jobplan is waiting for the end of its runner.", event="waiting")
 
 
-def _report_wait(error: JobplanError, options: RunOptions) -> None:
-    options.progress.print(f"{error.message} jobplan is waiting for the end of its runner.", event="waiting")
-
-
-def _done(found: Done, options: RunOptions) -> int:
+def _done(found: Done, progress: ProgressOptions) -> int:
     """Report that nothing of the run is left to do."""
     counts = {str(state): number for state, number in found.state.counts().items()}
     line = finished_line(found.run_id)
-    options.progress.print(
-        line, event="summary", run=found.run_id, exit_code=0, resumed=False, counts=counts, duration=0.0
-    )
+    progress.print(line, event="summary", run=found.run_id, exit_code=0, resumed=False, counts=counts, duration=0.0)
     return 0
 
 
-def _answer(ready: Ready, error: OpenQuestionError, options: RunOptions) -> str:
+def _answer(ready: Ready, error: OpenQuestionError, options: RunOptions, setup: RunSetup) -> str:
     """Return the command that answers the questions."""
-    flags = [("--allow-changed", options.continuing.allow_changed), ("--no-ledger", options.ledger is None)]
+    flags = [("--allow-changed", options.continuing.allow_changed), ("--no-ledger", setup.ledger is None)]
     more = [flag for flag, given in flags if given]
-    return questions_command(ready.run_id, error.questions, journal=options.journal, dsn=options.given_dsn, more=more)
+    return questions_command(ready.run_id, error.questions, journal=options.journal, dsn=options.dsn, more=more)

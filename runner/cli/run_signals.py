@@ -71,16 +71,19 @@ class RunSignals:
         for number in _ENDING:  # Python restores the default effects of its own handlers before the process ends
             signal.signal(number, signal.SIG_IGN)
 
-    def until(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Return the result of the work, in an event loop. RunInterruptedError if a signal arrives first."""
+    def until(self, work: Coroutine[Any, Any, _T], ends: Callable[[int], bool] = lambda _: True) -> _T:
+        """Return the result of the work, in an event loop. RunInterruptedError if a signal ends it.
+
+        `ends` is called with each signal, and returns whether it ends the work.
+        """
         interrupted: list[int] = []
 
         async def carry_out() -> _T:
             task = asyncio.current_task()
 
             def interrupt(number: int) -> None:
-                interrupted.append(number)
-                if task is not None:
+                if ends(number) and task is not None:
+                    interrupted.append(number)
                     task.cancel()
 
             with self.passed_to(interrupt):

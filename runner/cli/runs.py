@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 
 from runner.cli.console import print_json, print_lines, print_text
-from runner.cli.options import journal_option
+from runner.cli.options import duration, format_option, journal_option
 from runner.cli.project_options import environment_options
-from runner.durations import parse_duration
 from runner.errors import UsageError
 
 
@@ -25,7 +24,7 @@ from runner.errors import UsageError
 @click.option(
     "--force", is_flag=True, help="With --prune: also runs that have not ended. They cannot be resumed after that."
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def runs(journal: Path, *, prune: bool, older_than: str | None, keep: int | None, force: bool, form: str) -> int:
     """List the runs in the journal folder, the latest first.
 
@@ -55,10 +54,7 @@ def _prune(root: Path, older_than: str | None, keep: int | None, *, force: bool,
 
     if older_than is None and keep is None:
         raise UsageError("Select the runs to remove: --older-than 30d, --keep 20, or both.")
-    try:
-        age = 0.0 if older_than is None else parse_duration(older_than, for_server=False)
-    except ValueError as error:
-        raise UsageError(f"--older-than: {error}.") from error
+    age = 0.0 if older_than is None else duration("--older-than", older_than, for_server=False)
     pruned = prune(root, now=time.time(), older_than=age, keep=keep or 0, force=force)
     print_lines((f"kept {kept.run.run_id}: {kept.why}" for kept in pruned.kept), err=True)
     if form == "json":

@@ -10,12 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import click
 
+from runner.cli.options import format_option
 from runner.durations import format_duration
 from runner.embedded.kept_server import KeptServer, find_kept, start_kept, stop_kept
 from runner.errors import EmbeddedServerError
 from runner.exit_codes import ExitCode
-
-_FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
 @click.group()
@@ -28,7 +27,7 @@ def server() -> None:
 
 
 @server.command()
-@_FORMAT
+@format_option
 def start(form: str) -> None:
     """Start the server, or report that it is already running."""
     running, started = start_kept(_progress)
@@ -48,7 +47,7 @@ def stop(*, remove_data: bool) -> None:
 
 
 @server.command()
-@_FORMAT
+@format_option
 @click.pass_context
 def status(context: click.Context, form: str) -> None:
     """Show whether the server is running, and how to connect to it.

@@ -10,10 +10,10 @@ import click
 
 from runner.cli.completion import complete_run, complete_step
 from runner.cli.console import print_json, print_lines, terminal_width
-from runner.cli.options import journal_option, protect, report_option, wanted_reports, written_out
+from runner.cli.options import format_option, journal_option, written_out
+from runner.cli.outputs import files_of_recorded, protect, report_option, to_stdout, wanted_reports
 from runner.cli.project_options import environment_options
 from runner.errors import UsageError
-from runner.reports.destinations import STDOUT
 
 
 @click.command()
@@ -25,7 +25,7 @@ from runner.reports.destinations import STDOUT
     "--step", metavar="ID", shell_complete=complete_step, help="Show only this step and its instances; see --log."
 )
 @click.option("--log", is_flag=True, help="Print what happened, event by event, with the notices of the server.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def show(run: str, *, journal: Path, reports: tuple[str, ...], step: str | None, log: bool, form: str) -> int:
     """Show the record of a run. RUN is the id of a run, the beginning of one, or `last`.
 
@@ -47,8 +47,6 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], step: str | None,
     record = read_record(journal, run, notices=bool(wanted) or log)
     locked = is_locked(record.folder)
     if wanted:
-        from runner.cli.options import files_of_recorded
-
         protect(wanted, files_of_recorded(record.plan))
     started = record.started
     past = kept_previous_runs(record.folder) if wanted else ()
@@ -57,7 +55,7 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], step: str | None,
     again = written_out("resume", record.run_id, journal=journal)
     for kind, path in wanted:
         write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past, resume=again))
-    if any(path == STDOUT for _, path in wanted):
+    if to_stdout(wanted):
         return 0  # standard output has only the report
     width = terminal_width(sys.stdout)
     chosen = None if step is None else chosen_steps(record, step)

@@ -12,7 +12,16 @@ import click
 
 from runner.cli.completion import complete_run
 from runner.cli.console import print_json, print_lines, print_text, terminal_width
-from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
+from runner.cli.options import (
+    as_one,
+    dsn_argument,
+    dsn_of_run,
+    dsn_option,
+    format_option,
+    journal_option,
+    ledger_schema,
+    trust_option,
+)
 from runner.cli.project_options import environment_options
 from runner.structs import Struct, replace
 
@@ -21,6 +30,18 @@ if TYPE_CHECKING:
     from runner.reports.server_status import RecordSummary
 
 _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
+
+
+class StatusOptions(Struct, frozen=True, kw_only=True):
+    """The arguments and options of the command."""
+
+    run: str | None
+    dsn: str | None
+    journal: Path
+    trusted_roles: tuple[str, ...]
+    watch: bool
+    every: float
+    form: str
 
 
 @click.command()
@@ -38,17 +59,9 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
     metavar="SECONDS",
     help="With --watch: seconds between two polls.",
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def status(
-    run: str | None,
-    dsn: str | None,
-    *,
-    journal: Path,
-    trusted_roles: tuple[str, ...],
-    watch: bool,
-    every: float,
-    form: str,
-) -> int:
+@format_option
+@as_one(StatusOptions)
+def status(options: StatusOptions) -> int:
     """Show what runs on the server: runs, their runners and workers, and which sessions block which.
 
     RUN is the id of a run or the beginning of one. The information comes from the server, so the run can have been
@@ -56,51 +69,34 @@ def status(
     --watch and --format json each poll is one line.
     """
     try:
-        look = _Look(
-            journal=journal,
-            dsn=dsn_of_run(dsn, journal, run),
-            where=dsn_argument(dsn),
-            form=form,
-            trusted_roles=trusted_roles,
-        )
-        asyncio.run(_status(run, look, every=every if watch else None))
+        asyncio.run(_status(options, dsn_of_run(options.dsn, options.journal, options.run)))
     except KeyboardInterrupt:
-        if not watch:
+        if not options.watch:
             raise
     return 0
 
 
-class _Look(Struct, frozen=True, kw_only=True):
-    """The options of the command; `where` are the options with which a command reaches the same server."""
-
-    journal: Path
-    dsn: str
-    where: str
-    form: str
-    trusted_roles: tuple[str, ...] = ()
-
-
-async def _status(wanted: str | None, look: _Look, *, every: float | None) -> None:
-    from runner.cli.live_runs import find_live_run, recall_workers, recorded_runs
+async def _status(options: StatusOptions, dsn: str) -> None:
+    from runner.cli.runs_on_server import find_live_run, recall_workers, recorded_runs
     from runner.gateway.observer import Observer
 
-    ledger = ledger_schema()
-    observer = await Observer.connect(look.dsn, ledger=ledger, trusted_roles=look.trusted_roles)
+    ledger, journal, wanted = ledger_schema(), options.journal, options.run
+    observer = await Observer.connect(dsn, ledger=ledger, trusted_roles=options.trusted_roles)
     try:
-        looked = await recall_workers(observer, await observer.look(), look.journal, wanted)
-        run = None if wanted is None else find_live_run(looked, wanted, look.journal, look.where).run
+        looked = await recall_workers(observer, await observer.look(), journal, wanted)
+        run = None if wanted is None else find_live_run(looked, wanted, journal, dsn_argument(options.dsn)).run
         reported = None
         while True:
             looked = _only(looked, run)
-            records = await recorded_runs(observer, looked, look.journal, ledger)
+            records = await recorded_runs(observer, looked, journal, ledger)
             if observer.ledger_ignored is not None and observer.ledger_ignored != reported:
                 reported = observer.ledger_ignored
                 print_text(f"jobplan: {reported}", err=True)
-            _show(looked, look, records, run=run, again=every is not None)
-            if every is None or (run is not None and not looked.runs):
+            _show(looked, options, records, run=run)
+            if not options.watch or (run is not None and not looked.runs):
                 return
-            await asyncio.sleep(every)
-            looked = await recall_workers(observer, await observer.look(), look.journal, wanted)
+            await asyncio.sleep(options.every)
+            looked = await recall_workers(observer, await observer.look(), journal, wanted)
     finally:
         await observer.close()
 
@@ -110,17 +106,15 @@ def _only(activity: Activity, run: str | None) -> Activity:
     return replace(activity, runs=tuple(one for one in activity.runs if run in (None, one.run)))
 
 
-def _show(
-    activity: Activity, look: _Look, records: Mapping[str, RecordSummary], *, run: str | None, again: bool
-) -> None:
+def _show(activity: Activity, options: StatusOptions, records: Mapping[str, RecordSummary], *, run: str | None) -> None:
     from runner.reports.server_status import status_data, status_lines
 
-    if look.form == "json":
-        print_json(status_data(activity, records=records), indent=None if again else 2)
+    if options.form == "json":
+        print_json(status_data(activity, records=records), indent=None if options.watch else 2)
         sys.stdout.flush()
         return
     width = terminal_width(sys.stdout)
-    lines = list(status_lines(activity, width=width, records=records, run=run, where=look.where))
-    if again and width is not None:
+    lines = list(status_lines(activity, width=width, records=records, run=run, where=dsn_argument(options.dsn)))
+    if options.watch and width is not None:
         click.echo(_HOME_AND_CLEAR, nl=False)
-    print_lines([*lines, ""] if again and width is None else lines)
+    print_lines([*lines, ""] if options.watch and width is None else lines)

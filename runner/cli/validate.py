@@ -13,8 +13,8 @@ import click
 
 from runner.cli.completion import complete_code
 from runner.cli.console import color_option, echo_line, print_json_text, print_text, wants_color
-from runner.cli.options import check_report_option, to_stdout, wanted_check_reports
-from runner.cli.project_options import PlanPath, chosen_params, chosen_severities, environment_options, plans_folder
+from runner.cli.outputs import check_report_option, to_stdout, wanted_check_reports
+from runner.cli.project_options import PlanPath, chosen, environment_options
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
 from runner.plan.plan_files import find_plans
@@ -62,7 +62,7 @@ def validate(
             raise UsageError("--explain takes a code and no plans.")
         _explain(explain, style)
         return 0
-    plans = plans or tuple(filter(None, (plans_folder(),)))
+    plans = plans or tuple(filter(None, (chosen().plans,)))
     if not plans:
         raise UsageError(
             "No plan was given. Name at least one file or folder.", hint="Try: jobplan validate plans/*.yaml"
@@ -122,12 +122,12 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     codes: set[str] = set()
     drafts: list[Plan | None] = []
     sources = Sources()
-    defaults, severities = chosen_params(), chosen_severities()
+    settings = chosen()
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
     gc.freeze()  # nor, when it ends, through all that was imported
     paths = list(dict.fromkeys(plans))
     for path in paths:
-        loaded = check_plan(path, defaults=defaults, severities=severities, sources=sources)
+        loaded = check_plan(path, defaults=settings.params, severities=settings.severities, sources=sources)
         steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
         verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems, plan=loaded.plan or loaded.draft)
         verdicts.append(verdict)

@@ -8,6 +8,8 @@ import re
 from runner.errors import UsageError
 from runner.exit_codes import Retry
 from runner.export.pod import (
+    KEPT,
+    NO_RETRY,
     Export,
     Object,
     all_seconds,
@@ -18,6 +20,7 @@ from runner.export.pod import (
     grace_seconds,
     init_container,
     run_words,
+    schedule_fields,
     security_context,
     try_seconds,
     used_waves,
@@ -29,8 +32,6 @@ from runner.fleet.targets import Wave
 #: The longest name, so that the names of its workflows (`-` and 10 digits behind it) are ids of runs.
 LONGEST_NAME = 25
 LONGEST_FLEET_NAME = 20
-_STARTING = 600
-_KEPT = 7 * 86400
 _GATE = (
     "A wave begins when every target of the wave before has succeeded. The limits of the targets file"
     " (max_failures) count within one pod, that is in one cluster."
@@ -49,11 +50,7 @@ def argo_manifest(export: Export) -> str:
         kind = "CronWorkflow"
         whole = {
             "schedules": [export.schedule],
-            **({} if export.time_zone is None else {"timezone": export.time_zone}),
-            "concurrencyPolicy": "Forbid",
-            "startingDeadlineSeconds": _STARTING,
-            "successfulJobsHistoryLimit": 3,
-            "failedJobsHistoryLimit": 3,
+            **schedule_fields("timezone", export),
             "workflowSpec": spec,
         }
     last = {"apiVersion": "argoproj.io/v1alpha1", "kind": kind, "metadata": export.metadata(), "spec": whole}
@@ -71,7 +68,7 @@ def _workflow_spec(export: Export) -> Object:
     )
     spec["securityContext"] = security_context()
     spec["podSpecPatch"] = json.dumps({"terminationGracePeriodSeconds": grace_seconds(export)})
-    spec["ttlStrategy"] = {"secondsAfterCompletion": _KEPT}
+    spec["ttlStrategy"] = {"secondsAfterCompletion": KEPT}
     whole = all_seconds(export)
     if whole is not None:
         waves = 1 if export.targets is None else len(export.targets.rollout.waves)
@@ -136,11 +133,7 @@ def _pod(export: Export) -> Object:
 
 def _retries(export: Export) -> object:
     if not export.ledger:
-        return Commented(
-            {"limit": 0},
-            "No retry: without a ledger, the record of the run ends with the pod, and another pod would begin the plan"
-            " from the first step.",
-        )
+        return Commented({"limit": 0}, NO_RETRY)
     helpful = ", ".join(map(str, codes(Retry.HELPS)))
     return Commented(
         {

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from runner.exit_codes import Retry
 from runner.export.pod import (
     CONTAINER,
+    KEPT,
+    NO_RETRY,
     Export,
     Object,
     all_seconds,
@@ -19,6 +21,7 @@ from runner.export.pod import (
     grace_seconds,
     init_container,
     run_words,
+    schedule_fields,
     security_context,
     shell_script,
     try_seconds,
@@ -31,10 +34,6 @@ from runner.fleet.targets import Targets
 LONGEST_NAME = 27
 #: The same for a fleet: its runs have a number behind the id.
 LONGEST_FLEET_NAME = 22
-#: Seconds after which a job that could not be started in time is left out.
-_STARTING = 600
-#: Seconds for which a job that has ended is kept, if it was not started by a schedule.
-_KEPT = 7 * 86400
 
 _WAVES = (
     "One pod for each cluster, at the same time: the waves and limits of the targets file count within a cluster. "
@@ -46,7 +45,7 @@ def kubernetes_manifest(export: Export) -> str:
     """Return the YAML of all objects."""
     job = _job_spec(export)
     if export.once:
-        job["ttlSecondsAfterFinished"] = _KEPT
+        job["ttlSecondsAfterFinished"] = KEPT
         last: Object = {"apiVersion": "batch/v1", "kind": "Job", "metadata": export.metadata(), "spec": job}
     else:
         last = {
@@ -55,11 +54,7 @@ def kubernetes_manifest(export: Export) -> str:
             "metadata": export.metadata(),
             "spec": {
                 "schedule": export.schedule,
-                **({} if export.time_zone is None else {"timeZone": export.time_zone}),
-                "concurrencyPolicy": "Forbid",
-                "startingDeadlineSeconds": _STARTING,
-                "successfulJobsHistoryLimit": 3,
-                "failedJobsHistoryLimit": 3,
+                **schedule_fields("timeZone", export),
                 "jobTemplate": {"metadata": {"labels": export.labels}, "spec": job},
             },
         }
@@ -110,11 +105,7 @@ def _without_deadline(pod: Mapping[str, object]) -> Object:
 def _limit(export: Export) -> object:
     if export.ledger:
         return Commented(export.retries, "A retry resumes the run: the ledger in the database has what was done.")
-    return Commented(
-        0,
-        "No retry: without a ledger, the record of the run ends with the pod, and another pod would begin the plan"
-        " from the first step.",
-    )
+    return Commented(0, NO_RETRY)
 
 
 def _rules(export: Export) -> list[object]:

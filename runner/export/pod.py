@@ -32,6 +32,15 @@ _GRACE: Final = 120
 _START: Final = 120
 #: Seconds that engines wait between the tries of a run, all together.
 _BETWEEN: Final = 600
+#: Seconds after which a job that could not be started in time is left out.
+_STARTING: Final = 600
+#: Seconds for which a job that has ended is kept, if it was not started by a schedule.
+KEPT: Final = 7 * 86400
+#: Why there is no retry without a ledger.
+NO_RETRY: Final = (
+    "No retry: without a ledger, the record of the run ends with the pod, and another pod would begin the plan"
+    " from the first step."
+)
 #: Bytes of a ConfigMap, with room for its other fields.
 _MOST_BYTES: Final = 1_000_000
 _CONFIG, _STATE, _SECRETS, _PASSWORDS = "/etc/jobplan", "/var/lib/jobplan", "/run/secrets/jobplan", "/run/jobplan"
@@ -81,6 +90,17 @@ class Export(Struct, frozen=True, kw_only=True):
         """Return the metadata of an object."""
         where = {} if self.namespace is None else {"namespace": self.namespace}
         return {"name": name or self.name, **where, "labels": self.labels}
+
+
+def schedule_fields(zone_key: str, export: Export) -> Object:
+    """Return what every engine has beside the schedule; `zone_key` is its key for the time zone."""
+    return {
+        **({} if export.time_zone is None else {zone_key: export.time_zone}),
+        "concurrencyPolicy": "Forbid",
+        "startingDeadlineSeconds": _STARTING,
+        "successfulJobsHistoryLimit": 3,
+        "failedJobsHistoryLimit": 3,
+    }
 
 
 def run_words(export: Export) -> list[str]:

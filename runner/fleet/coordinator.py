@@ -35,15 +35,15 @@ _ABANDON = 10.0
 
 
 class FleetSink(Protocol):
-    """Receives the events of a fleet run: progress and reports."""
+    """Receives the events of a fleet run: progress, messages and a trace. A subclass needs `handle` only."""
 
     def handle(self, event: ev.FleetEvent, state: FleetState) -> None:
         """Process one event; `state` is the state after it."""
         ...
 
-    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
+    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:  # noqa: ARG002 - others use them
         """Do periodic work, about once a second; `runs` are the members that run, by target."""
-        ...
+        return
 
 
 #: Returns the plan for a target, and the steps that were not selected. Raises what `read_plan` raises.

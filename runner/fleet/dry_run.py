@@ -21,7 +21,7 @@ from runner.gateway.inspection import Inspector
 from runner.preflight.dry_run import Wishes, dry_run
 from runner.preflight.dry_run_result import DryRun
 from runner.reports.messages import counted
-from runner.structs import Struct
+from runner.structs import Struct, picked
 
 #: Where most targets have no relation of this name.
 ABSENT = "does not exist"
@@ -217,9 +217,7 @@ def result_data(result: FleetDryRun) -> dict[str, object]:
             "severity": str(one.problem.severity),
             "step": one.problem.step,
             "message": one.message,
-            "file": one.problem.position.file,
-            "line": one.problem.position.line,
-            "column": one.problem.position.column,
+            **picked(one.problem.position, "file", "line", "column"),
             "hint": one.problem.hint,
             "targets": list(one.targets),
         }

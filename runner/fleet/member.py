@@ -20,7 +20,7 @@ from runner.plan.model import Plan
 from runner.run.begin_or_resume import carry_out
 from runner.run.continuation import Wish
 from runner.run.loop import Run
-from runner.structs import Struct, field
+from runner.structs import Struct, field, replace
 
 #: How many failed steps of a member the record of the fleet has; its own record has all.
 _KEPT = 20
@@ -85,12 +85,8 @@ async def run_member(
         code = ExitCode.FAILED
     if result.record_errors and not failures:
         failures = tuple(Failure(message=str(error)) for error in result.record_errors)
-    return MemberFinished(
-        at=clock.now(),
-        target=target.name,
-        state=member_state(code),
-        exit_code=code,
-        seconds=round(clock.now() - began, 3),
+    return replace(
+        _end(target.name, clock.now(), began, code),
         failures=failures,
         counts={str(state): number for state, number in result.state.counts().items()},
         steps={key: str(one.state) for key, one in result.state.records.items() if one.parent is None},
@@ -99,37 +95,25 @@ async def run_member(
 
 def of_error(target: str, error: JobplanError, now: float, began: float) -> MemberFinished:
     """Return the end of a member whose run could not begin, or could not go on."""
-    if isinstance(error, OpenQuestionError):
-        return _with_questions(target, error, now, began)
-    code = int(for_error(error))
+    if isinstance(error, OpenQuestionError):  # it cannot be resumed before a person has answered
+        questions = tuple(Failure(step=step, message=_cut(text)) for step, text in error.questions.items())
+        end = _end(target, now, began, ExitCode.UNKNOWN)
+        return replace(end, failures=questions, questions=tuple(error.questions))
+    code = for_error(error)
     state = member_state(code)
     if isinstance(error, ConnectionFailedError):
         state = MemberState.BUSY if error.hint == FULL else MemberState.UNREACHABLE
     elif state is MemberState.UNREACHABLE:
         state = MemberState.FAILED
     message = "; ".join(map(str, error.problems)) if isinstance(error, PlanError) and error.problems else error.message
-    return MemberFinished(
-        at=now,
-        target=target,
-        state=state,
-        exit_code=code,
-        seconds=round(now - began, 3),
-        failures=() if code == ExitCode.SUCCESS else (Failure(message=_cut(message)),),
-    )
+    failures = () if code == ExitCode.SUCCESS else (Failure(message=_cut(message)),)
+    return replace(_end(target, now, began, code), state=state, failures=failures)
 
 
-def _with_questions(target: str, error: OpenQuestionError, now: float, began: float) -> MemberFinished:
-    """Return the end of a member that cannot be resumed before a person has answered."""
-    failures = (Failure(step=step, message=_cut(text)) for step, text in error.questions.items())
-    return MemberFinished(
-        at=now,
-        target=target,
-        state=MemberState.UNKNOWN,
-        exit_code=ExitCode.UNKNOWN,
-        seconds=round(now - began, 3),
-        failures=tuple(failures),
-        questions=tuple(error.questions),
-    )
+def _end(target: str, now: float, began: float, code: int) -> MemberFinished:
+    """Return the end of a member, in the state of its exit code."""
+    seconds = round(now - began, 3)
+    return MemberFinished(at=now, target=target, state=member_state(code), exit_code=int(code), seconds=seconds)
 
 
 def _failures(state: RunState) -> tuple[Failure, ...]:

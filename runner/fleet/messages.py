@@ -12,7 +12,7 @@ from runner.fleet import events as ev
 from runner.fleet.events import ACTIVE, FAILURES, MemberState
 from runner.fleet.rollout import FleetState, Member
 from runner.reports.messages import counted
-from runner.reports.terminal_text import as_command, at_words, visible
+from runner.reports.terminal_text import broken, broken_command
 from runner.structs import Struct
 
 #: How many targets a group of failures lists.
@@ -94,13 +94,18 @@ def failure_groups(members: Sequence[Member]) -> tuple[FailureGroup, ...]:
     return tuple(sorted(groups, key=lambda group: -len(group.targets)))
 
 
+def group_words(group: FailureGroup) -> str:
+    """Return what failed, where, and with which SQLSTATE."""
+    where = f"step {group.step}: " if group.step else ""
+    code = f" ({group.sqlstate})" if group.sqlstate else ""
+    kind = "" if group.state is MemberState.FAILED else f"{member_words(group.state)}: "
+    return f"{kind}{where}{group.message}{code}"
+
+
 def group_lines(groups: Sequence[FailureGroup], targets: int) -> Iterator[str]:
     """Yield each group: where, what, how often, and on which targets."""
     for group in groups:
-        where = f"step {group.step}: " if group.step else ""
-        code = f" ({group.sqlstate})" if group.sqlstate else ""
-        kind = "" if group.state is MemberState.FAILED else f"{member_words(group.state)}: "
-        yield f"{kind}{where}{group.message}{code}"
+        yield group_words(group)
         yield f"  {len(group.targets):,} of {counted(targets, 'target')}: {listed_targets(group.targets)}"
         if group.place:
             yield f"  {group.place}"
@@ -155,12 +160,10 @@ def summary_lines(state: FleetState, *, journal: str = "", width: int | None = N
 
     `journal` are further options of that command. With the `width` of a terminal, lines are broken between words.
     """
-    for line in map(visible, _summary(state)):
-        rest = " " * (len(line) - len(line.lstrip()) + 2)
-        yield from [line] if width is None else at_words(line, width, rest=rest)
+    for line in _summary(state):
+        yield from broken(line, width)
     if any(member.state is not MemberState.SUCCEEDED for member in state.members.values()):
-        line = visible(f"Resume  {resume_command(state, journal=journal)}")
-        yield from [line] if width is None else as_command(line, width, rest=" " * 10)
+        yield from broken_command(f"Resume  {resume_command(state, journal=journal)}", width)
 
 
 def _summary(state: FleetState) -> Iterator[str]:

@@ -7,17 +7,16 @@ delay of more than a few seconds at the end.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 from typing import Final
 
 from runner.engine.ports import Sink
 from runner.exit_codes import is_failure
 from runner.fleet import events as ev
+from runner.fleet.coordinator import FleetSink
 from runner.fleet.events import MemberState
 from runner.fleet.messages import count_words, member_words
 from runner.fleet.rollout import FleetState, Member
 from runner.reports.notify import Message, Notifier, Webhook
-from runner.run.loop import Run
 
 #: Targets that did not succeed and are named in a message.
 _MOST_TARGETS: Final = 10
@@ -25,7 +24,7 @@ _MOST_TARGETS: Final = 10
 _NO_FAILURES: Final = frozenset({MemberState.SUCCEEDED, MemberState.PENDING, MemberState.UNMET})
 
 
-class FleetNotifier:
+class FleetNotifier(FleetSink):
     """A sink of a fleet run that sends messages.
 
     `failed_before`: the previous fleet run of the plan, or this one before it was resumed, had failed. `each`: also
@@ -71,9 +70,6 @@ class FleetNotifier:
                     self._send("recovery", f"succeeded after a failure: {count_words(state.counts())}", exit_code=0)
             case ev.FleetFinished() if is_failure(event.exit_code):
                 self._failed(event, state)
-
-    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
-        """Do nothing: each run reports its own waits."""
 
     def close(self) -> None:
         """Wait, for a short time, until everything is sent."""

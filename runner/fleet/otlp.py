@@ -18,17 +18,18 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Span, StatusCode, set_span_in_context
 
 from runner.engine.events import Event
+from runner.engine.ports import Sink
 from runner.engine.state import RunState
 from runner.fleet import events as ev
+from runner.fleet.coordinator import FleetSink
 from runner.fleet.rollout import FleetState, Member
 from runner.reports.otlp import PATIENCE, RunSpans, export, nanoseconds, parent_of, provider_of
-from runner.run.loop import Run
 
 #: Targets whose spans wait for the collector; those of further ones are left out.
 _MOST_WAITING: Final = 200
 
 
-class FleetTrace:
+class FleetTrace(FleetSink):
     """A sink of a fleet run that sends its trace. `warn` gets what went wrong, in words, once."""
 
     def __init__(
@@ -70,9 +71,6 @@ class FleetTrace:
                     self._not_begun(event, state.members[event.target], began)
             case ev.FleetFinished():
                 self._end(event, state)
-
-    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
-        """Do nothing: a thread sends."""
 
     def add(self, member: Member, events: Sequence[Event]) -> None:
         """Make and send the spans of a run that has ended."""
@@ -172,7 +170,7 @@ class FleetTrace:
             self._warn(text)
 
 
-class MemberTrace:
+class MemberTrace(Sink):
     """The sink for the run of one target: it keeps the events until the run has ended."""
 
     def __init__(self, trace: FleetTrace, member: Member) -> None:
@@ -183,12 +181,6 @@ class MemberTrace:
     def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the protocol's
         """Keep the event."""
         self._events.append(event)
-
-    def flush(self) -> None:
-        """Do nothing: the spans are made at the end."""
-
-    def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: the spans are made at the end."""
 
     def close(self) -> None:
         """Make the spans; a thread sends them."""

@@ -12,6 +12,7 @@ from runner.lint import read_plan
 from runner.plan.graph import not_selected
 from runner.plan.model import Plan
 from runner.plan.plan_files import files_of
+from runner.reports.messages import some
 
 #: How many targets with invalid parameters a message lists.
 _SHOWN = 5
@@ -77,10 +78,8 @@ class FleetPlans:
                 errors.setdefault(text, error)
         if wrong:
             text, names = next(iter(wrong.items()))
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             raise ParameterError(
-                f"{self.path} cannot run with the parameters of {', '.join(names[:_SHOWN])}{more}",
-                errors[text].problems,
+                f"{self.path} cannot run with the parameters of {some(names, _SHOWN)}", errors[text].problems
             )
         return self.of(targets[0])[0]
 

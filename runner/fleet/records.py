@@ -7,7 +7,6 @@ A journal whose last line is incomplete was interrupted there; that line is igno
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -21,8 +20,8 @@ from runner.exit_codes import is_failure
 from runner.fleet import events as ev
 from runner.fleet.rollout import FleetState, apply, initial_state
 from runner.fleet.targets import Targets, place
-from runner.records.journal_files import open_regular, read_regular, require_owner
-from runner.records.run_folders import fsync_folder, make_root
+from runner.records.journal_files import open_regular, read_regular, require_owner, write_new
+from runner.records.run_folders import fsync_folder, is_locked, make_root, try_lock
 from runner.structs import Struct, from_values, to_json_line, to_values
 
 #: The folder of fleet runs, beside the folder of journals.
@@ -63,7 +62,7 @@ class FleetJournal:
             _remove_unbegun(folder)
             folder.mkdir(mode=0o700)
             (folder / RUNS).mkdir(mode=0o700)
-            _write_new(folder / TARGETS, json.dumps(to_values(targets), ensure_ascii=False, indent=1).encode())
+            write_new(folder / TARGETS, json.dumps(to_values(targets), ensure_ascii=False, indent=1).encode())
             descriptor = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fsync_folder(folder)
             fsync_folder(root)
@@ -118,15 +117,13 @@ class FleetJournal:
         os.close(self._descriptor)
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._descriptor):
             os.close(self._descriptor)
             raise RunHeldError(
                 f"fleet run {self.folder.name} is being worked on by another process.",
                 run_id=self.folder.name,
                 hint="Wait until it ends, or stop it with jobplan fleet cancel.",
-            ) from None
+            )
 
 
 def missing(root: Path, fleet: str) -> RecordError:
@@ -141,16 +138,9 @@ def missing(root: Path, fleet: str) -> RecordError:
 def is_running(folder: Path) -> bool:
     """Return whether a process works on the fleet run now."""
     try:
-        descriptor = open_regular(folder / EVENTS)
+        return is_locked(folder, EVENTS)
     except OSError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 class CancelWish(Struct, frozen=True, kw_only=True):
@@ -281,11 +271,3 @@ def _refused(folder: Path, error: OSError) -> RecordError:
         f"the record {folder} cannot be written: {error.strerror}.",
         hint="Pass --journal DIR or set JOBPLAN_JOURNAL: the folder fleets beside it is used.",
     )
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)

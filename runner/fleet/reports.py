@@ -6,14 +6,9 @@ command that continues the fleet run.
 
 from __future__ import annotations
 
-import base64
-import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from xml.etree import ElementTree as ET
 
 from runner import __version__
@@ -25,13 +20,18 @@ from runner.fleet.messages import (
     FailureGroup,
     count_words,
     failure_groups,
+    group_words,
     listed_targets,
     member_words,
     resume_command,
 )
 from runner.fleet.rollout import FleetState, Member
 from runner.reports.destinations import Destination
+from runner.reports.html import self_contained
+from runner.reports.junit import xml_document
 from runner.reports.messages import counted, xml_text
+from runner.reports.page_summary import card, html_text
+from runner.reports.prometheus import Gauge, gauges_text
 from runner.structs import to_values
 
 #: Marks of step states in the matrix, with the state as their title.
@@ -103,7 +103,7 @@ def _markdown(state: FleetState) -> Iterator[str]:
         yield "| What went wrong | Targets |"
         yield "|---|---|"
         for group in groups:
-            yield f"| {_cell(_group_words(group))} | {len(group.targets)}: {_cell(listed_targets(group.targets))} |"
+            yield f"| {_cell(group_words(group))} | {len(group.targets)}: {_cell(listed_targets(group.targets))} |"
     if _unfinished(state):
         yield ""
         yield f"To continue: `{resume_command(state)}`"
@@ -111,23 +111,13 @@ def _markdown(state: FleetState) -> Iterator[str]:
     yield "| Wave | Targets | |"
     yield "|---|---|---|"
     for wave in state.waves:
-        members = [member for member in state.members.values() if member.wave == wave.name]
-        found: dict[MemberState, int] = {}
-        for member in members:
-            found[member.state] = found.get(member.state, 0) + 1
-        yield f"| {_cell(wave.name)} | {len(members)} | {count_words(found)} |"
+        found = Counter(member.state for member in state.members.values() if member.wave == wave.name)
+        yield f"| {_cell(wave.name)} | {found.total()} | {count_words(found)} |"
 
 
 def _cell(text: str) -> str:
     escaped = "".join(f"\\{one}" if one in "\\`*_{}[]<>#|~" else one for one in text)
     return " ".join(escaped.split())
-
-
-def _group_words(group: FailureGroup) -> str:
-    where = f"step {group.step}: " if group.step else ""
-    code = f" ({group.sqlstate})" if group.sqlstate else ""
-    kind = "" if group.state is MemberState.FAILED else f"{member_words(group.state)}: "
-    return f"{kind}{where}{group.message}{code}"
 
 
 # --- JUnit ---
@@ -138,8 +128,7 @@ def junit_xml(state: FleetState) -> str:
     root = ET.Element("testsuites", {"name": state.started.plan if state.started is not None else state.fleet})
     for member in state.members.values():
         root.append(_suite(member))
-    ET.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+    return xml_document(root)
 
 
 def _suite(member: Member) -> ET.Element:
@@ -204,37 +193,21 @@ def _case_without_steps(member: Member) -> ET.Element:
 def prometheus_text(state: FleetState) -> str:
     """Write the fleet run in the text format 0.0.4: the whole, and each target."""
     plan = state.started.plan if state.started is not None else ""
-    labels = f'plan="{_label(plan)}"'
-    lines = []
+    return gauges_text("jobplan_fleet", {"plan": plan}, _gauges(state))
 
-    def metric(name: str, help_: str, samples: list[tuple[str, float]]) -> None:
-        lines.append(f"# HELP jobplan_fleet_{name} {help_}")
-        lines.append(f"# TYPE jobplan_fleet_{name} gauge")
-        lines.extend(f"jobplan_fleet_{name}{{{labels}{more}}} {value:.15g}" for more, value in samples)
 
+def _gauges(state: FleetState) -> Iterator[Gauge]:
     code = -1 if state.finished is None else state.finished.exit_code
-    counts = state.counts()
-    metric("run_exit_code", "The exit code of the fleet run; -1 if it did not end.", [("", code)])
-    metric("run_success", "1 if the fleet run ended with exit code 0, else 0.", [("", float(code == 0))])
-    metric("run_start_timestamp_seconds", "When the fleet run began.", [("", state.started_at or 0.0)])
-    metric("run_duration_seconds", "How long the fleet run took.", [("", _seconds(state))])
-    metric("run_targets", "Targets by their state.", [(f',state="{one}"', float(counts[one])) for one in MemberState])
-    named = [(f',target="{_label(name)}"', member) for name, member in state.members.items()]
-    metric(
-        "target_success",
-        "1 if the plan succeeded on the target, else 0.",
-        [(label, float(member.state is MemberState.SUCCEEDED)) for label, member in named],
-    )
-    metric(
-        "target_duration_seconds",
-        "How long the last try of the target took.",
-        [(label, member.last.seconds) for label, member in named if member.last is not None],
-    )
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _label(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    counts, members = state.counts(), state.members.items()
+    yield "run_exit_code", "The exit code of the fleet run; -1 if it did not end.", [({}, code)]
+    yield "run_success", "1 if the fleet run ended with exit code 0, else 0.", [({}, float(code == 0))]
+    yield "run_start_timestamp_seconds", "When the fleet run began.", [({}, state.started_at or 0.0)]
+    yield "run_duration_seconds", "How long the fleet run took.", [({}, _seconds(state))]
+    yield "run_targets", "Targets by their state.", [({"state": str(one)}, counts[one]) for one in MemberState]
+    good = [({"target": name}, float(member.state is MemberState.SUCCEEDED)) for name, member in members]
+    yield "target_success", "1 if the plan succeeded on the target, else 0.", good
+    took = [({"target": name}, member.last.seconds) for name, member in members if member.last is not None]
+    yield "target_duration_seconds", "How long the last try of the target took.", took
 
 
 # --- HTML ---
@@ -242,49 +215,32 @@ def _label(text: str) -> str:
 
 def html_page(state: FleetState) -> str:
     """Write the fleet run as one self-contained page without scripts."""
-    style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     steps = list(dict.fromkeys(step for one in state.members.values() if one.last for step in one.last.steps))
     plan = state.started.plan if state.started is not None else state.fleet
     end = _end(state)
-    return _page().substitute(
-        style=style,
-        style_hash=f"sha256-{digest}",
-        jobplan=_text(__version__),
-        title=_text(f"{plan}: {end}"),
-        plan=_text(plan),
-        end=_text(end),
+    return self_contained(
+        "fleet.html",
+        styles=("report.css", "fleet.css"),
+        scripts=(),
+        jobplan=html_text(__version__),
+        title=html_text(f"{plan}: {end}"),
+        plan=html_text(plan),
+        end=html_text(end),
         end_class="good" if end == "succeeded" else "bad",
         meta="".join(_meta(state)),
         tiles="".join(_tiles(state)),
         wrong=_wrong(state),
-        legend=_text("✓ succeeded  ✗ failed  ? unknown  - skipped"),
-        headers="".join(f'<th scope="col">{_text(name)}</th>' for name in ("Target", "State", "Time", *steps)),
+        legend=html_text("✓ succeeded  ✗ failed  ? unknown  - skipped"),
+        headers="".join(f'<th scope="col">{html_text(name)}</th>' for name in ("Target", "State", "Time", *steps)),
         rows="\n".join(_rows(state, steps)),
     )
 
 
-@cache
-def _style() -> str:
-    report = files("runner.reports") / "page" / "report.css"
-    own = files("runner.fleet") / "page" / "fleet.css"
-    return report.read_text(encoding="utf-8") + own.read_text(encoding="utf-8")
-
-
-@cache
-def _page() -> Template:
-    return Template((files("runner.fleet") / "page" / "fleet.html").read_text(encoding="utf-8"))
-
-
-def _text(text: str) -> str:
-    return escape(xml_text(text))
-
-
 def _meta(state: FleetState) -> Iterator[str]:
     began = "" if state.started_at is None else f", {rfc3339(state.started_at)[:19].replace('T', ' ')} UTC"
-    yield f"<p>fleet run <code>{_text(state.fleet)}</code>{began}</p>"
+    yield f"<p>fleet run <code>{html_text(state.fleet)}</code>{began}</p>"
     if state.stopping is not None:
-        yield f"<p><b>Stopped:</b> {_text(state.stopping.reason)}</p>"
+        yield f"<p><b>Stopped:</b> {html_text(state.stopping.reason)}</p>"
 
 
 def _tiles(state: FleetState) -> Iterator[str]:
@@ -297,51 +253,50 @@ def _tiles(state: FleetState) -> Iterator[str]:
 
 
 def _tile(number: str, words: str, style: str = "") -> str:
-    return f'<div class="tile"><b class="{style}">{_text(number)}</b><span>{_text(words)}</span></div>'
+    return f'<div class="tile"><b class="{style}">{html_text(number)}</b><span>{html_text(words)}</span></div>'
 
 
 def _wrong(state: FleetState) -> str:
     groups = groups_of(state)
     following = (
-        f'<div class="next">To continue:<pre>{_text(resume_command(state))}</pre></div>' if _unfinished(state) else ""
+        f'<div class="next">To continue:<pre>{html_text(resume_command(state))}</pre></div>'
+        if _unfinished(state)
+        else ""
     )
     if not groups:
         return f'<section class="card" aria-label="What is left">{following}</section>' if following else ""
     items = "".join(
         f'<li><span class="often">{len(group.targets):,} of {counted(len(state.members), "target")}</span>'
-        f"{_text(_group_words(group))}"
-        f'<div class="where">{_text(listed_targets(group.targets))}{_place(group)}</div></li>'
+        f"{html_text(group_words(group))}"
+        f'<div class="where">{html_text(listed_targets(group.targets))}{_place(group)}</div></li>'
         for group in groups
     )
-    return (
-        '<section class="card wrong" aria-label="What went wrong"><div class="bar"><h2>What went wrong</h2></div>'
-        f"{following}<ol>{items}</ol></section>"
-    )
+    return card("What went wrong", f"{following}<ol>{items}</ol>", style="wrong")
 
 
 def _place(group: FailureGroup) -> str:
-    return f" · <code>{_text(group.place)}</code>" if group.place else ""
+    return f" · <code>{html_text(group.place)}</code>" if group.place else ""
 
 
 def _rows(state: FleetState, steps: list[str]) -> Iterator[str]:
     for wave in state.waves:
         members = [member for member in state.members.values() if member.wave == wave.name]
-        yield f'<tr class="wave"><td colspan="{len(steps) + 3}">wave {_text(wave.name)}, {len(members):,}</td></tr>'
+        yield f'<tr class="wave"><td colspan="{len(steps) + 3}">wave {html_text(wave.name)}, {len(members):,}</td></tr>'
         for member in sorted(members, key=lambda one: one.state not in _BAD):
             found = member.last.steps if member.last is not None else {}
             took = "" if member.last is None else format_duration(member.last.seconds)
             cells = "".join(_cell_of(found.get(step, "")) for step in steps)
             bad = ' class="bad"' if member.state in _BAD else ""
             yield (
-                f'<tr{bad}><td title="{_text(member.run)}">{_text(member.target.name)}</td>'
-                f'<td class="state s-{member.state}"><span>{_text(member_words(member.state))}</span></td>'
-                f"<td>{_text(took)}</td>{cells}</tr>"
+                f'<tr{bad}><td title="{html_text(member.run)}">{html_text(member.target.name)}</td>'
+                f'<td class="state s-{member.state}"><span>{html_text(member_words(member.state))}</span></td>'
+                f"<td>{html_text(took)}</td>{cells}</tr>"
             )
 
 
 def _cell_of(found: str) -> str:
     words = found.replace("_", " ")
-    return f'<td class="cell s-{found or "pending"}" title="{_text(words)}">{_MARKS.get(found, "")}</td>'
+    return f'<td class="cell s-{found or "pending"}" title="{html_text(words)}">{_MARKS.get(found, "")}</td>'
 
 
 # --- JSON ---

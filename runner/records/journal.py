@@ -24,7 +24,16 @@ from runner.engine.state import RunState
 from runner.errors import JournalExistsError, JournalLostError, RecordError
 from runner.plan.model import Plan
 from runner.plan.plan_json import resolved_json, sha256_of
-from runner.records.journal_files import HEAD, Head, check_head, intact_length, open_regular, read_head, read_regular
+from runner.records.journal_files import (
+    HEAD,
+    Head,
+    check_head,
+    intact_length,
+    open_regular,
+    read_head,
+    read_regular,
+    write_new,
+)
 from runner.records.run_folders import (
     DIGEST,
     EVENTS,
@@ -129,8 +138,8 @@ class Journal:
         folder.mkdir(mode=0o700)
         try:
             resolved = resolved_json(plan)
-            _write_new(folder / PLAN, resolved.encode())
-            _write_new(folder / DIGEST, f"{sha256_of(resolved)}  {PLAN}\n".encode())
+            write_new(folder / PLAN, resolved.encode())
+            write_new(folder / DIGEST, f"{sha256_of(resolved)}  {PLAN}\n".encode())
             file = _open(folder, os.O_CREAT | os.O_EXCL)
             journal = cls(folder, folder.name, file, head=Head(folder, create=True))
             if journal._head is not None:
@@ -296,7 +305,7 @@ def _keep_plan(folder: Path, plan: Plan) -> None:
     text, digest = resolved.encode(), sha256_of(resolved)
     if read_regular(folder / PLAN) != text:
         with contextlib.suppress(FileExistsError):
-            _write_new(folder / later_plan(digest), text)
+            write_new(folder / later_plan(digest), text)
         fsync_folder(folder)
 
 
@@ -305,14 +314,6 @@ def _append(file: EventFile, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) or 0 :]
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
 
 
 #: The line without which nothing of a run was launched.

@@ -53,6 +53,15 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write a new file, durably. FileExistsError if there is one."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
 def require_owner(root: Path, folder: Path, names: Iterable[str]) -> None:
     """Refuse a journal that another user could have written: RecordError, with a hint.
 

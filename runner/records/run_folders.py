@@ -85,7 +85,7 @@ def has_journal(folder: Path) -> bool:
 def lock(events: int, folder: Path) -> None:
     """Take the lock on a journal's events, an open file. RecordError, with the holder, if another runner has it."""
     end = time.monotonic() + _PATIENCE
-    while not _locked(events, fcntl.LOCK_EX):
+    while not try_lock(events):
         if time.monotonic() >= end:
             raise JournalHeldError(
                 f"run {folder.name} is being written by {_writer(folder)}.",
@@ -107,16 +107,17 @@ def locked_root(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_locked(folder: Path) -> bool:
+def is_locked(folder: Path, name: str = EVENTS) -> bool:
     """Return whether a runner is writing this journal now. OSError if that cannot be determined."""
-    events = open_regular(folder / EVENTS)
+    events = open_regular(folder / name)
     try:
-        return not _locked(events, fcntl.LOCK_SH)
+        return not try_lock(events, fcntl.LOCK_SH)
     finally:
         os.close(events)
 
 
-def _locked(file: int, how: int) -> bool:
+def try_lock(file: int, how: int = fcntl.LOCK_EX) -> bool:
+    """Take a lock on an open file, and return whether that was possible at once."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,7 +13,7 @@ from typing import Any
 from runner.durations import format_duration
 from runner.engine.events import Leftover, Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker, end_sessions
-from runner.reports.messages import leftover_lines
+from runner.reports.messages import leftover_lines, leftovers_data
 from runner.reports.server_status import (
     RecordSummary,
     blocked_words,
@@ -104,7 +104,7 @@ def end_words(ended: EndedWorker) -> str:
 def attach_lines(
     run: LiveRun,
     ended: Sequence[EndedWorker],
-    leftovers: Sequence[tuple[str, tuple[str, ...]]],
+    leftovers: Sequence[Leftover],
     record: RecordSummary | None = None,
     *,
     where: str = "",
@@ -118,7 +118,7 @@ def attach_lines(
         yield from _open_words(run, ended, record, where)
     elif ended:
         yield "the server does not keep how a worker ended: only its runner and the run's record know it"
-    yield from leftover_lines(Leftover(what=what, repair=repairs) for what, repairs in leftovers)
+    yield from leftover_lines(leftovers)
 
 
 def _open_words(run: LiveRun, ended: Sequence[EndedWorker], record: RecordSummary, where: str) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _recorded_words(step: str, record: RecordSummary | None) -> str:
 def attach_data(
     run: LiveRun,
     ended: Sequence[EndedWorker],
-    leftovers: Sequence[tuple[str, tuple[str, ...]]],
+    leftovers: Sequence[Leftover],
     record: RecordSummary | None = None,
     *,
     now: float,
@@ -159,5 +159,5 @@ def attach_data(
             }
             for one in ended
         ],
-        "leftovers": [{"what": what, "repair": list(repairs)} for what, repairs in leftovers],
+        "leftovers": leftovers_data(leftovers),
     }

@@ -19,12 +19,14 @@ from xml.etree import ElementTree as ET
 from runner.codes import with_slug
 from runner.errors import Position, Problem, Severity
 from runner.plan.groups import written_steps
+from runner.reports.junit import xml_document
 from runner.reports.messages import counted, xml_text
 from runner.reports.plan_graph import drawing
 from runner.reports.plan_problems import (
     MARKDOWN_HEAD,
     PlanVerdict,
     distinct,
+    fitting,
     markdown_rows,
     plain_markdown,
     repository_path,
@@ -84,8 +86,7 @@ def findings_junit(verdicts: Sequence[PlanVerdict], *, strict: bool = False, roo
     totals = {name: str(sum(int(suite.get(name, "0")) for suite in suites)) for name in ("tests", "failures", "errors")}
     tree = ET.Element("testsuites", {"name": "jobplan", **totals})
     tree.extend(suites)
-    ET.indent(tree)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(tree, encoding="unicode")}\n'
+    return xml_document(tree)
 
 
 def _suite(verdict: PlanVerdict, *, strict: bool, root: str) -> ET.Element:
@@ -141,7 +142,7 @@ def verdicts_markdown(verdicts: Sequence[PlanVerdict], *, strict: bool = False) 
         parts += ["", f"_{counted(len(verdicts) - _MOST_PROBLEMS, 'more plan')}._"]
     problems = sorted(distinct(verdicts), key=lambda one: one.severity is not Severity.ERROR)
     if problems:
-        rows = list(_up_to(markdown_rows(problems[:_MOST_PROBLEMS]), _LIMIT - sum(map(len, parts))))
+        rows = fitting(markdown_rows(problems[:_MOST_PROBLEMS]), _LIMIT - sum(map(len, parts)))
         parts += ["", *MARKDOWN_HEAD, *rows]
         if len(rows) < len(problems):
             parts += ["", f"_{counted(len(problems) - len(rows), 'more problem')}: see the log of the step._"]
@@ -180,14 +181,6 @@ def _graphs(plans: Iterable[Plan]) -> Iterator[str]:
             yield f"\n{graph}"
     if left_out:
         yield f"\n_The graphs of {counted(left_out, 'more plan')} are left out._"
-
-
-def _up_to(lines: Iterable[str], room: int) -> Iterator[str]:
-    for line in lines:
-        room -= len(line) + 1
-        if room < 0:
-            return
-        yield line
 
 
 def show_in_github(

@@ -11,6 +11,7 @@ from runner.gateway.server_facts import ServerFacts
 from runner.preflight.doctor import Examined, Level
 from runner.reports.plan_problems import Style
 from runner.reports.terminal_text import visible
+from runner.structs import picked
 
 _TINTS = {Level.OK: "32", Level.WARNING: "1;33", Level.ERROR: "1;31", Level.UNKNOWN: "2"}
 _WIDTH = max(len(level.value) for level in Level)
@@ -61,8 +62,7 @@ def checks_data(examined: Iterable[Examined]) -> list[dict[str, Any]]:
             "check": one.check.name,
             "code": one.check.code,
             "level": one.outcome.level.value,
-            "found": one.outcome.found,
-            "needed": one.outcome.needed,
+            **picked(one.outcome, "found", "needed"),
             "mend": one.outcome.mend or None,
         }
         for one in examined

@@ -22,10 +22,12 @@ from runner.preflight.dry_run_result import Coverage, DryRun, HoldNow, Statement
 from runner.preflight.schedule import Bar, Schedule
 from runner.preflight.window_forecast import WindowForecast
 from runner.reports.doctor_report import checks_data
+from runner.reports.messages import some
 from runner.reports.plan_problems import (
     MARKDOWN_HEAD,
     Lines,
     Style,
+    fitting,
     legend,
     markdown_rows,
     plain_markdown,
@@ -34,7 +36,7 @@ from runner.reports.plan_problems import (
 )
 from runner.reports.terminal_text import visible
 from runner.reports.worker_activity import about
-from runner.structs import Struct, asdict, replace
+from runner.structs import Struct, asdict, picked, replace
 
 #: Most and fewest columns of the chart, and its most bars.
 _WIDEST, _NARROWEST = 60, 20
@@ -180,10 +182,6 @@ def dry_run_lines(
         yield from _wrapped(last, width, first="", rest="") if style.excerpt else (last,)
 
 
-#: Steps that are named as left over.
-_LEFT_OVER = 8
-
-
 def window_lines(found: WindowForecast) -> Iterator[str]:
     """Yield when the window opens and closes, and what of the schedule fits into it."""
     window, now = found.window, found.server_time
@@ -201,16 +199,12 @@ def window_lines(found: WindowForecast) -> Iterator[str]:
     if not found.known:
         yield "No durations are known, so this forecast cannot say which steps fit into it."
     elif found.left_over:
-        yield f"{begun} leaves steps over: {_steps(found.left_over)}."
+        yield f"{begun} leaves steps over: {some(found.left_over)}."
     else:
         rest = format_duration(max(0.0, found.closes - found.ends_at))
         yield f"{begun} ends at {local_words(window, found.ends_at, seen_at=now)}, {rest} before the window closes."
         if found.left_over_late:
-            yield f"At the 95th percentiles of the durations it leaves steps over: {_steps(found.left_over_late)}."
-
-
-def _steps(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LEFT_OVER]) + (f" and {len(names) - _LEFT_OVER} more" if len(names) > _LEFT_OVER else "")
+            yield f"At the 95th percentiles of the durations it leaves steps over: {some(found.left_over_late)}."
 
 
 def _window(found: WindowForecast) -> dict[str, Any]:
@@ -252,7 +246,7 @@ def _statements(statements: Sequence[StatementReport], style: Style, width: int)
         yield from _statement(list(alike), column, style, width)
     if folded:
         names = list(dict.fromkeys(visible(one.step) for one in folded))
-        words = f"{len(names)} steps depend on tables that this plan creates: {_steps(names)}"
+        words = f"{len(names)} steps depend on tables that this plan creates: {some(names)}"
         mark = f"  {Coverage.NOT.value}"
         first, *more = _wrapped(words, width, first=f"{mark}: ", rest=" " * (_COVERAGE + 4))
         yield style.paint(mark, _TINTS[Coverage.NOT]) + first.removeprefix(mark)
@@ -406,33 +400,20 @@ def _schedule(schedule: Schedule) -> dict[str, Any]:
     """Return the schedule as JSON values; times are seconds, and only show the order if no duration is known."""
     return {
         "known": not schedule.nothing_known,
-        "makespan": schedule.makespan,
-        "makespan_p95": schedule.makespan_p95,
-        "lower_bound": schedule.lower_bound,
-        "critical_path": list(schedule.critical),
-        "unknown": list(schedule.unknown),
-        "steps": [
-            {"step": bar.step, "ready": bar.ready, "start": bar.start, "end": bar.end, "known": bar.known}
-            for bar in schedule.bars
-        ],
-        "what_if": [{"slots": one.slots, "makespan": one.makespan} for one in schedule.tried],
+        **picked(schedule, "makespan", "makespan_p95", "lower_bound"),
+        "critical_path": schedule.critical,
+        "unknown": schedule.unknown,
+        "steps": [picked(bar, "step", "ready", "start", "end", "known") for bar in schedule.bars],
+        "what_if": [picked(one, "slots", "makespan") for one in schedule.tried],
         "enough_slots": schedule.enough,
     }
 
 
 def _statement_data(one: StatementReport) -> dict[str, Any]:
     return {
-        "step": one.step,
-        "instance": one.instance,
-        "key": one.key,
-        "command": one.command,
-        "text": one.text,
+        **picked(one, "step", "instance", "key", "command", "text"),
         "coverage": one.coverage.value,
-        "why": list(one.why),
-        "notes": list(one.notes),
-        "codes": list(one.codes),
-        "cost": one.cost,
-        "rows": one.rows,
+        **picked(one, "why", "notes", "codes", "cost", "rows"),
         "locks": [{"relation": relation, "mode": mode} for relation, mode in one.locks],
     }
 
@@ -454,10 +435,11 @@ def dry_run_markdown(result: DryRun, limit: int = MARKDOWN_LIMIT) -> Iterator[st
     room = limit - sum(len(line) + 1 for line in head) - _ROOM_FOR_REMARK
     missing = []
     for section in _markdown_sections(result):
-        rows = _fitting(section, room // 2 if section.what == _FINDINGS else room)
-        if rows < len(section.lines):
-            missing.append(f"{len(section.lines) - rows} of {section.what}")
-        shown = [*section.head, *section.lines[:rows], *section.tail] if rows else []
+        around = sum(len(line) + 1 for line in (*section.head, *section.tail))
+        rows = fitting(section.lines, (room // 2 if section.what == _FINDINGS else room) - around)
+        if len(rows) < len(section.lines):
+            missing.append(f"{len(section.lines) - len(rows)} of {section.what}")
+        shown = [*section.head, *rows, *section.tail] if rows else []
         yield from shown
         room -= sum(len(line) + 1 for line in shown)
     if missing:
@@ -477,16 +459,6 @@ class _Section(Struct, frozen=True, kw_only=True):
 #: Characters that are kept for the line that says what is missing.
 _ROOM_FOR_REMARK = 300
 _FINDINGS = "the findings"
-
-
-def _fitting(section: _Section, room: int) -> int:
-    """Return how many of the section's lines fit."""
-    room -= sum(len(line) + 1 for line in (*section.head, *section.tail))
-    for number, line in enumerate(section.lines):
-        room -= len(line) + 1
-        if room < 0:
-            return number
-    return len(section.lines)
 
 
 def _folded(what: str, title: str, lines: Iterable[str], *table: str) -> _Section:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from runner.engine import events as ev
+from runner.engine.ports import Sink
 from runner.engine.state import BAD, RunState, StepState
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import is_cancelled_by_window, is_unfinished, unfinished_words
@@ -19,7 +20,7 @@ from runner.reports.run_report import RunReport
 from runner.reports.workflow_commands import Annotations, append_summary, workflow_command
 
 
-class GithubActions:
+class GithubActions(Sink):
     """A sink that writes annotations to a stream when steps end, and the summary at the end of the run.
 
     `history` are the events so far, if the run is resumed. If an annotation or the summary cannot be written, the run
@@ -49,12 +50,6 @@ class GithubActions:
         self._state = state
         for command in annotated(event, state, self._run_id, self._workspace):
             self._annotations.add(command)
-
-    def flush(self) -> None:
-        """Do nothing: each annotation is written at once."""
-
-    def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: only the end of a step has an annotation."""
 
     def close(self) -> None:
         """Write the last annotations, and append the summary to those of the previous steps of the job."""

@@ -48,7 +48,7 @@ from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, RunReport, StepReport, run_end
 from runner.reports.waits import blocked_sessions
 from runner.sql.tokens import highlights
-from runner.structs import Struct, asdict
+from runner.structs import Struct, asdict, picked
 
 #: A column with more steps than this is broken into several, side by side.
 TALLEST = 40
@@ -117,13 +117,9 @@ def _run(report: RunReport) -> dict[str, Any]:
     texts: dict[str, int] = {}
     numbers = {step.key: number for number, step in enumerate(report.steps)}
     return {
-        "run": report.run,
-        "started_at": report.started_at,
-        "finished_at": report.finished_at,
+        **picked(report, "run", "started_at", "finished_at", "critical", "gaps"),
         "lanes": max(used, min(report.slots, _LANES)),
-        "critical": report.critical,
         "failed": report.exit_code != 0,
-        "gaps": report.gaps,
         "steps": [_step(step, texts) | {"above": numbers.get(step.parent or "")} for step in report.steps],
         "texts": list(texts),
         "marks": list(_marks(texts)),
@@ -156,22 +152,10 @@ _KINDS = ("keyword", "string", "number", "comment", "name")
 
 def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
     return {
-        "key": step.key,
-        "state": str(step.state),
+        **picked(step, "key", "state", "description", "tags", "pools", "parent", "instances", "detaches", "slots"),
+        **picked(step, "timeout", "started_at", "seconds", "waited", "retries", "reason"),
         "sql": texts.setdefault(step.sql, len(texts)),
-        "description": step.description,
-        "tags": step.tags,
-        "pools": step.pools,
         "needs": [(need.step, str(need.on)) for need in step.needs],
-        "parent": step.parent,
-        "instances": step.instances,
-        "detaches": step.detaches,
-        "slots": step.slots,
-        "timeout": step.timeout,
-        "started_at": step.started_at,
-        "seconds": step.seconds,
-        "waited": step.waited,
-        "retries": step.retries,
         "place": f"{step.file}:{step.line}" if step.file and step.line is not None else step.file,
         "split": [[words, getattr(step.time_split, name)] for name, words in SPLIT],
         "skipped": skip_words(step),
@@ -179,7 +163,6 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
         "result_words": step_result_words(step),
         "committed": COMMITTED if step.committed else "",
         "leftovers": list(remains_lines(step)),
-        "reason": step.reason,
         "waits": [asdict(wait) for wait in step.waits],
         "attempts": [_attempt(attempt) for attempt in step.attempts],
     }
@@ -187,27 +170,16 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
 
 def _attempt(attempt: AttemptReport) -> dict[str, Any]:
     return {
-        "number": attempt.number,
-        "iteration": attempt.iteration,
-        "launched_at": attempt.launched_at,
-        "ended_at": attempt.ended_at,
-        "server_started_at": attempt.server_started_at,
-        "server_finished_at": attempt.server_finished_at,
-        "lanes": attempt.lanes,
-        "outcome": attempt.outcome,
+        **picked(attempt, "number", "iteration", "launched_at", "ended_at", "server_started_at", "server_finished_at"),
+        **picked(attempt, "lanes", "outcome", "deadline", "cancel_reason", "reason", "lost", "notices_dropped"),
+        **picked(attempt.worker, "pid"),
         "error": _error(attempt.error, ""),
         "result_words": result_words(attempt),
-        "pid": attempt.worker.pid if attempt.worker else None,
-        "deadline": attempt.deadline,
-        "cancel_reason": attempt.cancel_reason,
-        "reason": attempt.reason,
         "blocked": blocked_sessions(attempt.blocked),
-        "lost": attempt.lost,
         "lock_waits": [
             {"since": wait.since, "until": wait.until, "words": lock_wait_words(wait)} for wait in attempt.lock_waits
         ],
         "notices": [(notice.severity, notice.message) for notice in attempt.notices],
-        "notices_dropped": attempt.notices_dropped,
         "result": asdict(attempt.result) if attempt.result is not None else None,
     }
 
@@ -265,7 +237,7 @@ def html_page(report: RunReport) -> str:
         "page.html",
         styles=("report.css",),
         scripts=_SCRIPTS,
-        jobplan=html_text(report.jobplan),
+        jobplan=html_text(report.started.jobplan),
         title=html_text(f"{report.plan} {run_end(report)}, run {report.run}"),
         plan=html_text(report.plan),
         end=html_text(run_end(report)),
@@ -394,12 +366,12 @@ def _result(step: StepReport) -> str:
 
 def _about(report: RunReport) -> Iterator[str]:
     facts = (
-        ("Plan", report.file),
+        ("Plan", report.started.file),
         ("Owner", report.owner),
-        ("Plan's SHA-256", report.sha256),
-        ("Database", f"{report.database}, as {report.user}"),
-        ("Server", f"PostgreSQL {report.server}, pg_background {report.extension}"),
-        ("Runner", f"jobplan {report.jobplan} on {report.host}"),
+        ("Plan's SHA-256", report.started.sha256),
+        ("Database", f"{report.started.database}, as {report.started.user}"),
+        ("Server", f"PostgreSQL {report.started.server}, pg_background {report.started.extension}"),
+        ("Runner", f"jobplan {report.started.jobplan} on {report.started.host}"),
         ("Window", report.window),
         ("Exit code", "none: the run did not end" if report.exit_code is None else str(report.exit_code)),
         *((f"Parameter {name}", value) for name, value in report.parameters.items()),

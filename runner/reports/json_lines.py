@@ -14,6 +14,7 @@ from runner.clock import rfc3339
 from runner.engine import events as ev
 from runner.engine.event_json import to_json, to_line
 from runner.engine.events import Event
+from runner.engine.ports import Sink
 from runner.engine.state import BAD, RunState, StepState
 from runner.errors import RecordError
 from runner.exit_codes import ExitCode
@@ -25,8 +26,11 @@ from runner.reports.waits import blocked_line, unblocked_line
 from runner.structs import replace
 
 
-class JsonLines:
-    """A sink that writes each event when it happens. `broken`: the report lacks events."""
+class JsonLines(Sink):
+    """A sink that writes each event when it happens. `broken`: the report lacks events.
+
+    It is never flushed: no run is resumed from a report, so the operating system may write it later.
+    """
 
     def __init__(self, path: Path, run_id: str) -> None:
         self.path = path
@@ -45,12 +49,6 @@ class JsonLines:
         except OSError as error:
             self.close()
             raise self._refused(error) from error
-
-    def flush(self) -> None:
-        """Do nothing: no run is resumed from a report, so the operating system may write it later."""
-
-    def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: only events have lines."""
 
     def close(self) -> None:
         """Close the file."""

@@ -53,8 +53,8 @@ def junit_xml(report: RunReport) -> str:
             **counts,
             "skipped": str(kinds["skipped"]),
             "timestamp": datetime.fromtimestamp(report.started_at, UTC).strftime("%Y-%m-%dT%H:%M:%S"),
-            "hostname": xml_text(report.host),
-            "file": xml_text(report.file),
+            "hostname": xml_text(report.started.host),
+            "file": xml_text(report.started.file),
         },
     )
     properties = ET.SubElement(suite, "properties")
@@ -65,18 +65,23 @@ def junit_xml(report: RunReport) -> str:
     output = "\n".join(message.text for message in report.messages)
     if output:
         ET.SubElement(suite, "system-out").text = xml_text(output)
+    return xml_document(root)
+
+
+def xml_document(root: ET.Element) -> str:
+    """Return an XML document, indented."""
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
 
 def _properties(report: RunReport) -> Iterator[tuple[str, str]]:
     yield "run", report.run
-    yield "file", report.file
-    yield "database", report.database
-    yield "server", report.server
-    yield "pg_background", report.extension
-    yield "jobplan", report.jobplan
-    yield "sha256", report.sha256
+    yield "file", report.started.file
+    yield "database", report.started.database
+    yield "server", report.started.server
+    yield "pg_background", report.started.extension
+    yield "jobplan", report.started.jobplan
+    yield "sha256", report.started.sha256
     if report.window:
         yield "window", report.window
     yield from ((f"param.{name}", value) for name, value in report.parameters.items())

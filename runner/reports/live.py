@@ -21,12 +21,13 @@ from rich.text import Text
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
+from runner.engine.ports import Sink
 from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, FINAL, GATE, HOLDING, SLOTS, RunState, StepRecord, StepState, leaves
 from runner.engine.window import window_status
-from runner.reports.fan_outs import FanOut, fan_outs, run_counts, step_of_plan
 from runner.reports.messages import Verbosity, error_of, error_text, event_lines, iteration_words
 from runner.reports.progress import goes_as_planned
+from runner.reports.step_counts import FanOut, fan_outs, run_counts, step_of_plan
 from runner.reports.terminal_text import at_words, columns, cut_at_words, flowing, some_lines, visible
 from runner.reports.waits import hold_words
 from runner.reports.worker_activity import WorkerView, about
@@ -87,7 +88,8 @@ def frame(view: View, width: int, height: int) -> list[Text]:
     lines += _under_way(view, width, room - rest)
     if others:
         waiting = [_waiting(view, one, width) for one in others[:height]]
-        lines += _titled("Waiting", waiting, len(others), height - 1 - len(lines) - len(hint), width)
+        shown = _some(waiting, len(others), height - 2 - len(lines) - len(hint), width)
+        lines += [Text("Waiting", style="bold dim"), *shown] if shown else []
     return [*lines, *hint]
 
 
@@ -95,11 +97,6 @@ def _hint(state: RunState) -> str:
     if state.interrupted is not None:
         return "Ctrl-C again: do not wait for the workers that still run"
     return "Ctrl-C: start no further steps; running ones end as their on_runner_exit says"
-
-
-def _titled(title: str, blocks: Sequence[_Block], total: int, room: int, width: int) -> _Block:
-    shown = _some(blocks, total, room - 1, width)
-    return [Text(title, style="bold dim"), *shown] if shown else []
 
 
 def _some(blocks: Sequence[_Block], total: int, room: int, width: int, indent: str = "  ") -> _Block:
@@ -393,7 +390,7 @@ REDRAW = 1.0
 _KEPT = 200
 
 
-class Live:
+class Live(Sink):
     """A sink that draws the run on a terminal.
 
     `look` returns the last observation of each step's worker; `estimate` how many seconds are left, None if unknown. If
@@ -434,9 +431,6 @@ class Live:
             for line in self._staying(event, state)
         ]
         self._safely(lambda: self._take(event, state, lines))
-
-    def flush(self) -> None:
-        """Do nothing: the drawing is not a record."""
 
     def tick(self, now: float, state: RunState) -> None:
         """Redraw with the current time."""

@@ -24,6 +24,7 @@ from runner.reports.messages import (
     step_result_words,
     warning_texts,
 )
+from runner.reports.plan_problems import fitting
 from runner.reports.run_report import RunReport, StepReport, run_end
 from runner.reports.terminal_text import visible
 from runner.reports.waits import blocked_sessions
@@ -50,48 +51,38 @@ _SIGNS = {
 def markdown_text(report: RunReport) -> str:
     """Write the report as GitHub Flavored Markdown, with failures first."""
     parts = [_head(report), *(_trouble(step) for step in report.leaves if _troubled(step))]
-    sections, left_out = _fitting(parts, LIMIT // 2)
-    if left_out:
+    sections = fitting(parts, LIMIT // 2, 2)
+    if left_out := len(parts) - len(sections):
         sections.append(f"_{left_out} more steps did not succeed._")
-    sections += _fitting([part for step in report.leaves for part in _warned(step)], LIMIT // 6)[0]
+    sections += fitting((part for step in report.leaves for part in _warned(step)), LIMIT // 6, 2)
     rows = list(_rows(report))
-    room = LIMIT - sum(len(part) + 2 for part in sections)
-    shown, left_out = _fitting(rows, room)
+    shown = fitting(rows, _room(sections), 2)
     table = ["| step | state | time | waited | result |", "|---|---|--:|--:|---|", *shown]
+    left_out = len(rows) - len(shown)
     sections.append("\n".join(table) + (f"\n\n_{left_out} more steps are not shown._" if left_out else ""))
-    waited = [*_lock_waits(report), *_blocked(report)]
-    sections += _fitting(waited, LIMIT - sum(len(part) + 2 for part in sections))[0]
-    captured = [part for step in report.leaves for part in _captured(step)]
-    sections += _fitting(captured, LIMIT - sum(len(part) + 2 for part in sections))[0]
+    sections += fitting((*_lock_waits(report), *_blocked(report)), _room(sections), 2)
+    sections += fitting((part for step in report.leaves for part in _captured(step)), _room(sections), 2)
     return "\n\n".join(sections) + "\n"
 
 
-def _fitting(parts: list[str], room: int) -> tuple[list[str], int]:
-    """Return as many of the first parts as fit, and how many are left out."""
-    shown: list[str] = []
-    for part in parts:
-        room -= len(part) + 2
-        if room < 0:
-            break
-        shown.append(part)
-    return shown, len(parts) - len(shown)
+def _room(sections: list[str]) -> int:
+    return LIMIT - sum(len(part) + 2 for part in sections)
 
 
 def _head(report: RunReport) -> str:
-    tally = _tally(report.tally.steps)
-    tally += (
-        f" · {counted(report.tally.all_items, 'item')}: {_tally(report.tally.items)}" if report.tally.all_items else ""
-    )
+    tally, items = _tally(report.tally.steps), report.tally.all_items
+    tally += f" · {counted(items, 'item')}: {_tally(report.tally.items)}" if items else ""
     tally += f" · ⚠️ {counted(report.warnings, 'warning')}" if report.warnings else ""
     good = report.exit_code == 0
-    server = f"PostgreSQL {code(report.server.partition(' ')[0])}, pg_background {code(report.extension)}"
+    began = report.started
+    server = f"PostgreSQL {code(began.server.partition(' ')[0])}, pg_background {code(began.extension)}"
     slots = f"{report.slots_used} of {report.slots} slots used"
     lines = [
         f"### {'✅' if good else '❌'} {code(report.plan)} {run_end(report)} in {format_duration(report.seconds)}",
         "",
         tally,
         "",
-        f"Run {code(report.run)} on {code(report.database)} ({server}), {rfc3339(report.started_at)[:19]}Z, {slots}",
+        f"Run {code(report.run)} on {code(began.database)} ({server}), {rfc3339(report.started_at)[:19]}Z, {slots}",
     ]
     if report.left_over:
         lines += ["", f"{counted(report.left_over, 'step')} left over by the window {code(report.window)}"]

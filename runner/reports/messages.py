@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
@@ -21,9 +22,9 @@ from runner.engine.step_sql import place_in_plan
 from runner.engine.window import closed_words
 from runner.plan.model import AtEnd
 from runner.plan.window import local_words
-from runner.reports.fan_outs import fan_out
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, LockWaitReport, StepReport
+from runner.reports.step_counts import fan_out
 from runner.reports.waits import blocked_line, blocking_line, hold_line, holder_words, lock_words, unblocked_line
 from runner.reports.worker_activity import rest_of_loop
 from runner.sql.text_traits import nature_of
@@ -137,6 +138,11 @@ def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
     for one in leftovers:
         yield f"left behind: {one.what}"
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(one.repair))
+
+
+def leftovers_data(leftovers: Iterable[Leftover]) -> list[dict[str, Any]]:
+    """Return what is left behind as JSON values: `repair` has SQL statements of which one repairs it."""
+    return [{"what": one.what, "repair": list(one.repair)} for one in leftovers]
 
 
 def remains_lines(step: StepReport) -> Iterator[str]:

@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from runner.durations import format_duration
 from runner.engine.events import AttemptBlocked, AttemptFinished, AttemptUnblocked, Event, RunFinished, RunStarted
+from runner.engine.ports import Sink
 from runner.engine.state import BAD, RunState
 from runner.errors import UsageError
 from runner.exit_codes import is_failure
@@ -157,7 +158,7 @@ class Notifications(Struct, frozen=True, kw_only=True):
     blocked_after: float | None = None
 
 
-class Notifier:
+class Notifier(Sink):
     """A sink that sends a message when something happens that a person should know.
 
     `failed_before`: the previous run of the plan, or this one before it was resumed, had failed. `resumed` says which.
@@ -216,9 +217,6 @@ class Notifier:
                 by = [{"pid": one.pid, "user": one.user, "application": one.name} for one in event.by]
                 what = f"step {step} has waited {format_duration(round(seconds))} for a lock{on}"
                 self._send("blocked", what, step=step, seconds=round(seconds), relation=event.relation, by=by)
-
-    def flush(self) -> None:
-        """Do nothing: a thread sends."""
 
     def close(self) -> None:
         """Wait, for a short time, until everything is sent."""

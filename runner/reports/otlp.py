@@ -33,6 +33,7 @@ from runner.engine.events import (
     StepFinished,
     StepReady,
 )
+from runner.engine.ports import Sink
 from runner.engine.state import BAD, RunState
 
 #: Seconds that the end of a run waits for the collector.
@@ -50,7 +51,7 @@ def span_exporter(endpoint: str | None) -> SpanExporter:
     return OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}{path}", timeout=PATIENCE)
 
 
-class Trace:
+class Trace(Sink):
     """A sink that keeps the run's events and sends its trace at the end. `warn` gets what went wrong, in words."""
 
     def __init__(
@@ -72,12 +73,6 @@ class Trace:
     def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the protocol's
         """Keep the event."""
         self._events.append(event)
-
-    def flush(self) -> None:
-        """Do nothing: the trace is sent at the end."""
-
-    def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: the trace is sent at the end."""
 
     def close(self) -> None:
         """Send the trace, and wait for a short time until that is done."""

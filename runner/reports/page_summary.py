@@ -14,10 +14,11 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import ErrorDetails, SkipReason
 from runner.engine.state import FINAL, StepState
-from runner.reports.fan_outs import counts_words
 from runner.reports.messages import counted, error_fields, failure_words, remains_lines, state_words, xml_text
-from runner.reports.plan_problems import text_width, window
+from runner.reports.plan_problems import window
 from runner.reports.run_report import RunReport, StepReport, TimeSplit, run_end
+from runner.reports.step_counts import counts_words
+from runner.reports.terminal_text import columns
 from runner.sql.tokens import Mark, highlights
 
 #: Failures that are shown with their SQL; the others are listed.
@@ -63,10 +64,11 @@ def step_link(key: str) -> str:
 
 def status_line(report: RunReport) -> str:
     """Return one line: the steps by state, the run, its database and its start."""
+    began = report.started
     facts = [
         html_text(counts_words(report.tally)),
         f"run <code>{html_text(report.run)}</code>",
-        f"<code>{html_text(report.database)}</code> on PostgreSQL {html_text(report.server.partition(' ')[0])}",
+        f"<code>{html_text(began.database)}</code> on PostgreSQL {html_text(began.server.partition(' ')[0])}",
         moment(report.started_at),
     ]
     if report.warnings:
@@ -190,9 +192,13 @@ def went_wrong(report: RunReport) -> str:
             f'<div class="resume"><span>Resume</span><code>{html_text(report.resume)}</code>'
             f"{copy_button(report.resume, 'Copy the command')}</div>"
         )
+    return card("What went wrong", f'<div class="body">{"".join(parts)}</div>', style="wrong")
+
+
+def card(title: str, content: str, *, style: str = "") -> str:
+    """Return a part of a page, with a heading."""
     return (
-        '<section class="card wrong" aria-label="What went wrong"><div class="bar"><h2>What went wrong</h2></div>'
-        f'<div class="body">{"".join(parts)}</div></section>'
+        f'<section class="card {style}" aria-label="{title}"><div class="bar"><h2>{title}</h2></div>{content}</section>'
     )
 
 
@@ -265,7 +271,7 @@ def _sql(sql: str, error: ErrorDetails | None) -> str:
         style = ' class="at"' if at is not None and number == wrong else ""
         shown.append(f"<span{style}><i>{number + 1:>{width}}  </i>{_marked(part, offset, marks)}</span>")
         if style:
-            shown.append(f'<span class="caret">{" " * (width + 2 + text_width(part[:place]))}^</span>')
+            shown.append(f'<span class="caret">{" " * (width + 2 + columns(part[:place]))}^</span>')
         start += len(line) + 1
     if last < len(lines):
         shown.append(f"<span><i>{'…':>{width}}  </i>{len(lines) - last:,} more lines</span>")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,8 +18,8 @@ from runner.codes import slug_of, with_slug
 from runner.engine.events import ErrorDetails
 from runner.errors import Position, Problem, Severity
 from runner.plan.groups import written_steps
-from runner.reports.terminal_text import visible, visible_json
-from runner.structs import Struct
+from runner.reports.terminal_text import columns, visible, visible_json
+from runner.structs import Struct, picked
 
 if TYPE_CHECKING:
     from runner.plan.model import Plan
@@ -134,7 +133,7 @@ def _excerpt(problem: Problem, lines: Lines, style: Style, tint: str) -> Iterato
     line, column = window(written[place.line - 1], place.column - 1, style.width)
     number = f"  {place.line}"
     yield f"{style.paint(f'{number} |', _DIM)} {_printable(line)}".rstrip()
-    caret = " " * text_width(_printable(line[:column])) + style.paint("^", tint)
+    caret = " " * columns(_printable(line[:column])) + style.paint("^", tint)
     yield f"{style.paint(' ' * len(number) + ' |', _DIM)} {caret}"
 
 
@@ -145,16 +144,6 @@ def window(line: str, column: int, width: int = 120) -> tuple[str, int]:
     if start + width < len(line):
         part += "…"
     return (f"…{part}", column - start + 1) if start else (part, column)
-
-
-def text_width(text: str) -> int:
-    """Return how many columns of a terminal a text takes: East Asian characters take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
-    )
 
 
 def _printable(text: str) -> str:
@@ -198,6 +187,17 @@ def markdown_rows(problems: Iterable[Problem]) -> Iterator[str]:
 MARKDOWN_HEAD: Final = ("| | where | what | step |", "|---|---|---|---|")
 
 
+def fitting(parts: Iterable[str], room: int, gap: int = 1) -> list[str]:
+    """Return as many of the first parts as fit into so many characters, each with a gap after it."""
+    shown: list[str] = []
+    for part in parts:
+        room -= len(part) + gap
+        if room < 0:
+            break
+        shown.append(part)
+    return shown
+
+
 def repository_path(file: str, workspace: str) -> str:
     """Return a file as GitHub names it: relative to the workspace, else to the root of its git repository.
 
@@ -218,19 +218,12 @@ def repository_path(file: str, workspace: str) -> str:
 def problem_object(problem: Problem) -> dict[str, object]:
     """Return a problem as a JSON object; `also` lists the other places that have the same cause."""
     return {
-        "file": problem.position.file,
-        "line": problem.position.line,
-        "column": problem.position.column,
+        **picked(problem.position, "file", "line", "column"),
         "severity": problem.severity.value,
         "code": problem.code,
         "slug": slug_of(problem.code),
-        "message": problem.message,
-        "hint": problem.hint,
-        "step": problem.step,
-        "also": [
-            {"file": place.file, "line": place.line, "column": place.column, "step": step}
-            for place, step in problem.also
-        ],
+        **picked(problem, "message", "hint", "step"),
+        "also": [{**picked(place, "file", "line", "column"), "step": step} for place, step in problem.also],
     }
 
 
@@ -310,4 +303,4 @@ def excerpt(error: ErrorDetails, sql: str) -> Iterator[str]:
     line, column = window(sql[start : end if end >= 0 else len(sql)], offset - start)
     head = f"LINE {number}: "
     yield head + line
-    yield " " * (len(head) + text_width(line[:column])) + "^"
+    yield " " * (len(head) + columns(line[:column])) + "^"

@@ -15,11 +15,12 @@ from typing import TextIO
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
+from runner.engine.ports import Sink
 from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState
 from runner.engine.window import window_status
-from runner.reports.fan_outs import fan_out, fan_outs, is_folded, step_of_plan
 from runner.reports.messages import Verbosity, event_lines, iteration_words, some
+from runner.reports.step_counts import fan_out, fan_outs, is_folded, step_of_plan
 from runner.reports.terminal_text import visible
 from runner.reports.waits import LongWaits, blocked_line, hold_words, unblocked_line
 from runner.reports.worker_activity import WorkerView, view_words
@@ -30,8 +31,8 @@ HEARTBEAT = 60.0
 FOLDED_EVERY = 10.0
 
 
-class Plain:
-    """A sink that writes progress lines to a stream, with the time in UTC.
+class Plain(Sink):
+    """A sink that writes progress lines to a stream, which it leaves open, with the time in UTC.
 
     `look` returns the last observation of each step's worker. If the reader of the stream has closed it, the lines end
     and the run continues.
@@ -81,9 +82,6 @@ class Plain:
         if record.instances and not record.final:  # the line about its end has the counts
             self._write(at, f"{step}: {fan_out(state, record).words()}")
 
-    def flush(self) -> None:
-        """Do nothing: each line is written at once."""
-
     def tick(self, now: float, state: RunState) -> None:
         """Write a line for each long lock wait, and a heartbeat after `HEARTBEAT` seconds without a line."""
         for wait in self._long_waits.due(now):
@@ -93,9 +91,6 @@ class Plain:
             self._write_counts(now, step, state)
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
             self._write(now, heartbeat(state, now, self._look()))
-
-    def close(self) -> None:
-        """Leave the stream to its owner."""
 
     def _write(self, at: float, line: str) -> None:
         self._send(at, f"{rfc3339(at)[11:19]}Z {visible(line)}\n")

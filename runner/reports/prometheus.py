@@ -9,31 +9,33 @@ new time series.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from runner.engine.state import FINAL
 from runner.reports.run_report import RunReport, StepReport
 
-#: name, help, and samples (labels, value).
-_Samples = Iterable[tuple[dict[str, str], float]]
+#: A gauge: its name without the prefix, its help, and its samples (labels, value).
+Gauge = tuple[str, str, Iterable[tuple[Mapping[str, str], float]]]
 
 
 def prometheus_text(report: RunReport) -> str:
     """Write the report in the text format 0.0.4."""
-    return "".join(f"{line}\n" for line in _lines(report))
+    labels = {"plan": report.plan, "database": report.started.database}
+    return gauges_text("jobplan", labels, (*_of_run(report), *_of_steps(report.steps)))
 
 
-def _lines(report: RunReport) -> Iterator[str]:
-    labels = {"plan": report.plan, "database": report.database}
-    for name, help_, samples in (*_of_run(report), *_of_steps(report.steps)):
-        yield f"# HELP jobplan_{name} {help_}"
-        yield f"# TYPE jobplan_{name} gauge"
+def gauges_text(prefix: str, labels: Mapping[str, str], gauges: Iterable[Gauge]) -> str:
+    """Write gauges in the text format 0.0.4; every sample has the `labels`, before its own."""
+    lines: list[str] = []
+    for name, help_, samples in gauges:
+        lines += (f"# HELP {prefix}_{name} {help_}", f"# TYPE {prefix}_{name} gauge")
         for own, value in samples:
             pairs = ",".join(f'{key}="{_label(text)}"' for key, text in {**labels, **own}.items())
-            yield f"jobplan_{name}{{{pairs}}} {value:.15g}"
+            lines.append(f"{prefix}_{name}{{{pairs}}} {value:.15g}")
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
+def _of_run(report: RunReport) -> Iterator[Gauge]:
     counts: Counter[str] = Counter({str(state): 0 for state in sorted(FINAL)})
     counts.update(str(step.state) for step in report.leaves)
     code = -1 if report.exit_code is None else report.exit_code
@@ -55,40 +57,33 @@ def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
     yield "run_steps", "Steps by their last state.", [({"state": name}, counts[name]) for name in counts]
 
 
-def _of_steps(steps: tuple[StepReport, ...]) -> Iterator[tuple[str, str, _Samples]]:
-    leaves = [step for step in steps if not step.instances]
-    ran = [step for step in leaves if step.attempts]
-    queued = [(_step(step), step.waited) for step in ran]
-    yield (
+#: The gauges of each step that ran.
+_OF_STEP: tuple[tuple[str, str, Callable[[StepReport], float]], ...] = (
+    (
         "step_duration_seconds",
         "From the first launch of the step to the end of its last attempt.",
-        [(_step(step), step.seconds) for step in ran],
-    )
-    yield "step_queue_duration_seconds", "How long the step waited for slots and pools.", queued
-    held = [(_step(step), step.held) for step in ran]
-    yield "step_hold_seconds", "How long the step waited because a hold was on.", held
-    blocked = [(_step(step), step.blocked) for step in ran]
-    yield (
+        lambda step: step.seconds,
+    ),
+    ("step_queue_duration_seconds", "How long the step waited for slots and pools.", lambda step: step.waited),
+    ("step_hold_seconds", "How long the step waited because a hold was on.", lambda step: step.held),
+    (
         "step_lock_wait_seconds",
         "How long the workers of the step waited for locks; only waits of 1 s or more count.",
-        blocked,
-    )
-    yield "step_attempts", "Number of workers of the step.", [(_step(step), len(step.attempts)) for step in ran]
-    yield (
-        "step_retries",
-        "Attempts after an attempt that did not succeed.",
-        [(_step(step), step.retries) for step in ran],
-    )
-    yield "step_warnings", "WARNINGs that the server sent.", [(_step(step), step.warnings) for step in ran]
-    yield (
-        "step_state",
-        "1 for the last state of the step.",
-        [({**_step(step), "state": str(step.state)}, 1) for step in leaves],
-    )
+        lambda step: step.blocked,
+    ),
+    ("step_attempts", "Number of workers of the step.", lambda step: len(step.attempts)),
+    ("step_retries", "Attempts after an attempt that did not succeed.", lambda step: step.retries),
+    ("step_warnings", "WARNINGs that the server sent.", lambda step: step.warnings),
+)
 
 
-def _step(step: StepReport) -> dict[str, str]:
-    return {"step": step.key}
+def _of_steps(steps: tuple[StepReport, ...]) -> Iterator[Gauge]:
+    leaves = [step for step in steps if not step.instances]
+    ran = [step for step in leaves if step.attempts]
+    for name, help_, value in _OF_STEP:
+        yield name, help_, [({"step": step.key}, value(step)) for step in ran]
+    states = [({"step": step.key, "state": str(step.state)}, 1.0) for step in leaves]
+    yield "step_state", "1 for the last state of the step.", states
 
 
 def _label(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from runner.engine import events as ev
@@ -20,7 +20,6 @@ from runner.engine.step_sql import launched_sql, named_values
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Value
 from runner.plan.window import window_words
-from runner.reports.fan_outs import fan_outs, run_counts
 from runner.reports.messages import Verbosity, error_text, event_lines
 from runner.reports.run_end import failures_of, is_resumable
 from runner.reports.run_report import (
@@ -33,6 +32,7 @@ from runner.reports.run_report import (
     Wait,
     Waiting,
 )
+from runner.reports.step_counts import fan_outs, run_counts, with_instances
 from runner.sql.placeholders import plain_text
 from runner.structs import Struct, field, replace
 
@@ -188,21 +188,16 @@ class _Builder(Struct):
             raise ValueError("the events of a run begin with run_started")
         plan, finished = self.state.plan, self.state.finished
         values = named_values(plan, self.run_id)
-        steps = self._in_lanes(tuple(self._step(record, values) for record in _in_order(self.state)))
+        roots = (self.state.records[step.id] for step in (*plan.steps, *plan.finally_))
+        in_order = (record for root in roots for record in with_instances(self.state, root))
+        steps = self._in_lanes(tuple(self._step(record, values) for record in in_order))
         spans = _spans(steps)
         return RunReport(
             run=self.run_id,
             plan=plan.name,
             description=plan.description,
             owner=plan.owner,
-            file=started.file,
-            sha256=started.sha256,
-            jobplan=started.jobplan,
-            host=started.host,
-            server=started.server,
-            extension=started.extension,
-            database=started.database,
-            user=started.user,
+            started=replace(started, at=_ms(started.at)),
             slots=plan.budget.slots,
             slots_used=self.slots_used,
             parameters={name: plain_text(value) for name, value in plan.values.items()},
@@ -278,19 +273,6 @@ class _Builder(Struct):
             else step
             for step in steps
         )
-
-
-def _in_order(state: RunState) -> Iterator[StepRecord]:
-    """Yield the steps in the plan's order, each one before its instances."""
-    for step in (*state.plan.steps, *state.plan.finally_):
-        record = state.records[step.id]
-        yield from _with_instances(state, record)
-
-
-def _with_instances(state: RunState, record: StepRecord) -> Iterator[StepRecord]:
-    yield record
-    for key in record.instances or ():
-        yield from _with_instances(state, state.records[key])
 
 
 def _keep_attempt(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:

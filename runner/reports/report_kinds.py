@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runner.engine.event_json import to_line
 from runner.engine.events import Event
-from runner.engine.ports import PreviousRun, PreviousRuns
+from runner.engine.ports import PreviousRun, PreviousRuns, Sink
 from runner.engine.state import RunState
 from runner.errors import RecordError
 from runner.plan.model import Plan
@@ -83,7 +83,7 @@ def _refused(kind: str, path: Path, error: OSError) -> RecordError:
     return RecordError(f"the {kind} report {path} cannot be written: {error.strerror}")
 
 
-class ReportFile:
+class ReportFile(Sink):
     """A sink that collects the run's events and writes a report at its end; `broken`: the report was not written.
 
     `history` has the previous runs when the report is written. RecordError at once if the place cannot be written
@@ -111,12 +111,6 @@ class ReportFile:
         """Keep the event."""
         self._plan = state.plan
         self._events.append(event)
-
-    def flush(self) -> None:
-        """Do nothing: a report is written at the end."""
-
-    def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: the report is written at the end."""
 
     def close(self) -> None:
         """Write the report."""

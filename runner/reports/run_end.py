@@ -17,15 +17,13 @@ from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import unfinished_words
 from runner.exit_codes import end_words
-from runner.reports.fan_outs import counts_words, run_counts
 from runner.reports.messages import counted, error_of, error_text, failure_words
-from runner.reports.terminal_text import as_command, at_words, visible
-from runner.structs import Struct
+from runner.reports.step_counts import counts_words, run_counts
+from runner.reports.terminal_text import broken, broken_command
+from runner.structs import Struct, picked
 
 #: How many failures are listed; `jobplan show` has all of them in its table.
 SHOWN_FAILURES = 10
-#: The column in which what follows a label begins.
-_LABEL = 8
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -60,14 +58,11 @@ class RunEnd(Struct, frozen=True, kw_only=True):
 
         With the `width` of a terminal, lines are broken between words, and commands so that they can be copied.
         """
-        if width is None:
-            yield from self._facts()
-            yield from (next_line(label, command) for label, command in self._commands())
-            return
         for line in self._facts():
-            yield from at_words(visible(line), width, rest=" " * (len(line) - len(line.lstrip()) + 2))
-        for label, command in self._commands():
-            yield from as_command(visible(next_line(label, command)), width, rest=" " * (_LABEL + 2))
+            yield from broken(line, width)
+        named = (("Follow", self.commands.follow), ("Cancel", self.commands.cancel), ("Resume", self.commands.resume))
+        for label, command in named:
+            yield from broken_command(next_line(label, command), width) if command else ()
 
     def _facts(self) -> Iterator[str]:
         yield self.summary
@@ -78,23 +73,17 @@ class RunEnd(Struct, frozen=True, kw_only=True):
         if self.commands.note:
             yield next_line("Note", self.commands.note)
 
-    def _commands(self) -> Iterator[tuple[str, str]]:
-        named = (("Follow", self.commands.follow), ("Cancel", self.commands.cancel), ("Resume", self.commands.resume))
-        yield from ((label, command) for label, command in named if command)
-
     def fields(self) -> Mapping[str, Any]:
         """Return the same for a program; what does not apply is left out."""
-        failures = [
-            {"step": one.step, "state": one.state, "message": one.message, "place": one.place} for one in self.failures
-        ]
-        commands = {"follow": self.commands.follow, "cancel": self.commands.cancel, "resume": self.commands.resume}
-        found = {"failures": failures, "record": self.record, "reports": list(self.reports), **commands}
+        failures = [picked(one, "step", "state", "message", "place") for one in self.failures]
+        commands = picked(self.commands, "follow", "cancel", "resume")
+        found = {"failures": failures, "record": self.record, "reports": self.reports, **commands}
         return {name: value for name, value in found.items() if value}
 
 
 def next_line(label: str, text: str) -> str:
     """Return a line with a label: `Resume  jobplan resume 260101-abcdef`."""
-    return f"{label:<{_LABEL}}{text}"
+    return f"{label:<8}{text}"
 
 
 def run_end(

@@ -11,14 +11,13 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Event, GroupWaiting, HoldBegan, HoldEnded, RunResumed, Settled, StepEvent
 from runner.engine.fold import apply
-from runner.engine.state import FINAL, RunState, StepRecord, StepState, initial_state
+from runner.engine.state import FINAL, StepRecord, StepState, initial_state
 from runner.engine.window import unfinished_words, window_status
 from runner.errors import UsageError
 from runner.exit_codes import end_words
 from runner.plan.window import window_words
 from runner.records.record import Record
 from runner.records.summaries import Standing, Summary
-from runner.reports.fan_outs import FanOut, fan_outs
 from runner.reports.messages import (
     EVIDENCE,
     SHOWN_WARNINGS,
@@ -27,6 +26,7 @@ from runner.reports.messages import (
     error_text,
     event_lines,
     failure_words,
+    leftovers_data,
     lock_wait_words,
     remains_lines,
     sum_of,
@@ -36,9 +36,10 @@ from runner.reports.messages import (
 from runner.reports.report_builder import run_report
 from runner.reports.run_end import failures_as_lines, failures_of, is_resumable, next_line, recorded_places
 from runner.reports.run_report import LockWaitReport, StepReport
-from runner.reports.terminal_text import as_command, at_words, columns, visible
+from runner.reports.step_counts import FanOut, fan_outs, with_instances
+from runner.reports.terminal_text import broken, broken_command, columns, visible
 from runner.reports.waits import blocked_sessions, hold_line
-from runner.structs import asdict
+from runner.structs import asdict, picked
 
 
 def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
@@ -106,44 +107,29 @@ def record_lines(record: Record, *, locked: bool, resume: str, width: int | None
     `resume` is the command that finishes the run. Lines are broken between words if they are wider than `width`. Of a
     step with many instances only those have lines that did not succeed.
     """
-    head = list(_head_lines(record, locked=locked))
-    yield from head if width is None else (part for line in head for part in _broken(line, width))
+    for line in _head_lines(record, locked=locked):
+        yield from broken(line, width)
     yield ""
     folded = [found for found in fan_outs(record.state).values() if found.folded]
-    inside = {key for found in folded for key in _inside(record.state, found)}
-    yield from step_lines(record, record.state.records.keys() - inside, width=width, folded=folded)
+    kept = {key for found in folded for key in (found.key, *found.unfolded)}
+    inside = {one.key for found in folded for one in with_instances(record.state, record.state.records[found.key])}
+    yield from step_lines(record, record.state.records.keys() - (inside - kept), width=width, folded=folded)
     if folded:
         yield ""
         names = ", ".join(found.key for found in folded[:_FOLDED])
         hint = (
             f"all instances: jobplan show {record.run_id} --step ID ({names}{', …' if len(folded) > _FOLDED else ''})"
         )
-        yield from [hint] if width is None else _broken(hint, width)
+        yield from broken(hint, width)
     standing = standing_of(record, locked=locked)
     finished = record.state.finished if standing is Standing.FINISHED else None
     if standing is Standing.ENDED_EARLY or (finished is not None and is_resumable(record.state)):
         yield ""
-        line = next_line("Resume", resume)
-        yield from [line] if width is None else as_command(line, width, rest=" " * 10)
+        yield from broken_command(next_line("Resume", resume), width)
 
 
 #: Folded steps that the hint names.
 _FOLDED = 3
-
-
-def _broken(line: str, width: int) -> list[str]:
-    return at_words(visible(line), width, rest=" " * (len(line) - len(line.lstrip()) + 2))
-
-
-def _inside(state: RunState, found: FanOut) -> Iterator[str]:
-    """Yield the instances of a folded step that are left out of a table."""
-    waiting = list(state.records[found.key].instances or ())
-    kept = set(found.unfolded)
-    while waiting:
-        key = waiting.pop()
-        waiting += state.records[key].instances or ()
-        if key not in kept:
-            yield key
 
 
 def _head_lines(record: Record, *, locked: bool) -> Iterator[str]:
@@ -181,7 +167,9 @@ def step_lines(
     marks = marked(record.events)
     reports = _step_reports(record)
     counts = {found.key: found.words() for found in folded}
-    steps = {step.key: step for step in _in_order(record.state) if step.key in chosen}
+    roots = (step for step in record.state.records.values() if step.parent is None)
+    in_order = (step for root in roots for step in with_instances(record.state, root))
+    steps = {step.key: step for step in in_order if step.key in chosen}
     rows = [_step_row(step, marks.get(key), reports.get(key)) for key, step in steps.items()]
     rows = [(*row[:-1], "; ".join(filter(None, (counts.get(row[0]), row[-1])))) for row in rows]
     titles = ("STEP", "STATE", "ATTEMPTS", "TOOK", "")
@@ -194,7 +182,7 @@ def step_lines(
     for block, key in zip(blocks, steps, strict=True):
         yield from block
         for words in _more(reports.get(key)):
-            yield from [f"    {words}"] if width is None else _broken(f"    {words}", width)
+            yield from broken(f"    {words}", width)
 
 
 def _narrow_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], width: int) -> tuple[str, list[list[str]]]:
@@ -217,22 +205,13 @@ def _narrow_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]], widt
         else:
             remark = row[-1]
         block.append(line.rstrip())
-        block += _broken(f"    {remark}", width) if remark else []
+        block += broken(f"    {remark}", width) if remark else []
         blocks.append(block)
     return _padded(titles[:-1], widths).rstrip(), blocks
 
 
 def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(cells, widths, strict=False))
-
-
-def _in_order(state: RunState) -> Iterator[StepRecord]:
-    """Yield the steps of the plan, each followed by its instances."""
-    waiting = [record for record in reversed(state.records.values()) if record.parent is None]
-    while waiting:
-        record = waiting.pop()
-        yield record
-        waiting += (state.records[key] for key in reversed(record.instances or ()))
 
 
 def chosen_steps(record: Record, step: str) -> frozenset[str]:
@@ -243,12 +222,7 @@ def chosen_steps(record: Record, step: str) -> frozenset[str]:
         raise UsageError(
             f"run {record.run_id} has no step {step!r}.", hint=f"Did you mean {near[0]!r}?" if near else None
         )
-    found, left = {step}, [step]
-    while left:
-        inner = [key for key in steps[left.pop()].instances or () if key not in found]
-        found.update(inner)
-        left += inner
-    return frozenset(found)
+    return frozenset(one.key for one in with_instances(record.state, steps[step]))
 
 
 def log_lines(record: Record, chosen: Container[str] | None) -> Iterator[str]:
@@ -367,19 +341,14 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
         "run": record.run_id,
         "folder": str(record.folder),
         "standing": standing_of(record, locked=locked).value,
-        "exit_code": None if finished is None else finished.exit_code,
+        **picked(finished, "exit_code"),
         "plan": record.plan.name,
         "file": record.plan.file or None,
         "sha256": record.sha256,
         "torn": record.torn,
         "started_at": None if started is None else _moment(started.at),
         "ended_at": None if finished is None else _moment(finished.at),
-        "host": None if started is None else started.host,
-        "os_pid": None if started is None else started.os_pid,
-        "connection": None if started is None else started.connection,
-        "system_identifier": None if started is None else started.system_identifier,
-        "database": None if started is None else started.database,
-        "user": None if started is None else started.user,
+        **picked(started, "host", "os_pid", "connection", "system_identifier", "database", "user"),
         "warnings": sum(step.warnings for step in record.state.records.values()),
         **({"holds": _holds_json(record)} if record.plan.holds else {}),
         **({"window": _window_json(record)} if record.plan.window is not None else {}),
@@ -393,13 +362,7 @@ def _holds_json(record: Record) -> list[Mapping[str, Any]]:
         return []
     report = run_report(record.plan, record.run_id, record.events)
     return [
-        {
-            "hold": one.name,
-            "since": _moment(one.since),
-            "until": _moment(one.until),
-            "value": one.value,
-            "failed": one.failed,
-        }
+        {"hold": one.name, "since": _moment(one.since), "until": _moment(one.until), **picked(one, "value", "failed")}
         for one in report.holds
     ]
 
@@ -425,13 +388,12 @@ def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | No
         **_batches(record),
         "warnings": record.warnings,
         "warning_texts": _warnings(report) if report is not None else [],
-        "leftovers": [{"what": one.what, "repair": list(one.repair)} for one in last.leftovers] if last else [],
+        "leftovers": leftovers_data(last.leftovers) if last else [],
         **({"removed": [one.what for one in report.removed]} if report is not None and report.removed else {}),
         "marked": None if mark is None else mark.outcome.value,
         "marked_by": None if mark is None else mark.by,
         "skipped": None if record.skip is None else record.skip.reason.value,
-        "pid": None if record.worker is None else record.worker.pid,
-        "backend_start": None if record.worker is None else record.worker.backend_start,
+        **picked(record.worker, "pid", "backend_start"),
         "deadline": None if last is None else _moment(last.deadline),
         "lock_waits": [
             _lock_wait_json(attempt.number, wait)
@@ -473,10 +435,7 @@ def _lock_wait_json(attempt: int, wait: LockWaitReport) -> Mapping[str, Any]:
     return {
         "attempt": attempt,
         "since": _moment(wait.since),
-        "seconds": wait.seconds,
-        "mode": wait.mode,
-        "lock": wait.lock,
-        "relation": wait.relation,
+        **picked(wait, "seconds", "mode", "lock", "relation"),
         "by": [asdict(one) for one in wait.by],
     }
 

@@ -22,6 +22,7 @@ from runner.engine.events import (
     Notice,
     Outcome,
     Rows,
+    RunStarted,
     SkipReason,
     Worker,
 )
@@ -29,7 +30,7 @@ from runner.engine.ports import PreviousRun
 from runner.engine.state import BAD, StepState
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import Need
-from runner.reports.fan_outs import FanOut, RunCounts
+from runner.reports.step_counts import FanOut, RunCounts
 from runner.structs import Struct, field
 
 
@@ -276,14 +277,8 @@ class RunReport(Struct, frozen=True, kw_only=True):
     plan: str
     description: str
     owner: str
-    file: str
-    sha256: str
-    jobplan: str
-    host: str
-    server: str
-    extension: str
-    database: str
-    user: str
+    #: The event that began the run, with the runner and the plan's file of the last resume.
+    started: RunStarted
     slots: int
     slots_used: int
     parameters: Mapping[str, str]

@@ -26,9 +26,9 @@ from runner.identity import run_of, step_of
 from runner.plan.model import OnFinish
 from runner.reports.run_end import Failure, failures_as_lines, next_line
 from runner.reports.terminal_text import visible
-from runner.reports.wait_words import wait_words
+from runner.reports.waits import wait_words
 from runner.sql.placeholders import quote_identifier
-from runner.structs import Struct, field
+from runner.structs import Struct, field, picked
 
 #: The role whose members can see the activity of all roles.
 _SEES_ALL = "pg_read_all_stats"
@@ -131,30 +131,27 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
     plan = run.plan or (record.plan if record is not None else "")
     where = f" (database {run.database})" if run.database else ""
     yield from _wrap(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
-    if record is not None:
-        yield from _wrap(f"  {record.steps} ({record.where})", width)
-        for line in record.folded:
-            yield from _wrap(f"  {line}", width)
-        for line in failures_as_lines(record.failures):
-            yield from _wrap(f"  {line}", width)
-        if record.holds and run.alive:
-            yield from _wrap(f"  held by {', '.join(record.holds)}", width)
-        if record.window and not record.finished:
-            yield from _wrap(f"  {record.window}", width)
-        for line in record.loops if run.alive else ():
-            yield from _wrap(f"  {line}", width)
-        for step in _only_recorded(run, record):
-            yield from _wrap(f"  {step}: committed (evidence: its row in the ledger)", width)
+    for line in () if record is None else _record_lines(run, record):
+        yield from _wrap(f"  {line}", width)
     for worker in worst_first(run):
         yield from _worker_lines(worker, now, width)
     if run.silence(now) is not None:
         yield f"  if its machine is lost: {end_sessions(run.run)}"
 
 
-def _only_recorded(run: LiveRun, record: RecordSummary) -> list[str]:
-    """Return the steps whose worker has ended and committed, with the ledger as the only evidence."""
+def _record_lines(run: LiveRun, record: RecordSummary) -> Iterator[str]:
+    """Yield what the run's record has of it."""
+    yield f"{record.steps} ({record.where})"
+    yield from record.folded
+    yield from failures_as_lines(record.failures)
+    if record.holds and run.alive:
+        yield f"held by {', '.join(record.holds)}"
+    if record.window and not record.finished:
+        yield record.window
+    if run.alive:
+        yield from record.loops
     there = {worker.step for worker in run.workers}
-    return sorted(record.committed - there)
+    yield from (f"{step}: committed (evidence: its row in the ledger)" for step in sorted(record.committed - there))
 
 
 def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str:
@@ -320,10 +317,7 @@ def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | No
     return {
         "at": rfc3339(activity.at),
         "server": activity.version,
-        "database": activity.database,
-        "user": activity.user,
-        "sees_all": activity.sees_all,
-        "standby": activity.standby,
+        **picked(activity, "database", "user", "sees_all", "standby"),
         "runs": [_run_data(run, activity.at, (records or {}).get(run.run)) for run in worst_runs_first(activity)],
     }
 
@@ -369,15 +363,11 @@ def worker_data(worker: LiveWorker, now: float) -> dict[str, Any]:
     label, progress = worker.label, worker.progress
     return {
         "step": worker.step,
-        "attempt": None if label is None else label.attempt,
-        "on_finish": None if label is None else label.on_finish,
+        **picked(label, "attempt", "on_finish"),
         "pid": worker.worker.pid,
         "backend_start": worker.worker.backend_start or None,
         "application_name": worker.worker.application_name,
-        "database": worker.database,
-        "user": worker.user,
-        "visible": worker.visible,
-        "foreign": worker.foreign,
+        **picked(worker, "database", "user", "visible", "foreign"),
         "state": worker.state or None,
         "wait": worker.wait or None,
         "query": worker.query or None,
@@ -389,12 +379,9 @@ def worker_data(worker: LiveWorker, now: float) -> dict[str, Any]:
         "progress": None
         if progress is None
         else {
-            "command": progress.command,
-            "phase": progress.phase,
+            **picked(progress, "command", "phase"),
             "relation": progress.relation or None,
-            "done": progress.done,
-            "total": progress.total,
-            "unit": progress.unit,
+            **picked(progress, "done", "total", "unit"),
         },
     }
 

@@ -22,7 +22,7 @@ from runner.exit_codes import end_words, is_failure
 from runner.reports.destinations import Destination
 from runner.reports.html import self_contained
 from runner.reports.messages import counted
-from runner.reports.page_summary import html_text, moment, name_class, state_class
+from runner.reports.page_summary import card, html_text, moment, name_class, state_class
 from runner.structs import Struct
 
 INDEX = "index.html"
@@ -165,7 +165,7 @@ def _last_failures(failed: Sequence[PastRun]) -> str:
         for run in failed[:_FAILURES]
     )
     more = f"<p>and {len(failed) - _FAILURES:,} more: see the targets</p>" if len(failed) > _FAILURES else ""
-    return _card("Failed in the last run", f'<div class="body">{shown}{more}</div>', style="wrong")
+    return card("Failed in the last run", f'<div class="body">{shown}{more}</div>', style="wrong")
 
 
 def _first_failures(run: PastRun) -> str:
@@ -179,7 +179,7 @@ def _first_failures(run: PastRun) -> str:
 
 def _plans(by_plan: Mapping[str, Sequence[PastRun]]) -> str:
     if not by_plan:
-        return _card("Plans", '<p class="none">No run is recorded here.</p>')
+        return card("Plans", '<p class="none">No run is recorded here.</p>')
     rows = []
     for plan, runs in by_plan.items():
         trend = _run_trend(runs)
@@ -193,7 +193,7 @@ def _plans(by_plan: Mapping[str, Sequence[PastRun]]) -> str:
             )
         )
     heads = ("Plan", "Last run", "Started", "#Took", "#Median", "#Runs", "#Failed", "Trend")
-    return _card("Plans", _table(heads, rows))
+    return card("Plans", _table(heads, rows))
 
 
 def _targets(by_place: Mapping[tuple[str, str], Sequence[PastRun]]) -> str:
@@ -211,7 +211,7 @@ def _targets(by_place: Mapping[tuple[str, str], Sequence[PastRun]]) -> str:
             )
         )
     heads = ("Target", "Plan", "Last run", "Started", "Last success", "#Runs", "#Failed")
-    return _card("Targets", _table(heads, rows))
+    return card("Targets", _table(heads, rows))
 
 
 def _damaged(damaged: Sequence[PastRun]) -> str:
@@ -220,7 +220,7 @@ def _damaged(damaged: Sequence[PastRun]) -> str:
     rows = [
         _tr(f"<td><code>{html_text(run.run)}</code></td><td>{html_text(run.problem)}</td>") for run in damaged[:_RUNS]
     ]
-    return _card("Damaged records", _table(("Run", "Problem"), rows) + _left_out(len(damaged), _RUNS, "damaged record"))
+    return card("Damaged records", _table(("Run", "Problem"), rows) + _left_out(len(damaged), _RUNS, "damaged record"))
 
 
 # --- the page of a plan -----------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def _plan_body(plan: str, runs: Sequence[PastRun], made: str) -> str:
     parts = [
         _header(plan, facts, made, back=True),
         _last_failures(last),
-        _card("Duration of the runs", chart) if chart else "",
+        card("Duration of the runs", chart) if chart else "",
         _steps(runs),
         _targets(_by_place(runs)),
         _failures(runs),
@@ -266,7 +266,7 @@ def _steps(runs: Sequence[PastRun]) -> str:
             break
     total = sum(len(keys) + (len(keys) > 1) for keys in found.values())
     heads = ("Step", "Last state", "#Last", "#Median", "#Longest", "#Runs", "#Failed", "Trend")
-    return _card("Steps", _table(heads, rows[:_STEPS]) + _left_out(total, _STEPS, "row"))
+    return card("Steps", _table(heads, rows[:_STEPS]) + _left_out(total, _STEPS, "row"))
 
 
 def _added(parts: Iterable[Sequence[tuple[PastRun, float, str]]]) -> list[tuple[PastRun, float, str]]:
@@ -313,7 +313,7 @@ def _failures(runs: Sequence[PastRun]) -> str:
         for run, step, state, text in found[:_FAILURES]
     ]
     heads = ("Started", "Run", "Step", "State", "Message")
-    return _card("Failures", _table(heads, rows) + _left_out(len(found), _FAILURES, "failure"))
+    return card("Failures", _table(heads, rows) + _left_out(len(found), _FAILURES, "failure"))
 
 
 def _runs(runs: Sequence[PastRun], *, with_plan: bool, most: int) -> str:
@@ -333,7 +333,7 @@ def _runs(runs: Sequence[PastRun], *, with_plan: bool, most: int) -> str:
             )
         )
     heads = ("Run", *(("Plan",) if with_plan else ()), "Target", "End", "Started", "#Took", "Result")
-    return _card("Runs", _table(heads, rows) + _left_out(len(runs), most, "run"))
+    return card("Runs", _table(heads, rows) + _left_out(len(runs), most, "run"))
 
 
 # --- parts of both ----------------------------------------------------------------------------------------------------
@@ -443,12 +443,6 @@ def _line(text: str) -> str:
 
 def _left_out(total: int, shown: int, thing: str) -> str:
     return f'<p class="none">{counted(total - shown, f"more {thing}")}</p>' if total > shown else ""
-
-
-def _card(title: str, content: str, *, style: str = "") -> str:
-    return (
-        f'<section class="card {style}" aria-label="{title}"><div class="bar"><h2>{title}</h2></div>{content}</section>'
-    )
 
 
 def _table(heads: Sequence[str], rows: Iterable[str]) -> str:

@@ -107,14 +107,27 @@ def some_lines(text: str, width: int, number: int, *, rest: str = "  ") -> list[
     return [cut_at_words(line, width) for line in lines]
 
 
-def as_command(text: str, width: int, *, rest: str) -> list[str]:
-    """Return a command in the same way, with the backslashes that a shell needs to read its lines as one."""
-    lines = at_words(text, width - 2, rest=rest) if columns(text) > width else [text]
+def broken(line: str, width: int | None) -> list[str]:
+    """Return a line as it is printed: in a terminal of `width` columns broken between words, else as it is.
+
+    Further lines are indented by two more columns.
+    """
+    if width is None:
+        return [line]
+    return at_words(visible(line), width, rest=" " * (len(line) - len(line.lstrip()) + 2))
+
+
+def broken_command(line: str, width: int | None) -> list[str]:
+    """Return a line with a label and a command, in which a backslash ends each line but the last, as a shell wants."""
+    if width is None:
+        return [line]
+    text = visible(line)
+    lines = at_words(text, width - 2, rest=" " * 10) if columns(text) > width else [text]
     return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
-def flowing(parts: Iterable[str], width: int, *, gap: str = "  ", rest: str = "  ") -> list[list[str]]:
-    """Return the parts in lines of at most `width` columns, none of them broken; a line after the first is `rest`."""
+def flowing(parts: Iterable[str], width: int, *, gap: str = "  ") -> list[list[str]]:
+    """Return the parts in lines of at most `width` columns, none of them broken; further lines are indented by two."""
     lines: list[list[str]] = []
     room = 0
     for part in parts:
@@ -122,7 +135,7 @@ def flowing(parts: Iterable[str], width: int, *, gap: str = "  ", rest: str = " 
             lines[-1].append(part)
             room -= columns(part) + len(gap)
         else:
-            room = width - columns(part) - (len(rest) if lines else 0)
+            room = width - columns(part) - (2 if lines else 0)
             lines.append([part])
     return lines
 

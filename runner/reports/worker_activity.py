@@ -9,7 +9,7 @@ from runner.engine.server_activity import LiveWorker, Other, Progress
 from runner.engine.state import SLOTS, RunState, StepRecord
 from runner.identity import step_of
 from runner.plan.graph import longest_path
-from runner.reports.wait_words import wait_words
+from runner.reports.waits import wait_words
 from runner.structs import Struct, replace
 
 _QUEUE_FULL = "IPC: MessageQueuePutMessage"

@@ -61,7 +61,7 @@ def interrupted_before_anything(ran: Ran, code: int, done: Database) -> None:
     ("place", "number", "code"),
     [
         *((place, *TERM) for place in ("cli.run:read_plan", "cli.run:protect", "cli.run:begin", "run.loop:hold_run")),
-        *(("cli.run_control:new_run", *one) for one in ALL),
+        *(("cli.run_execution:new_run", *one) for one in ALL),
     ],
 )
 def test_a_signal_before_a_run_begins_ends_it_in_order(
@@ -90,7 +90,7 @@ def test_a_signal_between_two_waits_for_a_runner_ends_the_command_in_order(
     assert holder.ended().code == 0
 
 
-@pytest.mark.parametrize("place", ["cli.resume:read_record", "cli.resume:resume_record", "cli.run_control:new_run"])
+@pytest.mark.parametrize("place", ["cli.resume:read_record", "cli.resume:resume_record", "cli.run_execution:new_run"])
 def test_a_signal_before_a_resume_has_begun_ends_it_in_order(jobplan: Jobplan, done: Database, place: str) -> None:
     plan = jobplan.plan("- {id: fails, sql: INSERT INTO done SELECT 'x' FROM wanted}")
     assert jobplan("run", plan, "--dsn", done.dsn).code == 1
@@ -104,7 +104,7 @@ def test_a_signal_before_a_resume_has_begun_ends_it_in_order(jobplan: Jobplan, d
 def test_a_signal_after_the_run_does_not_change_its_exit_code(
     jobplan: Jobplan, done: Database, number: signal.Signals
 ) -> None:
-    ran = signalled(jobplan, "runner.cli.run_control:run_end", number, "run", jobplan.plan(STEPS), "--dsn", done.dsn)
+    ran = signalled(jobplan, "runner.cli.run_execution:run_end", number, "run", jobplan.plan(STEPS), "--dsn", done.dsn)
     assert ran.code == 0, ran.err
     assert "1 succeeded" in ran.last_line
 

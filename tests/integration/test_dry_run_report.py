@@ -10,7 +10,7 @@ import pytest
 
 from runner.cli import main
 from runner.cli.dry_run import look, read_to_look
-from runner.cli.options import parameter_values
+from runner.cli.options import Parameters
 from runner.errors import PlanError
 from runner.preflight.dry_run import Wishes
 from runner.preflight.dry_run_result import DryRun
@@ -24,7 +24,7 @@ def reported(folder: Path, dsn: str, steps: str) -> DryRun:
     """Return the report of a plan of these steps, offline findings included."""
     path = folder / "plan.yaml"
     path.write_text(HEAD + steps, encoding="utf-8")
-    readable = read_to_look(path, parameter_values((), None))
+    readable = read_to_look(path, Parameters().values())
     wishes = Wishes(found=readable.found, well_formed=readable.well_formed)
     return asyncio.run(look(readable.plan, dsn, wishes))
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_read_at_all_stops_it(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text("steps: [", encoding="utf-8")
     with pytest.raises(PlanError):
-        read_to_look(path, parameter_values((), None))
+        read_to_look(path, Parameters().values())
 
 
 def test_the_command_reports_both_and_fails(tmp_path: Path, dsn: str, capsys: pytest.CaptureFixture[str]) -> None:

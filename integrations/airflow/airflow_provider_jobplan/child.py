@@ -128,6 +128,13 @@ class Child:
         for line in lines:
             yield self._read(line.decode(errors="replace"))
 
+    def report(self, log: Any) -> int | None:  # noqa: ANN401 - a logger of the standard library, or of Airflow
+        """Log the lines since the last call; return the exit code as a shell reports it, None while the child runs."""
+        code = self.poll()
+        for level, text in self.messages():
+            log.log(level, "%s", text)
+        return code
+
     def _read(self, line: str) -> tuple[int, str]:
         """Return level and text of a line: jobplan run writes JSON, and jobplan fleet text."""
         try:

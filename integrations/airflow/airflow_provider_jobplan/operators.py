@@ -163,12 +163,7 @@ class JobplanBaseOperator(BaseOperator):
         child = self._child = Child(work)
         self.log.info("jobplan has pid %s", child.pid)
         try:
-            while True:
-                code = child.poll()
-                for level, text in child.messages():
-                    self.log.log(level, "%s", text)
-                if code is not None:
-                    break
+            while child.report(self.log) is None:
                 time.sleep(self.poll_seconds)
             result = child.result()
         except BaseException:

@@ -41,10 +41,7 @@ class JobplanTrigger(BaseTrigger):
         self.log.info("jobplan has pid %s", child.pid)
         try:
             while True:
-                code = child.poll()
-                for level, text in child.messages():
-                    self.log.log(level, "%s", text)
-                if code is not None:
+                if child.report(self.log) is not None:
                     break
                 await asyncio.sleep(self.poll_seconds)
             result = await asyncio.to_thread(child.result)

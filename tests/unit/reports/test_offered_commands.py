@@ -12,8 +12,8 @@ from runner.cli.options import written_out
 from runner.engine.events import Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker
 from runner.reports.attach_report import EndedWorker, attach_lines
+from runner.reports.cancel_report import Cancelled, cancel_lines
 from runner.reports.server_status import RecordSummary, status_lines
-from runner.reports.stop_report import Cancelled, cancel_lines
 
 #: What any role can put into the name of its session, `jobplan:<this>:step`.
 HOSTILE = ["`id`", "$(id)", "a; id", "a' ; id; '", 'a"; id; "', "a b", "a|id>c", "a&&id", "!id"]

@@ -19,9 +19,9 @@ import pytest
 
 from runner.cli import cli
 from runner.cli.cancel import _check_meant
-from runner.cli.live_runs import find_live_run
 from runner.cli.resume import useless_mark
-from runner.cli.run_control import finished_line
+from runner.cli.run_execution import finished_line
+from runner.cli.runs_on_server import find_live_run
 from runner.engine import events as ev
 from runner.engine.event_json import to_json
 from runner.engine.events import Worker
@@ -45,9 +45,9 @@ from runner.records.journal_files import damaged
 from runner.records.ledger_restore import restore_journal
 from runner.records.record import find_run
 from runner.reports.attach_report import AttachedRun, attach_lines
+from runner.reports.cancel_report import Cancelled, cancel_lines
 from runner.reports.messages import Verbosity, event_lines
 from runner.reports.server_status import RecordSummary, status_lines
-from runner.reports.stop_report import Cancelled, cancel_lines
 from runner.run.resumption import changed
 from runner.run.takeover import Takeover
 from runner.structs import replace
@@ -179,7 +179,7 @@ def _cancelled() -> Iterator[str]:
         ("index", "i_ccold", "t"),
         ("partition", "p1", "p"),
     ]
-    leftovers = [(one.what, one.repair) for one in (read_leftover(*names) for names in found)]
+    leftovers = [read_leftover(*names) for names in found]
     done = Cancelled(
         run=LiveRun(run=RUN, database="app", runner=(RunnerSession(pid=9),)),
         by="me",

@@ -210,7 +210,7 @@ def test_a_resumed_run_is_reported_as_one() -> None:
     outcomes = {one.key: [str(attempt.outcome) for attempt in one.attempts] for one in report.steps}
     assert outcomes == {"done": ["succeeded"], "settled": ["succeeded"], "lives": ["succeeded"], "again": ["unknown"]}
     assert (report.started_at, report.finished_at) == (AT, AT + 21)
-    assert (report.host, report.file) == ("other", "moved.yaml")
+    assert (report.started.host, report.started.file) == ("other", "moved.yaml")
     assert report.messages[0].text.startswith(f"run {RUN} resumed")
     (again,) = named(report, "again").attempts
     assert again.ended_at == AT + 20

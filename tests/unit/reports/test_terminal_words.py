@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.reports.terminal_text import as_command, at_words, columns, cut_at_words, flowing, some_lines
-from runner.reports.wait_words import wait_words
+from runner.reports.terminal_text import at_words, broken_command, columns, cut_at_words, flowing, some_lines
+from runner.reports.waits import wait_words
 
 LINES = st.text(alphabet="abc_0123 \u6f22é", max_size=200)
 
@@ -44,7 +44,7 @@ def test_what_indents_a_line_stays() -> None:
 
 
 def test_a_command_that_fits_has_no_backslash() -> None:
-    assert as_command("Resume  jobplan resume x", 80, rest="  ") == ["Resume  jobplan resume x"]
+    assert broken_command("Resume  jobplan resume x", 80) == ["Resume  jobplan resume x"]
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,15 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner.cli.console import color_option, print_text, terminal_width, wants_color
 from runner.cli.error_reports import error_sentence, report_error
-from runner.cli.options import written_out
-from runner.cli.run_signals import RunInterruptedError, RunSignals
+from runner.cli.options import option_group, written_out
+from runner.cli.outputs import Outputs, Reports, to_stdout
+from runner.cli.run_signals import RunSignals
 from runner.clock import Clock
 from runner.engine.events import Event, RunFinished, RunStarted
 from runner.engine.ports import PreviousRun, PreviousRuns, Sink
@@ -47,13 +47,6 @@ from runner.structs import Struct
 
 if TYPE_CHECKING:
     from runner.reports.notify import Notifications, Notifier
-
-
-def _keep(history: PreviousRuns, folder: Path) -> None:
-    """Store what the ledger added, for later reports."""
-    if history.added:
-        with contextlib.suppress(OSError):  # a later report then has fewer runs
-            write_previous_runs(folder, history.runs)
 
 
 def _usual(runs: Sequence[PreviousRun]) -> Mapping[str, float]:
@@ -112,27 +105,6 @@ class WorkerPoll:
                 self._seen = forwards(self._seen, seen)
             except JobplanError:
                 self._seen = {}  # the connection is lost: the last observation is no longer true
-
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def progress_options(function: _F) -> _F:
-    """Add --verbose, --quiet, --format, which is also called --log-format, and --color."""
-    function = color_option(function)
-    function = click.option(
-        "--format",
-        "--log-format",
-        "log_format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="Format of progress; json: one object for each line, with stable names.",
-    )(function)
-    function = click.option("-q", "--quiet", is_flag=True, help="Print only failures and the end of the run.")(function)
-    return click.option(
-        "-v", "--verbose", is_flag=True, help="Also print queueing, pids and the notices of each step."
-    )(function)
 
 
 class ProgressOptions(Struct, frozen=True, kw_only=True):
@@ -198,6 +170,10 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
         for line in () if self.json else end.lines(width):
             self.print(line)
 
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.print(f"jobplan: {text}.", level="warning", event="warning")
+
     def interrupted(self, number: int) -> int:
         """Report a signal that came before anything was started, and return the exit code."""
         self.print("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
@@ -216,36 +192,39 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
         self.print(error_sentence(error), level="info" if skipped else "error", event="skipped" if skipped else "error")
 
 
-class TraceOptions(Struct, frozen=True, kw_only=True):
-    """Whether a trace is wanted although the environment names no collector, and the collector, if one is named."""
-
-    wanted: bool = False
-    collector: str | None = None
+#: Adds --verbose, --quiet, --format, which is also called --log-format, and --color, as `progress`.
+progress_options = option_group(
+    "progress",
+    ProgressOptions.of,
+    click.option("-v", "--verbose", is_flag=True, help="Also print queueing, pids and the notices of each step."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only failures and the end of the run."),
+    click.option(
+        "--format",
+        "--log-format",
+        "log_format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Format of progress; json: one object for each line, with stable names.",
+    ),
+    color_option,
+)
 
 
 class RunSetup(Struct, frozen=True, kw_only=True):
-    """All that a run needs to start or to resume; `ledger` is the schema of the ledger, None for no ledger."""
+    """How a run is executed; `ledger` is the schema of the ledger, None for no ledger."""
 
-    ready: Ready
     conninfo: str
     #: The value of --dsn: suggested commands repeat it, but not the environment.
     given_dsn: str | None
     progress: ProgressOptions
-    reports: tuple[tuple[str, Path], ...] = ()
-    notify: Notifications | None = None
-    trace: TraceOptions = TraceOptions()
+    reports: Reports
+    outputs: Outputs
+    ledger: str | None
+    trusted_roles: tuple[str, ...]
     embedded: bool = False
-    ledger: str | None = None
-    trusted_roles: tuple[str, ...] = ()
     require_ledger: bool = False
     ledger_first: bool = False
-
-    @property
-    def journal(self) -> Journal:
-        """The journal of the run, which the command line always keeps."""
-        if self.ready.journal is None:
-            raise ValueError("the command line keeps a journal of every run")
-        return self.ready.journal
 
 
 def finished_line(run_id: str) -> str:
@@ -253,34 +232,47 @@ def finished_line(run_id: str) -> str:
     return f"run {run_id} is finished: nothing is left to do."
 
 
-def execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
+def execute_run(ready: Ready, setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     """Run to the end, close the journal, and return the exit code."""
+    if ready.journal is None:
+        raise ValueError("the command line keeps a journal of every run")
     try:
         with signals.raised():
-            return _execute_run(setup, clock, signals)
+            return _Execution(ready, ready.journal, setup, clock).execute(signals)
     finally:
         with contextlib.suppress(RecordError):  # the run has reported it already
-            setup.journal.close()
+            ready.journal.close()
 
 
-def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
-    history = _history(setup, clock.now())
-    again = "" if setup.embedded else written_out("resume", setup.ready.run_id, journal=setup.journal.folder.parent)
-    reports = [open_report(kind, path, setup.ready.run_id, history, resume=again) for kind, path in setup.reports]
-    if setup.ready.previous_state is not None:
-        for event, report in itertools.product(setup.ready.history, reports):
-            report.handle(event, setup.ready.previous_state)
-    poll = WorkerPoll(history)
-    progress = setup.progress.sinks(
-        setup.ready.run_id, poll, setup.ready.history, stdout=all(path != STDOUT for _, path in setup.reports)
-    )
-    sinks: list[Sink] = [setup.journal, *progress, *reports, *_notifiers(setup, clock.now()), *_traces(setup)]
-    interrupted: list[int] = []
+class _Execution:
+    """A run that is ready, from its sinks to its exit code."""
 
-    async def execute() -> RunResult:
-        usual = await _usual_for_fit(setup)
+    def __init__(self, ready: Ready, journal: Journal, setup: RunSetup, clock: Clock) -> None:
+        self._ready = ready
+        self._journal = journal
+        self._setup = setup
+        self._clock = clock
+        #: Whether the output uses previous runs.
+        self._compares = setup.progress.live or any(kind == "html" for kind, _ in setup.reports)
+        #: The journals of all runs, and when this one began.
+        self._root = journal.folder.parent
+        self._begun = next((event.at for event in ready.history), clock.now())
+        runs = previous_runs(self._root, ready.plan.name, self._begun) if self._compares else ()
+        self._previous = PreviousRuns(ready.plan.name, before=self._begun, runs=runs)
+
+    def execute(self, signals: RunSignals) -> int:
+        """Run to the end, and return the exit code."""
+        ready, setup, clock = self._ready, self._setup, self._clock
+        resume = "" if setup.embedded else written_out("resume", ready.run_id, journal=self._root)
+        reports = [open_report(kind, path, ready.run_id, self._previous, resume=resume) for kind, path in setup.reports]
+        if ready.previous_state is not None:
+            for event, report in itertools.product(ready.history, reports):
+                report.handle(event, ready.previous_state)
+        poll = WorkerPoll(self._previous)
+        progress = setup.progress.sinks(ready.run_id, poll, ready.history, stdout=not to_stdout(setup.reports))
+        sinks: list[Sink] = [self._journal, *progress, *reports, *self._notifiers(), *self._traces()]
         run = new_run(
-            setup.ready,
+            ready,
             dsn=setup.conninfo,
             clock=clock,
             sinks=sinks,
@@ -288,170 +280,145 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
             ledger_first=setup.ledger_first,
             ledger=setup.ledger,
             trusted_roles=setup.trusted_roles,
-            previous_runs=history if _wants_history(setup) else None,
-            usual=usual,
+            previous_runs=self._previous if self._compares else None,
+            usual=self._usual_for_fit(signals),
         )
-        task = asyncio.current_task()
 
-        def interrupt(number: int) -> None:
+        def ends(number: int) -> bool:
             run.interrupt(number)
-            if not run.under_way and task is not None:
-                interrupted.append(number)
-                task.cancel()  # still connecting, or waiting for the concurrency group: no worker runs
+            return not run.under_way  # still connecting, or waiting for the concurrency group: no worker runs
 
-        try:
-            with signals.passed_to(interrupt):
-                async with poll.running(
-                    run, setup.ready.run_id, every=POLL_LIVE if setup.progress.live else POLL_PLAIN
-                ):
+        async def execute() -> RunResult:
+            try:
+                async with poll.running(run, ready.run_id, every=POLL_LIVE if setup.progress.live else POLL_PLAIN):
                     return await run.execute()
-        finally:
-            if run.under_way:
-                signals.ignore()  # they do not change the exit code of a run that has ended
+            finally:
+                if run.under_way:
+                    signals.ignore()  # they do not change the exit code of a run that has ended
 
-    began = clock.now()
-    try:
-        result = signals.in_loop(execute())
-    except asyncio.CancelledError:
-        if not interrupted:
-            raise
-        raise RunInterruptedError(interrupted[0]) from None
-    _keep(history, setup.journal.folder)
-    for error in result.record_errors:
-        setup.progress.print(f"jobplan: {error}", level="error", event="error")
-    if result.ledger_problem is not None:
-        setup.progress.print(f"jobplan: {result.ledger_problem}", level="warning", event="warning")
-    end = run_end(
-        result.state,
-        run_id=setup.ready.run_id,
-        exit_code=result.exit_code,
-        seconds=clock.now() - (result.state.started_at or began),
-        record=f"{setup.journal.folder}{' (incomplete)' if setup.journal.lost else ''}",
-        reports=[str(report.path) for report in reports if not report.broken and report.path != STDOUT],
-        commands=_embedded_commands() if setup.embedded else _commands(setup),
-    )
-    setup.progress.print_end(
-        end,
-        event="summary",
-        run=setup.ready.run_id,
-        exit_code=result.exit_code,
-        resumed=setup.ready.previous_state is not None,
-        counts={str(state): number for state, number in result.state.counts().items()},
-        duration=round(result.state.took_before + clock.now() - (result.state.started_at or began), 3),
-    )
-    if result.record_errors and result.exit_code == 0:
-        return 1
-    return result.exit_code
+        began = clock.now()
+        result = signals.until(execute(), ends)
+        self._keep_previous()
+        written = [str(report.path) for report in reports if not report.broken and report.path != STDOUT]
+        self._report_end(result, clock.now() - (result.state.started_at or began), written)
+        return 1 if result.record_errors and result.exit_code == 0 else result.exit_code
 
+    def _keep_previous(self) -> None:
+        """Store what the ledger added, for later reports."""
+        if self._previous.added:
+            with contextlib.suppress(OSError):  # a later report then has fewer runs
+                write_previous_runs(self._journal.folder, self._previous.runs)
 
-async def _usual_for_fit(setup: RunSetup) -> Mapping[str, float]:
-    """Return the usual durations of the plan's steps, if it has `fit`."""
-    window = setup.ready.plan.window
-    if window is None or window.fit is Fit.OFF:
-        return {}
-    from runner.run.usual_durations import usual_durations
-
-    return await usual_durations(
-        setup.ready.plan,
-        setup.conninfo,
-        journals=setup.journal.folder.parent,
-        ledger=setup.ledger is not None,
-        trusted_roles=setup.trusted_roles,
-    )
-
-
-def _traces(setup: RunSetup) -> list[Sink]:
-    """Return the sink that sends a trace, if --report or the environment asks for one."""
-    if not setup.trace.wanted and not wants_trace(os.environ):
-        return []
-    try:
-        from runner.reports.otlp import Trace, span_exporter
-    except ImportError:  # the environment is for other programs, too
-        return []
-
-    def warn(text: str) -> None:
-        setup.progress.print(f"jobplan: {text}.", level="warning", event="warning")
-
-    exporter = span_exporter(setup.trace.collector)
-    return [Trace(exporter, setup.ready.run_id, environment=dict(os.environ), warn=warn, history=setup.ready.history)]
-
-
-def wants_trace(environment: Mapping[str, str]) -> bool:
-    """Return whether the environment names a collector for traces, and does not disable them."""
-    disabled = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    other = environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
-    named = any(environment.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("TRACES_ENDPOINT", "ENDPOINT"))
-    return named and not disabled and not other
-
-
-def _notifiers(setup: RunSetup, now: float) -> list[Sink]:
-    if setup.notify is None:
-        return []
-    begun = next((event.at for event in setup.ready.history), now)
-    ends = [event.exit_code for event in setup.ready.history if isinstance(event, RunFinished)]
-    failed = is_failure(ends[-1]) if ends else failed_before(setup.journal.folder.parent, setup.ready.plan.name, begun)
-    return [
-        notifier(
-            setup.notify,
-            setup.progress,
-            plan=setup.ready.plan.name,
-            run=setup.ready.run_id,
-            database=next((event.database for event in setup.ready.history if isinstance(event, RunStarted)), ""),
-            failed=failed,
-            resumed=bool(ends),
+    def _report_end(self, result: RunResult, seconds: float, reports: Sequence[str]) -> None:
+        """Print what is not recorded, and the end of the run; `seconds` are those of this process."""
+        progress = self._setup.progress
+        for error in result.record_errors:
+            progress.print(f"jobplan: {error}", level="error", event="error")
+        if result.ledger_problem is not None:
+            progress.print(f"jobplan: {result.ledger_problem}", level="warning", event="warning")
+        end = run_end(
+            result.state,
+            run_id=self._ready.run_id,
+            exit_code=result.exit_code,
+            seconds=seconds,
+            record=f"{self._journal.folder}{' (incomplete)' if self._journal.lost else ''}",
+            reports=reports,
+            commands=self._next_commands(),
         )
-    ]
+        progress.print_end(
+            end,
+            event="summary",
+            run=self._ready.run_id,
+            exit_code=result.exit_code,
+            resumed=self._ready.previous_state is not None,
+            counts={str(state): number for state, number in result.state.counts().items()},
+            duration=round(result.state.took_before + seconds, 3),
+        )
+
+    def _usual_for_fit(self, signals: RunSignals) -> Mapping[str, float]:
+        """Return the usual durations of the plan's steps, if it has `fit`."""
+        window = self._ready.plan.window
+        if window is None or window.fit is Fit.OFF:
+            return {}
+        from runner.run.usual_durations import usual_durations
+
+        return signals.until(
+            usual_durations(
+                self._ready.plan,
+                self._setup.conninfo,
+                journals=self._root,
+                ledger=self._setup.ledger is not None,
+                trusted_roles=self._setup.trusted_roles,
+            )
+        )
+
+    def _traces(self) -> list[Sink]:
+        """Return the sink that sends a trace, if one is wanted."""
+        exporter = self._setup.outputs.span_exporter()
+        if exporter is None:
+            return []
+        from runner.reports.otlp import Trace
+
+        ready, warn = self._ready, self._setup.progress.warn
+        return [Trace(exporter, ready.run_id, environment=dict(os.environ), warn=warn, history=ready.history)]
+
+    def _notifiers(self) -> list[Sink]:
+        """Return the sink that sends messages, if they are wanted."""
+        wanted, history, plan = self._setup.outputs.notify, self._ready.history, self._ready.plan.name
+        if wanted is None:
+            return []
+        ends = [event.exit_code for event in history if isinstance(event, RunFinished)]
+        return [
+            notifier(
+                wanted,
+                self._setup.progress.warn,
+                plan=plan,
+                run=self._ready.run_id,
+                database=next((event.database for event in history if isinstance(event, RunStarted)), ""),
+                failed=is_failure(ends[-1]) if ends else failed_before(self._root, plan, self._begun),
+                resumed=bool(ends),
+            )
+        ]
+
+    def _next_commands(self) -> NextCommands:
+        """Return the commands in full."""
+        if self._setup.embedded:
+            return NextCommands(note="the embedded server is removed now, which ends the workers that still run")
+        run, dsn = self._ready.run_id, self._setup.given_dsn
+        more = ["--no-ledger"] if self._setup.ledger is None else []
+        return NextCommands(
+            follow=written_out("attach", run, dsn=dsn),
+            cancel=written_out("cancel", run, dsn=dsn, more=["--detached"]),
+            resume=written_out("resume", run, dsn=dsn, journal=self._root, more=more),
+        )
+
+
+def ended_early(wanted: Notifications | None, progress: ProgressOptions, code: int, *, plan: str, run: str) -> int:
+    """Send the message that an error ended the command, if one is wanted, and return the exit code."""
+    if wanted is not None:
+        notifier(wanted, progress.warn, plan=plan, run=run).ended_early(code)
+    return code
 
 
 def notifier(
     wanted: Notifications,
-    progress: ProgressOptions,
+    warn: Callable[[str], None],
     *,
     plan: str,
-    run: str = "",
+    run: str,
     database: str = "",
     failed: bool = False,
     resumed: bool = False,
 ) -> Notifier:
-    """Return what sends the messages of a run; it reports what it could not send as a warning."""
+    """Return what sends the messages of a run; `warn` gets what could not be sent."""
     from runner.reports.notify import Notifier, Webhook
 
-    def warn(text: str) -> None:
-        progress.print(f"jobplan: {text}.", level="warning", event="warning")
-
-    webhook = Webhook(wanted.url, warn)
     return Notifier(
-        webhook,
+        Webhook(wanted.url, warn),
         plan=plan,
         run=run,
         database=database,
         failed_before=failed,
         resumed=resumed,
         blocked_after=wanted.blocked_after,
-    )
-
-
-def _wants_history(setup: RunSetup) -> bool:
-    return setup.progress.live or any(kind == "html" for kind, _ in setup.reports)
-
-
-def _history(setup: RunSetup, now: float) -> PreviousRuns:
-    """Read the journals of previous runs, if the output uses them."""
-    folder, begun = setup.journal.folder, next((event.at for event in setup.ready.history), now)
-    runs = previous_runs(folder.parent, setup.ready.plan.name, begun) if _wants_history(setup) else ()
-    return PreviousRuns(setup.ready.plan.name, before=begun, runs=runs)
-
-
-def _embedded_commands() -> NextCommands:
-    return NextCommands(note="the embedded server is removed now, which ends the workers that still run")
-
-
-def _commands(setup: RunSetup) -> NextCommands:
-    """Return the commands in full."""
-    run, dsn = setup.ready.run_id, setup.given_dsn
-    more = ["--no-ledger"] if setup.ledger is None else []
-    return NextCommands(
-        follow=written_out("attach", run, dsn=dsn),
-        cancel=written_out("cancel", run, dsn=dsn, more=["--detached"]),
-        resume=written_out("resume", run, dsn=dsn, journal=setup.journal.folder.parent, more=more),
     )

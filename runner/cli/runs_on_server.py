@@ -10,27 +10,29 @@ import contextlib
 import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from runner.cli.options import journal_argument
+from runner.engine.events import RunResumed, RunStarted
 from runner.engine.run_location import WrongServerError, on_another_server
 from runner.engine.state import FINAL, HOLDING, RunState
 from runner.engine.window import window_status
 from runner.errors import RecordError, UsageError
-from runner.reports.fan_outs import counts_words, fan_outs, run_counts
 from runner.reports.messages import loop_lines
 from runner.reports.run_end import failures_of, is_resumable, recorded_places
 from runner.reports.server_status import RecordSummary
+from runner.reports.step_counts import counts_words, fan_outs, run_counts
 from runner.reports.waits import hold_words
 
 if TYPE_CHECKING:
     from runner.engine.events import Place
-    from runner.engine.server_activity import Activity, KnownWorkers, LiveRun
+    from runner.engine.server_activity import Activity, LiveRun
     from runner.gateway.ledger.reader import Recorded
     from runner.gateway.observer import Observer
+    from runner.records.record import Record
 
 
 def find_live_run(activity: Activity, wanted: str, journal: Path, where: str) -> LiveRun:
@@ -106,15 +108,48 @@ async def recall_workers(observer: Observer, activity: Activity, journal: Path, 
             roles = [str(event["user"]) for event in recorded.events if event.get("user")]
             known |= KnownWorkers.of(run, state, roles)
     for run in _runs_to_recall(activity, journal, wanted):
-        if on_another_server(_recorded_place(journal, run), observer.place):
-            continue
-        found = _known_to_journal(journal, run)
-        known = known if found is None else known | found
+        record = _recorded(journal, run)
+        if record is not None and not on_another_server(record.place, observer.place):
+            roles = [event.user for event in record.events if isinstance(event, RunStarted | RunResumed)]
+            known |= KnownWorkers.of(run, record.state, roles)
     observer.known = known
     return observer.last_look()
 
 
-def check_cluster(observer: Observer, journal: Path, run: str) -> None:
+@contextlib.asynccontextmanager
+async def observing(
+    dsn: str,
+    wanted: str,
+    journal: Path,
+    find: Callable[[Activity], LiveRun],
+    *,
+    ledger: str,
+    trusted_roles: Sequence[str] = (),
+) -> AsyncIterator[tuple[Observer, Activity, LiveRun]]:
+    """Yield an observer in the database of a run, its first observation, and the run as it was found.
+
+    WrongServerError if the journal's run with this id is on another server; `find` raises UsageError without a run.
+    """
+    from runner.gateway.observer import Observer
+
+    observer = await Observer.connect(dsn, ledger=ledger, trusted_roles=trusted_roles)
+    try:
+        activity = await recall_workers(observer, await observer.look(), journal, wanted)
+        run = find(activity)
+        _check_cluster(observer, journal, run.run)
+        if run.database and run.database != activity.database:
+            there = await Observer.connect(
+                dsn, database=run.database, ledger=ledger, trusted_roles=trusted_roles, beside=observer
+            )
+            await observer.close()
+            observer = there
+            activity = await recall_workers(observer, await observer.look(), journal, wanted)
+        yield observer, activity, run
+    finally:
+        await observer.close()
+
+
+def _check_cluster(observer: Observer, journal: Path, run: str) -> None:
     """WrongServerError if the journal's run with this id is on another server than `observer`."""
     problem = on_another_server(_recorded_place(journal, run), observer.place)
     if problem:
@@ -124,17 +159,20 @@ def check_cluster(observer: Observer, journal: Path, run: str) -> None:
         )
 
 
-def _recorded_place(journal: Path, run: str) -> Place | None:
-    """Return the last known server of a run in the journal; None if it is unknown."""
+def _recorded(journal: Path, run: str) -> Record | None:
+    """Return the record of a run in the journal; None if there is none, or if it cannot be read."""
     from runner.records.record import read_record
     from runner.records.run_folders import has_journal
 
-    if not has_journal(journal / run):
-        return None
-    try:
-        return read_record(journal, run, notices=False).place
-    except RecordError:
-        return None
+    with contextlib.suppress(RecordError):
+        return read_record(journal, run, notices=False) if has_journal(journal / run) else None
+    return None
+
+
+def _recorded_place(journal: Path, run: str) -> Place | None:
+    """Return the last known server of a run in the journal; None if it is unknown."""
+    record = _recorded(journal, run)
+    return None if record is None else record.place
 
 
 def _runs_to_recall(activity: Activity, journal: Path, wanted: str | None) -> set[str]:
@@ -150,19 +188,6 @@ def _runs_to_recall(activity: Activity, journal: Path, wanted: str | None) -> se
             open_ = (Standing.RUNNING, Standing.ENDED_EARLY)
             runs.update(record.run_id for record in list_records(journal) if record.standing in open_)
     return runs
-
-
-def _known_to_journal(journal: Path, run: str) -> KnownWorkers | None:
-    from runner.engine import events as ev
-    from runner.engine.server_activity import KnownWorkers
-    from runner.records.record import read_record
-
-    try:
-        record = read_record(journal, run, notices=False)
-    except RecordError:
-        return None
-    roles = [event.user for event in record.events if isinstance(event, ev.RunStarted | ev.RunResumed)]
-    return KnownWorkers.of(run, record.state, roles)
 
 
 def _both(*found: RecordSummary | None) -> list[RecordSummary]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from runner.engine.events import Worker
+from runner.engine.events import Leftover, Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
 from runner.identity import worker_name
 from runner.reports.attach_report import HEARTBEAT, AttachedRun, EndedWorker, attach_data, attach_lines
+from runner.reports.cancel_report import Cancelled, cancel_data, cancel_lines
 from runner.reports.server_status import RecordSummary
-from runner.reports.stop_report import Cancelled, cancel_data, cancel_lines
 from runner.structs import replace
 from tests.builders import looked_label
 
@@ -90,7 +90,8 @@ def test_a_runner_that_refuses_this_role_continues(step: str | None) -> None:
 
 
 def test_what_is_left_behind_and_what_repairs_it() -> None:
-    leftovers = [("index i of t is INVALID", ("REINDEX INDEX CONCURRENTLY i;", "DROP INDEX CONCURRENTLY i;"))]
+    repair = ("REINDEX INDEX CONCURRENTLY i;", "DROP INDEX CONCURRENTLY i;")
+    leftovers = [Leftover(what="index i of t is INVALID", repair=repair)]
     assert list(cancel_lines(replace(DONE, leftovers=leftovers)))[2:] == [
         "left behind: index i of t is INVALID",
         "  REINDEX INDEX CONCURRENTLY i;",
@@ -99,7 +100,9 @@ def test_what_is_left_behind_and_what_repairs_it() -> None:
 
 
 def test_a_cancel_as_data() -> None:
-    data = cancel_data(replace(DONE, asked=[(A, 0.3), (B, None)], left=[AWAY], leftovers=[("x", ("DROP x;",))]))
+    data = cancel_data(
+        replace(DONE, asked=[(A, 0.3), (B, None)], left=[AWAY], leftovers=[Leftover(what="x", repair=("DROP x;",))])
+    )
     assert [one["step"] for one in data["stopped"]] == ["a"]
     assert data["stopped"][0]["gone_after_seconds"] == 0.3
     assert [one["step"] for one in data["still_running"]] == ["b"]
@@ -211,7 +214,7 @@ def test_a_record_without_an_outcome_names_the_command_that_determines_it() -> N
 def test_a_run_that_was_over_at_once_says_so() -> None:
     one = follower()
     assert one.follow(look(1)) == ([], False)
-    assert list(attach_lines(one.run, one.ended, [("x", ("DROP x;",))])) == [
+    assert list(attach_lines(one.run, one.ended, [Leftover(what="x", repair=("DROP x;",))])) == [
         f"run {RUN}: it has no more sessions on the server",
         "left behind: x",
         "  DROP x;",

@@ -10,17 +10,14 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Leftover
 from runner.engine.server_activity import LiveRun, LiveWorker, end_sessions
-from runner.reports.messages import leftover_lines
+from runner.reports.messages import leftover_lines, leftovers_data
 from runner.reports.server_status import UNSTOPPABLE, worker_data
 from runner.sql.placeholders import quote_identifier
 from runner.structs import Struct
 
 
 class Cancelled(Struct, frozen=True, kw_only=True):
-    """The result of a cancel: workers with the seconds until they ended, None for those that still run.
-
-    `leftovers` are pairs: what is left behind, and SQL statements of which one repairs it.
-    """
+    """The result of a cancel: workers with the seconds until they ended, None for those that still run."""
 
     run: LiveRun
     by: str
@@ -30,7 +27,7 @@ class Cancelled(Struct, frozen=True, kw_only=True):
     runner_alive: bool
     refused: str | None
     user: str
-    leftovers: Sequence[tuple[str, tuple[str, ...]]]
+    leftovers: Sequence[Leftover]
     #: The step to cancel, None for the run; and how many of its instances have not ended, as the runner reports.
     step: str | None = None
     concerned: int | None = None
@@ -72,7 +69,7 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
         rights = "pg_signal_backend, pg_read_all_stats"
         yield f"  a superuser can grant the privileges: GRANT {rights} TO {quote_identifier(done.user)};"
         yield "  (only a superuser can cancel workers of a superuser)"
-    yield from leftover_lines(Leftover(what=what, repair=repairs) for what, repairs in done.leftovers)
+    yield from leftover_lines(done.leftovers)
 
 
 def _runner_lines(done: Cancelled) -> Iterator[str]:
@@ -144,5 +141,5 @@ def cancel_data(done: Cancelled) -> dict[str, Any]:
         "still_running": [worker_data(worker, done.at) for worker in done.still],
         "left_alone": [worker_data(worker, done.at) for worker in done.left],
         "refused": done.refused,
-        "leftovers": [{"what": what, "repair": list(repairs)} for what, repairs in done.leftovers],
+        "leftovers": leftovers_data(done.leftovers),
     }

@@ -81,11 +81,6 @@ class RunCounts(Struct, frozen=True, kw_only=True):
         """The number of steps that have ended in any way."""
         return sum(number for state, number in self.steps.items() if state in FINAL)
 
-    @property
-    def items_ended(self) -> int:
-        """The number of items that have ended in any way."""
-        return sum(number for state, number in self.items.items() if state in FINAL)
-
 
 def fan_outs(state: RunState) -> dict[str, FanOut]:
     """Return the steps of the plan that have instances, by id, in the plan's order."""
@@ -130,6 +125,13 @@ def _parts(state: RunState, record: StepRecord) -> Iterator[tuple[StepRecord, in
             yield from _parts(state, part)
         else:
             yield part, len(part.chunk) or 1
+
+
+def with_instances(state: RunState, record: StepRecord) -> Iterator[StepRecord]:
+    """Yield a step, then its instances, each one before its own."""
+    yield record
+    for key in record.instances or ():
+        yield from with_instances(state, state.records[key])
 
 
 def step_of_plan(state: RunState, record: StepRecord) -> StepRecord:
