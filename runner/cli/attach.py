@@ -44,8 +44,8 @@ def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str
     """Follow a run's workers until they end, also detached and orphaned workers.
 
     RUN is the id of a run, the beginning of one, or `last`. The command changes nothing: Ctrl-C ends the command, not
-    the workers. Only the runner and the run's record have the outcome of a worker. This command shows what the server
-    shows, what the record has, and what the workers left half done.
+    the workers. The server does not store the outcome of a worker: the runner reports it, and the record of the run has
+    it. The command prints when each worker ends, the outcome in the record, and what the workers left half done.
     """
     from runner.reports.attach_report import attach_data, attach_lines
 

@@ -61,10 +61,10 @@ def cancel(
 ) -> int:
     """Cancel a run's workers, wait until they end, and report what they left behind.
 
-    RUN is the id of a run, the beginning of one, at least its date and one more character, or `last`. Workers of detach
-    steps continue unless --detached or --step names them. The runner, if it is alive, starts no further steps and
-    reports who cancelled the run. The exit code is 7 if a worker still runs after --timeout, or if the runner does not
-    accept or does not answer the request.
+    RUN is the id of a run, the beginning of an id (its date and at least one more character), or `last`. Workers of
+    detach steps continue unless --detached or --step names them. The runner, if it is alive, starts no further steps
+    and reports who cancelled the run. The exit code is 7 if a worker still runs after --timeout, or if the runner does
+    not accept or does not answer the request.
     """
     from runner.cli.runs_on_server import find_live_run
     from runner.reports.cancel_report import cancel_data, cancel_lines

@@ -37,9 +37,9 @@ _MOST = 1_000
 def report(folder: Path, *, journal: Path, dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) -> int:
     """Write static pages of all recorded runs: how each plan and target ended last, trends of each step, and failures.
 
-    The runs are those of the journals in the journal folder, of the fleet runs beside it, and, with --dsn, those of the
-    ledger in that database. If only the environment names the database, a ledger that cannot be read is left out, with
-    a note. The pages open from a disk, and load nothing. Damaged journals are listed.
+    The command reads the journals in the journal folder, the fleet runs beside it, and, with --dsn, the ledger in that
+    database. If only the environment names the database and its ledger cannot be read, the command prints a note and
+    continues. A browser can open the pages from the disk; they load no other files. Damaged journals are listed.
     """
     from runner import __version__
     from runner.reports.messages import counted

@@ -50,11 +50,12 @@ def validate(
 ) -> int:
     """Check plans without a server: schema, names, budget, SQL, and what the SQL would do to the database.
 
-    PLAN is a file or a folder; without one, the folder `plans` of jobplan.toml. A folder means all plans in it and in
-    its subfolders: files *.yaml and *.yml that have the keys of a plan. Hidden files, included files and other YAML
-    files are left out. The command reports every problem of every plan, with file, line and column. The exit code is 3
-    if a plan has an error, with --strict also for warnings. A comment `# jobplan: ignore=CODE` beside a step silences a
-    rule. In GitHub Actions the command also writes annotations and a step summary.
+    PLAN is a file or a folder. Without PLAN, the command checks the folder that `plans` in jobplan.toml names. In a
+    folder and its subfolders, it checks files *.yaml and *.yml that have the keys of a plan; it leaves out hidden
+    files, included files and other YAML files. The command reports every problem of every plan, with file, line and
+    column. The exit code is 3 if a plan has an error, with --strict also for warnings. A comment `# jobplan:
+    ignore=CODE` beside a step suppresses a rule. In GitHub Actions, the command also writes annotations and a step
+    summary.
     """
     style = _style(color)
     if explain is not None:
