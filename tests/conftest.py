@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import psycopg
 import pytest
@@ -36,6 +37,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--test-dsn",
         help="libpq connection of a superuser on a PostgreSQL server with pg_background; without it, tests start one",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are collected: ten thousand of them stay until the end, and are no garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
