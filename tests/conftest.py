@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.plan.version_ranges import version_fits
-from tests.servers import start_test_server
+from tests.servers import file_copy, start_test_server
 
 _NUMBERS = itertools.count(1)
 
@@ -116,8 +116,7 @@ class Databases:
         self._dsn = server_dsn
         self._has_extension = has_extension
         self._server = psycopg.connect(server_dsn, autocommit=True)
-        #: Copying files is faster than WAL for each page; before version 15 there was no other way.
-        self._strategy = "STRATEGY file_copy" if self._server.info.server_version >= 150000 else ""
+        self._strategy = file_copy(self._server)
         self._made: list[str] = []
 
     def make(self) -> str:

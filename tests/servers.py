@@ -12,6 +12,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from runner.embedded import EmbeddedServer, start_server
 
@@ -25,6 +28,11 @@ _SETTINGS = {
     "max_wal_size": "128MB",
     "wal_init_zero": "off",
 }
+
+
+def file_copy(connection: psycopg.Connection[Any]) -> str:
+    """Return the option of CREATE DATABASE that copies files: faster than WAL for each page, and new in version 15."""
+    return "STRATEGY file_copy" if connection.info.server_version >= 150000 else ""
 
 
 def start_test_server(**settings: str) -> EmbeddedServer:

@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.embedded import EmbeddedServer
-from tests.servers import start_test_server
+from tests.servers import file_copy, start_test_server
 
 #: What each tenant has: a table to write what was executed, and one to work on.
 SCHEMA = """
@@ -31,13 +31,16 @@ class Fleet:
     def __init__(self, servers: Sequence[EmbeddedServer], databases: int) -> None:
         self.servers = servers
         self.databases = [f"t{number:02}" for number in range(databases)]
+        #: A session in each database that was used: a test looks into all of them several times.
+        self._sessions: dict[tuple[int, str], psycopg.Connection[tuple[object, ...]]] = {}
         for server in servers:
             with psycopg.connect(server.dsn, autocommit=True) as admin:
                 admin.execute("CREATE DATABASE tenant_template")
                 with psycopg.connect(self._dsn(server, "tenant_template"), autocommit=True) as template:
                     template.execute(SCHEMA)
+                template_of = f"TEMPLATE tenant_template {file_copy(admin)}"
                 for name in self.databases:
-                    admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE tenant_template").format(sql.Identifier(name)))
+                    admin.execute(sql.SQL(f"CREATE DATABASE {{}} {template_of}").format(sql.Identifier(name)))
 
     @staticmethod
     def _dsn(server: EmbeddedServer, database: str) -> str:
@@ -54,12 +57,31 @@ class Fleet:
             return cursor.fetchall() if cursor.description else []
 
     def everywhere(self, statement: str) -> dict[str, list[tuple[object, ...]]]:
-        """Execute SQL in every database: rows by `cluster/database`."""
+        """Execute SQL in every database, on a session that is kept: rows by `cluster/database`."""
         return {
-            f"c{cluster}/{name}": self.run(cluster, name, statement)
+            f"c{cluster}/{name}": self._on_kept_session(cluster, name, statement)
             for cluster in range(1, len(self.servers) + 1)
             for name in self.databases
         }
+
+    def _on_kept_session(self, cluster: int, database: str, statement: str) -> list[tuple[object, ...]]:
+        for _ in range(2):
+            session = self._sessions.get((cluster, database))
+            if session is None:
+                session = psycopg.connect(self.dsn(cluster, database), autocommit=True)
+                self._sessions[cluster, database] = session
+            try:
+                cursor = session.execute(statement.encode())
+                return cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:  # a test has restarted the server, or ended all sessions
+                session.close()
+                del self._sessions[cluster, database]
+        raise AssertionError(f"no session lasts in {database} of cluster {cluster}")
+
+    def close(self) -> None:
+        """End the kept sessions."""
+        for session in self._sessions.values():
+            session.close()
 
     def steps(self) -> dict[str, Counter[str]]:
         """Return how often each step was executed in each database."""
@@ -97,8 +119,8 @@ class Fleet:
 def started_fleet(clusters: int, databases: int) -> Iterator[Fleet]:
     """Start the clusters, and stop them at the end."""
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(start_test_server()) for _ in range(clusters)]
-        yield Fleet(servers, databases)
+        servers = [stack.enter_context(start_test_server(max_connections="200")) for _ in range(clusters)]
+        yield stack.enter_context(contextlib.closing(Fleet(servers, databases)))
 
 
 def targets_file(folder: Path, *parts: str, file: str = "targets.yaml") -> Path:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.acceptance.console import PATIENCE, Jobplan, clean_environment
+from tests.acceptance.console import Jobplan
 
 #: The parts of passwords, as they are written and as they are decoded.
 PARTS = ("S3cr3t", "Zq9xW", "%53%33cr3t", "0p3nW")
@@ -79,40 +74,11 @@ COMMANDS = (
     ("resume", "last", "--from-ledger", "--journal", "new"),
 )
 
-#: Runs the command line once for each list of arguments, and prints the exit codes as the last line.
-DRIVER = """
-import json, sys
-from runner.cli import main
-codes = []
-for arguments in json.loads(sys.stdin.read()):
-    try:
-        main(arguments)
-    except SystemExit as stop:
-        codes.append(stop.code)
-print()
-print(json.dumps(codes))
-"""
-
 
 def ran_with(jobplan: Jobplan, commands: list[list[str]], **environment: str) -> tuple[list[int], str]:
-    """Run the commands in one process; return their exit codes, and all that they have printed."""
-    ended = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        cwd=jobplan.folder,
-        env={
-            **clean_environment(),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "PGCONNECT_TIMEOUT": "2",
-            **environment,
-        },
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1]), ended.stdout + ended.stderr
+    """Run the commands; return their exit codes, and all that they have printed."""
+    ended = [jobplan(*command, env={"PGCONNECT_TIMEOUT": "2", **environment}) for command in commands]
+    return [ran.code for ran in ended], "".join(ran.out + ran.err for ran in ended)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -15,7 +16,7 @@ from runner.embedded import EmbeddedServer
 from tests.acceptance.console import Jobplan
 from tests.integration.dry_runs import PLANS, ROLE
 from tests.integration.gateway_setups import ask
-from tests.servers import start_test_server
+from tests.servers import file_copy, start_test_server
 
 _NUMBERS = itertools.count(1)
 
@@ -89,9 +90,11 @@ def shop(new_database: Callable[[], str]) -> str:
 def copy(shop: str, server_dsn: str) -> Iterator[str]:
     """A copy of the shop that a test may break."""
     name = f"jobplan_test_copy_{os.getpid()}_{next(_NUMBERS)}"
-    ask(server_dsn, f"CREATE DATABASE {name} TEMPLATE {conninfo_to_dict(shop)['dbname']}")
-    yield make_conninfo(server_dsn, dbname=name)
-    ask(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+    with psycopg.connect(server_dsn, autocommit=True) as server:
+        template = f"TEMPLATE {conninfo_to_dict(shop)['dbname']} {file_copy(server)}"
+        server.execute(f"CREATE DATABASE {name} {template}".encode())
+        yield make_conninfo(server_dsn, dbname=name)
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
