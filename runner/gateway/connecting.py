@@ -25,152 +25,101 @@ FULL = (
 )
 
 #: A pattern of the message, and the hint: the first match is used. Later entries are more general.
-_REMEDIES: tuple[tuple[str, str], ...] = (
+_REMEDIES: Mapping[str, str] = {
     (
-        r"connection slots are reserved|too many clients already|too many connections for|sorry, too many clients",
-        FULL,
+        r"connection slots are reserved|too many clients already|too many connections for|"
+        r"sorry, too many clients"
+    ): FULL,
+    r'invalid port number|bad value for|invalid integer value|invalid "?\w+"? value|could not match \d+': (
+        f"An option of the connection has an invalid value: correct it in {_WITH}."
+    ),
+    r"GSSAPI encryption required|GSSAPI support": (
+        f"Encryption by GSSAPI needs a Kerberos ticket (kinit): get one, or check gssencmode in {_WITH}."
+    ),
+    r"invalid response|expected authentication request|unsupported frontend protocol": (
+        f"The program at this address is not PostgreSQL: check host= and port= in {_WITH}."
+    ),
+    r"no pg_hba\.conf entry .*no encryption|SSL connection is required|no pg_hba\.conf entry .*SSL off": (
+        "The server accepts this connection with TLS only, or from other hosts only: set sslmode=require in "
+        f"{_WITH}, or add a line to the server's pg_hba.conf."
+    ),
+    r"no pg_hba\.conf entry|pg_hba\.conf rejects": (
+        "The server's pg_hba.conf does not allow this role, host and database: add a line there and reload the "
+        f"server, or specify another role, database or host with {_WITH}."
     ),
     (
-        r"invalid port number|bad value for|invalid integer value|invalid \"?\w+\"? value|could not match \d+",
-        f"An option of the connection has an invalid value: correct it in {_WITH}.",
+        r"server does not support SSL|SSL error|certificate verify failed|root certificate|server certificate|"
+        r"SSL SYSCALL|negotiated|sslmode|certificate file|private key file|SSL negotiation"
+    ): (
+        f"TLS could not be set up: check sslmode, sslrootcert and the host's name in {_WITH}; sslmode=prefer "
+        "connects without TLS if necessary."
+    ),
+    r"no password supplied|password authentication failed.*no password": (
+        "The server requires a password: write it into a password file (~/.pgpass, or the one that PGPASSFILE "
+        "names) or PGPASSWORD; --dsn is visible to other users of this machine."
+    ),
+    r"[Pp]eer authentication failed|[Ii]dent authentication failed": (
+        "The server compares the operating system user with the role: run jobplan as that user, specify the role "
+        "with user=, or connect with a password over TCP (host=localhost) in --dsn."
+    ),
+    r"authentication failed|authentication method|SCRAM|no user name specified|GSSAPI": (
+        "Check the role and its password: user= in --dsn, and ~/.pgpass, PGPASSFILE or PGPASSWORD; the server's log "
+        "has the reason."
+    ),
+    r'role "[^"]*" does not exist|role .* is not permitted to log in': (
+        f"Specify a role that exists and may log in: user= in {_WITH} (the default is the operating system user)."
+    ),
+    r'database "[^"]*" does not exist|not currently accepting connections|permission denied for database': (
+        f"Specify a database that exists and allows this role: dbname= in {_WITH}; psql -l lists databases."
+    ),
+    r"definition of service|service file": (
+        f"Specify a service that is in pg_service.conf (or the file in PGSERVICEFILE), or use host= in {_WITH}."
     ),
     (
-        r"GSSAPI encryption required|GSSAPI support",
-        f"Encryption by GSSAPI needs a Kerberos ticket (kinit): get one, or check gssencmode in {_WITH}.",
+        r"translate host name|resolve host|Name or service not known|name resolution|nodename nor servname|"
+        r"No address associated"
+    ): (
+        f"The host name is unknown: check host= in {_WITH}, and the DNS of this machine. In a URI, write @ in a "
+        "password as %40."
+    ),
+    r"Connection refused": (
+        f"No server listens there: start the server, or check host= and port= in {_WITH}; a server listens on TCP "
+        "only on the addresses in its listen_addresses."
+    ),
+    r"on socket .*No such file or directory|No such file or directory": (
+        f"No socket exists there: start the server, or specify its host= and port= in {_WITH}."
+    ),
+    r"on socket .*Permission denied": (
+        f"This user may not use the socket (unix_socket_permissions): connect over TCP with host=localhost in {_WITH}."
     ),
     (
-        r"invalid response|expected authentication request|unsupported frontend protocol",
-        f"The program at this address is not PostgreSQL: check host= and port= in {_WITH}.",
+        r"timeout expired|timed out|No route to host|[Nn]etwork is unreachable|Host is unreachable|"
+        r"within \d+ s"
+    ): (
+        "The host does not answer: check the network, a firewall, and host= and port= in --dsn; connect_timeout= "
+        "limits the wait."
     ),
-    (
-        r"no pg_hba\.conf entry .*no encryption|SSL connection is required|no pg_hba\.conf entry .*SSL off",
-        (
-            f"The server accepts this connection with TLS only, or from other hosts only: set sslmode=require in "
-            f"{_WITH}, "
-            "or add a line to the server's pg_hba.conf."
-        ),
+    r"the database system is|not yet accepting connections|recovery mode": (
+        "The server is starting, stopping or recovering: try again in a moment; its log shows the progress. --dsn "
+        "can specify another server."
     ),
-    (
-        r"no pg_hba\.conf entry|pg_hba\.conf rejects",
-        (
-            "The server's pg_hba.conf does not allow this role, host and database: add a line there and reload the "
-            "server, "
-            f"or specify another role, database or host with {_WITH}."
-        ),
+    r"session is read-only|session is not read-only|hot standby mode|server is not in": (
+        "The server does not match target_session_attrs: specify another one with host= in --dsn."
     ),
-    (
-        (
-            r"server does not support SSL|SSL error|certificate verify failed|root certificate|server certificate"
-            r"|SSL SYSCALL|negotiated|sslmode|certificate file|private key file|SSL negotiation"
-        ),
-        (
-            f"TLS could not be set up: check sslmode, sslrootcert and the host's name in {_WITH}; sslmode=prefer "
-            "connects "
-            "without TLS if necessary."
-        ),
+    r"closed the connection unexpectedly|Connection reset": (
+        "The server, or a proxy in front of it, closed the connection: see its log. Check host= and port= in --dsn."
     ),
-    (
-        r"no password supplied|password authentication failed.*no password",
-        (
-            "The server requires a password: write it into a password file (~/.pgpass, or the one that PGPASSFILE "
-            "names) or "
-            "PGPASSWORD; --dsn is visible to other users of this machine."
-        ),
+    r"no connection string": (
+        "Write host=… dbname=… user=…, or postgresql://user@host/dbname, in --dsn or JOBPLAN_DSN; in the names and "
+        "the password of a URI, write @ : / and % as %40 %3A %2F and %25. Better, keep the password in ~/.pgpass or "
+        "PGPASSFILE."
     ),
-    (
-        r"[Pp]eer authentication failed|[Ii]dent authentication failed",
-        (
-            "The server compares the operating system user with the role: run jobplan as that user, specify the role "
-            "with "
-            "user=, or connect with a password over TCP (host=localhost) in --dsn."
-        ),
-    ),
-    (
-        r"authentication failed|authentication method|SCRAM|no user name specified|GSSAPI",
-        (
-            "Check the role and its password: user= in --dsn, and ~/.pgpass, PGPASSFILE or PGPASSWORD; the server's "
-            "log has "
-            "the reason."
-        ),
-    ),
-    (
-        r'role "[^"]*" does not exist|role .* is not permitted to log in',
-        f"Specify a role that exists and may log in: user= in {_WITH} (the default is the operating system user).",
-    ),
-    (
-        r'database "[^"]*" does not exist|not currently accepting connections|permission denied for database',
-        f"Specify a database that exists and allows this role: dbname= in {_WITH}; psql -l lists databases.",
-    ),
-    (
-        r"definition of service|service file",
-        f"Specify a service that is in pg_service.conf (or the file in PGSERVICEFILE), or use host= in {_WITH}.",
-    ),
-    (
-        (
-            r"translate host name|resolve host|Name or service not known|name resolution|nodename nor servname"
-            r"|No address associated"
-        ),
-        (
-            f"The host name is unknown: check host= in {_WITH}, and the DNS of this machine. In a URI, write @ in a "
-            "password "
-            "as %40."
-        ),
-    ),
-    (
-        r"Connection refused",
-        (
-            f"No server listens there: start the server, or check host= and port= in {_WITH}; a server listens on "
-            "TCP only on "
-            "the addresses in its listen_addresses."
-        ),
-    ),
-    (
-        r"on socket .*No such file or directory|No such file or directory",
-        f"No socket exists there: start the server, or specify its host= and port= in {_WITH}.",
-    ),
-    (
-        r"on socket .*Permission denied",
-        f"This user may not use the socket (unix_socket_permissions): connect over TCP with host=localhost in {_WITH}.",
-    ),
-    (
-        r"timeout expired|timed out|No route to host|[Nn]etwork is unreachable|Host is unreachable|within \d+ s",
-        (
-            "The host does not answer: check the network, a firewall, and host= and port= in --dsn; connect_timeout= "
-            "limits "
-            "the wait."
-        ),
-    ),
-    (
-        r"the database system is|not yet accepting connections|recovery mode",
-        (
-            "The server is starting, stopping or recovering: try again in a moment; its log shows the progress. "
-            "--dsn can "
-            "specify another server."
-        ),
-    ),
-    (
-        r"session is read-only|session is not read-only|hot standby mode|server is not in",
-        "The server does not match target_session_attrs: specify another one with host= in --dsn.",
-    ),
-    (
-        r"closed the connection unexpectedly|Connection reset",
-        "The server, or a proxy in front of it, closed the connection: see its log. Check host= and port= in --dsn.",
-    ),
-    (
-        r"no connection string",
-        (
-            "Write host=… dbname=… user=…, or postgresql://user@host/dbname, in --dsn or JOBPLAN_DSN; in the names "
-            "and the "
-            "password of a URI, write @ : / and % as %40 %3A %2F and %25. Better, keep the password in ~/.pgpass or "
-            "PGPASSFILE."
-        ),
-    ),
-)
+}
 
 
 def remedy_for(message: str) -> str:
     """Return the hint for a failed connection with this message."""
-    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, message)), WHERE)
+    return next((remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, message)), WHERE)
 
 
 def connection_failed(error: BaseException, conninfo: str) -> ConnectionFailedError:
