@@ -15,13 +15,13 @@ import re
 import shutil
 import stat
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.embedded import server_folders
 from runner.embedded.programs import make_folder, run_program, write_file
 from runner.errors import EmbeddedServerError
+from runner.structs import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,8 +92,7 @@ def is_ours(data_dir: Path) -> bool:
     return (data_dir / SETTINGS_FILE).exists()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MadeBy:
+class MadeBy(Struct, frozen=True, kw_only=True):
     """The major version of an embedded server's data, and the programs that last ran on them, if known."""
 
     data_dir: Path

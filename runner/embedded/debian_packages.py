@@ -14,7 +14,6 @@ import shutil
 import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from runner.embedded.installations import inspect, usable
 from runner.embedded.programs import run_program
 from runner.embedded.server_folders import CACHE_VARIABLE
 from runner.errors import EmbeddedServerError
+from runner.structs import Struct, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,8 +57,7 @@ _HOOKS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageSource:
+class PackageSource(Struct, frozen=True, kw_only=True):
     """The mirror of the packages, the architecture, and the keyring that must have signed them."""
 
     mirror: str
@@ -67,8 +66,7 @@ class PackageSource:
     keyring: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Package:
+class Package(Struct, frozen=True, kw_only=True):
     """A package file that apt would fetch: name and version from the file's name, size in bytes."""
 
     name: str

@@ -6,12 +6,12 @@ import contextlib
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.embedded.programs import run_program
 from runner.errors import EmbeddedServerError
+from runner.structs import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +27,7 @@ _VERSION = re.compile(r"PostgreSQL\)? (\d+)(\S*)")
 _DEFAULT_VERSION = re.compile(r"^\s*default_version\s*=\s*'(\d+)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installation:
+class Installation(Struct, frozen=True, kw_only=True):
     """The folder of PostgreSQL's programs, and their version.
 
     `build` is the whole output of `postgres --version`, `extension` the text of the extension's control file.

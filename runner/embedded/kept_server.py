@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from runner.embedded.programs import server_account, write_file
 from runner.embedded.server import start_server
 from runner.embedded.server_folders import cache_folder
 from runner.errors import EmbeddedServerError
+from runner.structs import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +30,7 @@ _STATE = "state.json"
 _PASSWORDS = "pgpass"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptServer:
+class KeptServer(Struct, frozen=True, kw_only=True):
     """The user's running server, without its password: `passfile` has the one that `tcp_dsn` needs.
 
     `started_at` is in seconds since the Unix epoch.

@@ -9,10 +9,10 @@ import os
 import pwd
 import stat
 import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.errors import EmbeddedServerError
+from runner.structs import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,8 +80,7 @@ def _last_lines(done: subprocess.CompletedProcess[str]) -> str:
 _STAND_INS = ("postgres", "nobody")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(Struct, frozen=True, kw_only=True):
     """The account that owns the server's files and runs its programs.
 
     `drop`: it is not the account of this process. Programs are started as this account, and files are given to it.

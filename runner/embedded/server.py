@@ -24,6 +24,7 @@ from runner.embedded.server_folders import (
     sweep,
 )
 from runner.errors import EmbeddedServerError
+from runner.structs import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -41,8 +42,7 @@ _PORT_TAKEN = "Address already in use"
 _LOG_LINES = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Postmaster:
+class Postmaster(Struct, frozen=True, kw_only=True):
     """Everything needed to start a server, and to start it again: programs, data, log, and the owning account."""
 
     bin_dir: Path
@@ -167,8 +167,7 @@ class EmbeddedServer:
         self.stop()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
+class _Parts(Struct, frozen=True, kw_only=True):
     """What a new server needs; all of it is found before anything is created."""
 
     installation: Installation

@@ -22,13 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.embedded import watchdog
 from runner.embedded.programs import make_folder, reachable, server_environment
 from runner.errors import EmbeddedServerError
+from runner.structs import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -189,16 +189,14 @@ _LOCK = "lock"
 _BEING_MADE_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderRecord:
+class FolderRecord(Struct, frozen=True, kw_only=True):
     """The record in a server's folder: where the data are, and whether the server outlives its command (`keep`)."""
 
     data_dir: Path
     keep: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerFolder:
+class ServerFolder(Struct, frozen=True, kw_only=True):
     """A server's own folder, and the file descriptor that holds its lock."""
 
     path: Path

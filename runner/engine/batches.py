@@ -14,6 +14,7 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.state import StepRecord
 from runner.plan.model import Adapt, Carried, ParamType, Step, Value
+from runner.plan.sqlstates import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE
 from runner.sql.qualified_names import qualified_name
 from runner.structs import Struct
 
@@ -23,9 +24,10 @@ ROWS = "jobplan rows"
 MOST_FACTOR = 2.0
 #: A batch whose time differs from the target by less than this part of it is right, so that nothing changes.
 CLOSE_ENOUGH = 0.1
-#: Errors after which a smaller batch is tried: lock_not_available, deadlock_detected.
-_LOCK_NOT_AVAILABLE = "55P03"
-_DEADLOCK = "40P01"
+
+
+#: Errors after which a smaller batch is tried.
+_SMALLER_AFTER = {LOCK_NOT_AVAILABLE: ev.AdaptReason.LOCK_TIMEOUT, DEADLOCK_DETECTED: ev.AdaptReason.DEADLOCK}
 
 
 class CarriedError(ValueError):
@@ -250,4 +252,4 @@ def _why_smaller(last: ev.AttemptFinished) -> ev.AdaptReason | None:
     if last.outcome is ev.Outcome.TIMED_OUT:
         return ev.AdaptReason.TIMEOUT
     sqlstate = last.error.sqlstate if last.error is not None else None
-    return {_LOCK_NOT_AVAILABLE: ev.AdaptReason.LOCK_TIMEOUT, _DEADLOCK: ev.AdaptReason.DEADLOCK}.get(sqlstate or "")
+    return _SMALLER_AFTER.get(sqlstate or "")

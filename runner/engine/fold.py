@@ -15,7 +15,7 @@ from runner.engine import events as ev
 from runner.engine.batches import note_change
 from runner.engine.chunks import of_place, parts_of
 from runner.engine.for_each_items import values_of
-from runner.engine.group_records import add_chain, add_items
+from runner.engine.group_records import add_chain, add_items, add_record
 from runner.engine.resume_state import carried_over, copy_facts, steps_without_evidence
 from runner.engine.state import BAD, RunState, StepRecord, StepState, become_item, initial_state, need_met, new_record
 from runner.engine.state_indices import (
@@ -149,16 +149,8 @@ def _beyond_ceiling(state: RunState) -> bool:
 
 def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) -> None:
     """Add a record for each item; the step itself waits for them, or has nothing to do."""
-    leave(state, record)
-    record.instances = tuple(item.key for item in event.items)
-    record.open_instances = len(event.items)
-    state.to_cancel.pop(record.key, None)
     has_one_chain = is_group(record.step) and record.step.for_each is None
-    if not event.items and not has_one_chain:
-        _settle(state, record, event.at)
-        return
-    state.expanded += 1
-    _move(record, StepState.EXPANDED, event.at)
+    _wait_for_items(state, record, event, has_one_chain=has_one_chain)
     if has_one_chain:
         add_chain(state, record, record.step)
         return
@@ -174,6 +166,21 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
         number += len(parts_of(item))  # so that the items of a chunk keep their places if it is split
 
 
+def _wait_for_items(
+    state: RunState, record: StepRecord, event: ev.StepExpanded | ev.StepSplit, *, has_one_chain: bool = False
+) -> None:
+    """Let a step or a chunk wait for the end of its items; without any it is settled."""
+    leave(state, record)
+    record.instances = tuple(item.key for item in event.items)
+    record.open_instances = len(event.items)
+    state.to_cancel.pop(record.key, None)
+    if not event.items and not has_one_chain:
+        _settle(state, record, event.at)
+        return
+    state.expanded += 1
+    _move(record, StepState.EXPANDED, event.at)
+
+
 def _new_instance(state: RunState, parent: StepRecord, key: str, number: int) -> StepRecord:
     """Add the record of an instance, or of an item of a chunk, which is `number` among those of its step."""
     step = replace(parent.step, id=key, needs=(), for_each=None)
@@ -181,24 +188,13 @@ def _new_instance(state: RunState, parent: StepRecord, key: str, number: int) ->
     become_item(instance, parent.items_of or parent.key, parent.needs)
     instance.parent, instance.in_finally = parent.key, parent.in_finally
     _cancelled(state, instance, parent.cancelled_by)
-    state.records[key] = instance
-    state.dependents[key] = []
-    state.unfinished += 1
-    state.main_unfinished += 0 if parent.in_finally else 1
+    add_record(state, instance)
     return instance
 
 
 def _step_split(state: RunState, record: StepRecord, event: ev.StepSplit) -> None:
     """Add a record for each item of a chunk, which continues its attempt numbers; the chunk waits for them."""
-    leave(state, record)
-    record.instances = tuple(item.key for item in event.items)
-    record.open_instances = len(event.items)
-    state.to_cancel.pop(record.key, None)
-    if not event.items:
-        _settle(state, record, event.at)
-        return
-    state.expanded += 1
-    _move(record, StepState.EXPANDED, event.at)
+    _wait_for_items(state, record, event)
     places = {item.key: place for place, item in enumerate(record.chunk)}
     for item in event.items:
         part = _new_instance(state, record, item.key, record.rank[3] + places[item.key])

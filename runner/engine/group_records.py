@@ -41,10 +41,8 @@ def add_items(state: RunState, group: StepRecord, items: tuple[ev.Item, ...], at
         record.values = values
         record.parent, record.in_finally, record.cancelled_by = group.key, group.in_finally, group.cancelled_by
         record.state, record.since = StepState.EXPANDED, at
-        state.records[item.key] = record
-        state.dependents[item.key] = []
+        add_record(state, record)
         state.expanded += 1
-        _count(state, record)
         add_chain(state, record, group.step, values, number=number)
 
 
@@ -68,9 +66,7 @@ def add_chain(
         if group.for_each is not None:
             limited = group.for_each.max_parallel is not None
             become_item(record, group.id, {**record.needs, **({gate(group.id): 1} if limited else {})})
-        state.records[step.id] = record
-        state.dependents[step.id] = []
-        _count(state, record)
+        add_record(state, record)
         if owner.cancelled_by is not None:
             state.to_cancel[step.id] = None
         if not step.needs or owner.cancelled_by is not None or is_left_out(state.left_out, step.id):
@@ -80,7 +76,10 @@ def add_chain(
             state.dependents[need.step].append((step.id, need.on))
 
 
-def _count(state: RunState, record: StepRecord) -> None:
+def add_record(state: RunState, record: StepRecord) -> None:
+    """Add the record of an instance, whose `in_finally` is known."""
+    state.records[record.key] = record
+    state.dependents[record.key] = []
     state.unfinished += 1
     state.main_unfinished += not record.in_finally
 

@@ -14,6 +14,7 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.ports import QueryResult
 from runner.plan.model import Hold
+from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE
 from runner.structs import Struct
 
 #: Seconds after which a changed value of a hold is recorded again, at first and at most.
@@ -23,7 +24,6 @@ _SHORTEST_LIMIT, _LONGEST_LIMIT = 1.0, 10.0
 #: Why a role cannot measure a hold.
 NEEDS_MONITOR = "this role cannot see other sessions: GRANT pg_monitor to it"
 _UNITS = ((1 << 40, "TB"), (1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"))
-_PRIVILEGE = "42501"
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
@@ -38,7 +38,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     @property
     def lacks_privilege(self) -> bool:
         """Whether the role may not measure it."""
-        return self.error is not None and self.error.sqlstate == _PRIVILEGE
+        return self.error is not None and self.error.sqlstate == INSUFFICIENT_PRIVILEGE
 
 
 def limit_of(hold: Hold) -> float:
@@ -61,7 +61,7 @@ def read_measurement(hold: Hold, result: QueryResult) -> Measurement:
     row = result.rows[0] if result.rows else (None, None, None)
     measured, name, hidden = row
     if hidden == "t":
-        return failed_measurement(ev.ErrorDetails(message=NEEDS_MONITOR, sqlstate=_PRIVILEGE))
+        return failed_measurement(ev.ErrorDetails(message=NEEDS_MONITOR, sqlstate=INSUFFICIENT_PRIVILEGE))
     return _compared(hold, 0.0 if measured is None else float(measured), name or "")
 
 

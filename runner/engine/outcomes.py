@@ -19,12 +19,10 @@ from runner.engine.ports import WorkerEnd
 from runner.engine.state import BAD, RunState, StepRecord, StepState
 from runner.engine.window import closed_words, skip_left_over
 from runner.plan.model import Expect, Step, Value
+from runner.plan.sqlstates import QUERY_CANCELED, STOPPED
 from runner.sql.text_traits import TextTraits, nature_of
 from runner.structs import replace
 
-_QUERY_CANCELED = "57014"
-#: SQLSTATEs of a stopped worker: cancel or statement timeout, pg_terminate_backend, shutdown of the server.
-_STOPPED = frozenset({_QUERY_CANCELED, "57P01", "57P02", "57P03"})
 #: Seconds by which the server's timer may fire early by its own clock.
 _TIMER_SLACK = 0.005
 #: The server's functions that warn when VACUUM, ANALYZE, REINDEX or CLUSTER skips an object: the role may not process
@@ -90,11 +88,11 @@ def classify(
 
 
 def _of_error(end: WorkerEnd, error: ErrorDetails, *, timeout: float | None, cancelled: CancelReason | None) -> Outcome:
-    if error.sqlstate not in _STOPPED:
+    if error.sqlstate not in STOPPED:
         return Outcome.FAILED
     if cancelled is not None:
         return _stopped_by_us(cancelled)
-    ran_out = error.sqlstate == _QUERY_CANCELED and _ran_out(end, timeout)
+    ran_out = error.sqlstate == QUERY_CANCELED and _ran_out(end, timeout)
     return Outcome.TIMED_OUT if ran_out else Outcome.CANCELLED
 
 
@@ -113,7 +111,7 @@ def has_yielded(end: WorkerEnd, cancelled: CancelReason | None) -> bool:
     if cancelled is not CancelReason.YIELDED or end.detached or end.confirmed or end.lost:
         return False
     if end.error is not None:
-        return end.error.sqlstate in _STOPPED
+        return end.error.sqlstate in STOPPED
     return end.rolled_back or end.started_at is None
 
 

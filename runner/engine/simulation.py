@@ -184,15 +184,16 @@ def simulate(
     epoch. RuntimeError if the scheduler does not come to an end.
     """
     simulator = _Simulator(plan, durations=durations, checks=checks, capacity=capacity, start=start, watch=watch)
-    return simulator.run(
-        interrupts=interrupts,
-        cancels=cancels,
-        not_selected=not_selected,
-        history=history,
-        holds=holds,
-        clock=clock,
-        usual=usual,
-    )
+    simulator.begin(history, holds, not_selected)
+    if usual is not None:
+        simulator.emit(ev.UsualDurations(at=simulator.now, seconds=usual))
+    for moment, ahead in clock:
+        simulator.at(moment, partial(simulator.set_clock, ahead))
+    for moment in interrupts:
+        simulator.at(moment, simulator.interrupt)
+    for moment, step in cancels:
+        simulator.at(moment, partial(simulator.request_cancel, step))
+    return simulator.run(not_selected)
 
 
 class _Simulator:
@@ -211,7 +212,7 @@ class _Simulator:
         self._checks = checks
         self._capacity = capacity
         self._start = start
-        self._now = start
+        self.now = start
         self._watch = watch
         self._state = initial_state(plan)
         self._events: list[ev.Event] = []
@@ -225,90 +226,78 @@ class _Simulator:
         #: Attempts with a running worker, and its end: including detached ones.
         self._workers: dict[tuple[str, int], float] = {}
 
-    def run(
-        self,
-        *,
-        interrupts: Sequence[float],
-        cancels: Sequence[tuple[float, str | None]],
-        not_selected: Collection[str],
-        history: Sequence[ev.Event],
-        holds: Sequence[HoldScript],
-        clock: Sequence[tuple[float, float]],
-        usual: Mapping[str, float] | None,
-    ) -> Simulation:
+    def begin(self, history: Sequence[ev.Event], holds: Sequence[HoldScript], not_selected: Collection[str]) -> None:
+        """Begin the run, or resume it after its `history`."""
         if history:
             self._replay(history)
         else:
-            self._emit(run_started(self._plan, self._start, not_selected))
+            self.emit(run_started(self._plan, self._start, not_selected))
         self._schedule_holds(holds)
-        if usual is not None:
-            self._emit(ev.UsualDurations(at=self._now, seconds=usual))
-        for moment, ahead in clock:
-            self._at(moment, partial(self._set_clock, ahead))
-        for moment in interrupts:
-            self._at(moment, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
-        for moment, step in cancels:
-            self._at(moment, partial(self._request_cancel, step))
+
+    def run(self, not_selected: Collection[str]) -> Simulation:
+        """Run to the end. Instances that were not selected are skipped when their step is expanded."""
         for key in not_selected:
-            if key not in self._state.records:  # an instance
-                continue
-            self._emit(ev.StepSkipped(at=self._now, step=key, reason=ev.SkipReason.NOT_SELECTED))
-        while True:
-            decision = self._settle()
-            if decision.over:
-                break
+            if key in self._state.records:
+                self.emit(ev.StepSkipped(at=self.now, step=key, reason=ev.SkipReason.NOT_SELECTED))
+        while not (decision := self._settle()).over:
             self._wait(decision.wake_at)
         states = {key: str(record.state) for key, record in self._state.records.items()}
-        self._emit(ev.RunFinished(at=self._now, exit_code=exit_code(self._state), steps=states))
-        return Simulation(events=tuple(self._events), state=self._state, makespan=self._now - self._start)
+        self.emit(ev.RunFinished(at=self.now, exit_code=exit_code(self._state), steps=states))
+        return Simulation(events=tuple(self._events), state=self._state, makespan=self.now - self._start)
 
     def _schedule_holds(self, scripts: Sequence[HoldScript]) -> None:
         """Measure every hold at the start, and schedule its changes."""
         for hold in self._plan.holds:
-            self._emit(ev.HoldMeasured(at=self._now, hold=hold.name, value="scripted"))
+            self.emit(ev.HoldMeasured(at=self.now, hold=hold.name, value="scripted"))
         for script in scripts:
-            if script.at <= self._now:
+            if script.at <= self.now:
                 self._change_hold(script)
             else:
-                self._at(script.at, partial(self._change_hold, script))
+                self.at(script.at, partial(self._change_hold, script))
 
     def _change_hold(self, script: HoldScript) -> None:
         began = self._state.holds.get(script.hold)
         if script.on and began is None:
-            self._emit(ev.HoldBegan(at=self._now, hold=script.hold, value="scripted", since=self._now))
+            self.emit(ev.HoldBegan(at=self.now, hold=script.hold, value="scripted", since=self.now))
             # what was evaluated for a step that queues again is evaluated once more before its launch
             self._evaluated = {asked for asked in self._evaluated if asked[2] is not ev.CheckPhase.BEFORE}
         elif not script.on and began is not None:
-            self._emit(ev.HoldEnded(at=self._now, hold=script.hold, value="scripted", seconds=self._now - began.since))
+            self.emit(ev.HoldEnded(at=self.now, hold=script.hold, value="scripted", seconds=self.now - began.since))
 
     def _block_others(self, step: str, attempt: int) -> None:
         record = self._state.records[step]
         if record.attempt == attempt and step in self._state.active:
             seconds = record.step.yield_after or 0.0
-            self._emit(
+            self.emit(
                 ev.AttemptBlocking(
-                    at=self._now,
+                    at=self.now,
                     step=step,
                     attempt=attempt,
                     others=(ev.Blocked(pid=1, seconds=seconds),),
-                    since=self._now - seconds,
+                    since=self.now - seconds,
                     seconds=seconds,
                 )
             )
 
-    def _set_clock(self, ahead: float) -> None:
-        self._emit(ev.ServerClock(at=self._now, ahead=ahead))
+    def set_clock(self, ahead: float) -> None:
+        """Set by how many seconds the server's clock is ahead."""
+        self.emit(ev.ServerClock(at=self.now, ahead=ahead))
 
-    def _request_cancel(self, step: str | None) -> None:
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.emit(ev.RunInterrupted(at=self.now, signal=2))
+
+    def request_cancel(self, step: str | None) -> None:
+        """Cancel a step, or the run."""
         if step is None:
-            self._emit(ev.RunCancelled(at=self._now, by=_SIMULATED_USER))
+            self.emit(ev.RunCancelled(at=self.now, by=_SIMULATED_USER))
         for key in steps_to_cancel(self._state, step) if step is not None else ():
-            self._emit(ev.StepCancelRequested(at=self._now, step=key, by=_SIMULATED_USER))
+            self.emit(ev.StepCancelRequested(at=self.now, step=key, by=_SIMULATED_USER))
 
     def _replay(self, history: Sequence[ev.Event]) -> None:
         for event in history:
             apply(self._state, event)
-        self._start = self._now = history[-1].at
+        self._start = self.now = history[-1].at
         for record in map(self._state.records.__getitem__, self._state.active):
             self._scripts[record.key, record.attempt] = self._durations(record.step, record.attempt)
             self._start_worker(record, self._scripts[record.key, record.attempt])
@@ -316,36 +305,38 @@ class _Simulator:
     def _settle(self) -> Decision:
         """Call `decide` until nothing more follows at this time."""
         for _ in range(20 + 10 * len(self._state.records)):
-            decision = decide(self._state, self._now)
+            decision = decide(self._state, self.now)
             if self._watch is not None:
                 self._watch(self._state, decision)
             for event in decision.events:
-                self._emit(event)
+                self.emit(event)
             for command in decision.commands:
                 self._perform(command)
             if not decision.events and not decision.commands:
                 return decision
-        raise RuntimeError(f"the scheduler does not settle at {self._now}")
+        raise RuntimeError(f"the scheduler does not settle at {self.now}")
 
     def _wait(self, wake_at: float | None) -> None:
-        if wake_at is not None and wake_at <= self._now:
-            raise RuntimeError(f"the scheduler asks to be called at {wake_at}, which is not after {self._now}")
+        if wake_at is not None and wake_at <= self.now:
+            raise RuntimeError(f"the scheduler asks to be called at {wake_at}, which is not after {self.now}")
         if self._agenda and (wake_at is None or self._agenda[0][0] <= wake_at):
             moment, _, happen = heapq.heappop(self._agenda)
-            self._now = max(self._now, moment)
+            self.now = max(self.now, moment)
             happen()
         elif wake_at is not None:
-            self._now = wake_at
+            self.now = wake_at
         else:
-            raise RuntimeError(f"the run is not finished at {self._now}, and no event is scheduled")
+            raise RuntimeError(f"the run is not finished at {self.now}, and no event is scheduled")
 
-    def _emit(self, event: ev.Event) -> None:
+    def emit(self, event: ev.Event) -> None:
+        """Apply an event."""
         self._events.append(event)
         apply(self._state, event)
         if self._watch is not None:
             self._watch(self._state, event)
 
-    def _at(self, moment: float, happen: Callable[[], None]) -> None:
+    def at(self, moment: float, happen: Callable[[], None]) -> None:
+        """Schedule an action."""
         self._number += 1
         heapq.heappush(self._agenda, (moment, self._number, happen))
 
@@ -358,38 +349,38 @@ class _Simulator:
             case Evaluate():
                 self._evaluate(command)
             case Cancel():
-                self._emit(
+                self.emit(
                     ev.AttemptCancelRequested(
-                        at=self._now, step=command.step, attempt=command.attempt, reason=command.reason
+                        at=self.now, step=command.step, attempt=command.attempt, reason=command.reason
                     )
                 )
                 self._cancel(command.step, command.attempt)
             case Detach():
-                self._emit(ev.AttemptDetachRequested(at=self._now, step=command.step, attempt=command.attempt))
+                self.emit(ev.AttemptDetachRequested(at=self.now, step=command.step, attempt=command.attempt))
                 if (command.step, command.attempt) in self._workers:
-                    self._at(self._now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
+                    self.at(self.now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
 
     def _evaluate(self, command: Evaluate) -> None:
         record = self._state.records[command.step]
         asked = (command.step, command.attempt, command.phase, record.refused, record.slots_released)
         if asked in self._evaluated:
             raise RuntimeError(
-                f"the scheduler does not settle: at {self._now} it requests a second evaluation of {command.step} "
+                f"the scheduler does not settle: at {self.now} it requests a second evaluation of {command.step} "
                 f"({command.phase}, after {command.attempt} attempts)"
             )
         self._evaluated.add(asked)
         script = self._checks(record.step, command.phase, command.attempt)
-        self._emit(ev.StepChecking(at=self._now, step=command.step, phase=command.phase, overtook=command.overtook))
-        self._at(self._now + script.duration, lambda: self._emit(checked(record, command.phase, script, self._now)))
+        self.emit(ev.StepChecking(at=self.now, step=command.step, phase=command.phase, overtook=command.overtook))
+        self.at(self.now + script.duration, lambda: self.emit(checked(record, command.phase, script, self.now)))
 
     def _launch(self, command: Launch) -> None:
         step, attempt = command.step, command.attempt
         script = self._durations(self._state.records[step].step, attempt)
         self._scripts[step, attempt] = script
         prepares = self._state.records[step].to_prepare
-        self._emit(
+        self.emit(
             (ev.AttemptPreparing if prepares else ev.AttemptLaunching)(
-                at=self._now,
+                at=self.now,
                 step=step,
                 attempt=attempt,
                 application_name=f"jobplan:simulated:{step}",
@@ -398,75 +389,75 @@ class _Simulator:
             )
         )
         after = self._prepared if prepares else self._launched
-        self._at(self._now + script.launch + (script.prepares if prepares else 0.0), lambda: after(step, attempt))
+        self.at(self.now + script.launch + (script.prepares if prepares else 0.0), lambda: after(step, attempt))
 
     def _prepared(self, step: str, attempt: int) -> None:
         """End the worker that prepares an attempt: the step's own follows, unless it failed or the run is ending."""
         record, script = self._state.records[step], self._scripts[step, attempt]
         if record.cancel_reason is not None:
-            self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
+            self.emit(finished(record, ev.Outcome.CANCELLED, script, self.now))
         elif not script.prepared:
-            self._emit(finished(record, ev.Outcome.FAILED, script, self._now))
+            self.emit(finished(record, ev.Outcome.FAILED, script, self.now))
         elif (
             self._state.stopping
-            or (shut := must_wait_for_window(self._state, record, self._now))
+            or (shut := must_wait_for_window(self._state, record, self.now))
             or held_by(self._state, record) is not None
         ):
             message, outside = "nothing is launched", not self._state.stopping and shut
-            self._emit(
-                ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message=message, outside_window=outside)
+            self.emit(
+                ev.AttemptDeferred(at=self.now, step=step, attempt=attempt, message=message, outside_window=outside)
             )
             self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.slots_released))
         else:
-            self._emit(
+            self.emit(
                 ev.AttemptLaunching(
-                    at=self._now,
+                    at=self.now,
                     step=step,
                     attempt=attempt,
                     application_name=f"jobplan:simulated:{step}",
-                    timeout=launch_timeout(self._state, record, self._now),
+                    timeout=launch_timeout(self._state, record, self.now),
                 )
             )
-            self._at(self._now + script.launch, lambda: self._launched(step, attempt))
+            self.at(self.now + script.launch, lambda: self._launched(step, attempt))
 
     def _launched(self, step: str, attempt: int) -> None:
         record, script = self._state.records[step], self._scripts[step, attempt]
         if script.skip:
-            self._emit(ev.StepSkipped(at=self._now, step=step, reason=ev.SkipReason.CONDITION))
+            self.emit(ev.StepSkipped(at=self.now, step=step, reason=ev.SkipReason.CONDITION))
         elif not self._has_room():
-            self._emit(ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message="no worker is free"))
+            self.emit(ev.AttemptDeferred(at=self.now, step=step, attempt=attempt, message="no worker is free"))
             self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.slots_released))
         elif record.cancel_reason is not None:
-            self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
+            self.emit(finished(record, ev.Outcome.CANCELLED, script, self.now))
         else:
             self._start_worker(record, script)
 
     def _has_room(self) -> bool:
-        self._workers = {attempt: until for attempt, until in self._workers.items() if until > self._now}
-        return self._capacity is None or len(self._workers) < self._capacity(self._now)
+        self._workers = {attempt: until for attempt, until in self._workers.items() if until > self.now}
+        return self._capacity is None or len(self._workers) < self._capacity(self.now)
 
     def _start_worker(self, record: StepRecord, script: AttemptScript) -> None:
         step, attempt = record.key, record.attempt
         duration, outcome = script.duration, script.outcome
         if script.stops_on_timeout and record.timeout is not None and duration > record.timeout:
             duration, outcome = record.timeout, ev.Outcome.TIMED_OUT
-        self._workers[step, attempt] = self._now + duration
+        self._workers[step, attempt] = self.now + duration
         if script.seen or record.detaching:
             worker = ev.Worker(pid=len(self._events), backend_start="", application_name=f"jobplan:simulated:{step}")
-            self._emit(ev.AttemptRunning(at=self._now, step=step, attempt=attempt, worker=worker))
+            self.emit(ev.AttemptRunning(at=self.now, step=step, attempt=attempt, worker=worker))
         if script.yields_at is not None and record.step.yield_after is not None:
-            self._at(self._now + script.yields_at, lambda: self._block_others(step, attempt))
+            self.at(self.now + script.yields_at, lambda: self._block_others(step, attempt))
         if record.detaching:
             self._end(step, attempt, ev.Outcome.DETACHED)
         else:
-            self._at(self._now + duration, lambda: self._end(step, attempt, outcome))
+            self.at(self.now + duration, lambda: self._end(step, attempt, outcome))
 
     def _cancel(self, step: str, attempt: int) -> None:
         script = self._scripts[step, attempt]
         if (step, attempt) in self._workers:
-            moment = self._now + script.cancel_latency
+            moment = self.now + script.cancel_latency
             self._workers[step, attempt] = moment
-            self._at(moment, lambda: self._end(step, attempt, ev.Outcome.CANCELLED))
+            self.at(moment, lambda: self._end(step, attempt, ev.Outcome.CANCELLED))
 
     def _end(self, step: str, attempt: int, outcome: ev.Outcome) -> None:
         """Finish the attempt, unless it has already ended."""
@@ -475,4 +466,4 @@ class _Simulator:
             return
         if outcome is not ev.Outcome.DETACHED:
             self._workers.pop((step, attempt), None)
-        self._emit(finished(record, outcome, self._scripts[step, attempt], self._now))
+        self.emit(finished(record, outcome, self._scripts[step, attempt], self.now))

@@ -31,6 +31,7 @@ from runner.gateway.server_facts import (
     ServerFacts,
 )
 from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, read_row
+from runner.plan.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from runner.sql.catalog_needs import Mention, ObjectSort
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
@@ -41,7 +42,7 @@ _LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
 #: Queries of the catalogs are estimated high and have few rows: to compile them would take most of their time.
 _PLANNING = ("jit", "off")
 #: The limits, in milliseconds, after a limit was reached: a plan may have hundreds of statements like that one.
-_SHORTER_LIMITS = {"57014": ("statement_timeout", 1_000), "55P03": ("lock_timeout", 100)}
+_SHORTER_LIMITS = {QUERY_CANCELED: ("statement_timeout", 1_000), LOCK_NOT_AVAILABLE: ("lock_timeout", 100)}
 #: The age in seconds from which a transaction is reported.
 OLD = 300
 

@@ -36,6 +36,7 @@ from runner.gateway.server_checks import (
 )
 from runner.gateway.session import Reconnecting, Reply, Row, Session, read_row
 from runner.identity import PREFIX, Claim, run_of, runner_name
+from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE
 from runner.sql.placeholders import quote_identifier
 from runner.structs import Struct, field, replace
 
@@ -43,7 +44,6 @@ from runner.structs import Struct, field, replace
 APPLICATION_NAME = "jobplan looking"
 _WORKER = "pg_background"
 _CLIENT = "client backend"
-_NOT_PERMITTED = "42501"
 _HIDDEN = "<insufficient privilege>"
 _DETACH = re.compile(r"\bdetach\s+partition\b", re.IGNORECASE)
 
@@ -172,7 +172,7 @@ class Observer:
         False: it has ended. SignalRefusedError if this role lacks the privilege.
         """
         (reply,) = await self._try(("cancel", (str(worker.pid), worker.backend_start)))
-        if reply.error is not None and reply.error.sqlstate == _NOT_PERMITTED:
+        if reply.error is not None and reply.error.sqlstate == INSUFFICIENT_PRIVILEGE:
             raise SignalRefusedError(f"{reply.error.message}.", hint=reply.error.detail)
         return bool(_checked(reply).rows)
 

@@ -40,6 +40,7 @@ from runner.gateway.worker_output import (
     read_end,
 )
 from runner.identity import WorkerLabel, step_of
+from runner.plan.sqlstates import QUERY_CANCELED, STOPPED
 from runner.structs import replace
 
 #: Errors that mean "no worker is free" (docs/pg_background.md#capacity-errors) or "no connection is free", which a
@@ -129,15 +130,12 @@ class LaunchStatements:
         return ("begin", ()), launch, ("commit", ()), *self._first
 
 
-QUERY_CANCELED = "57014"
 #: Failed waits, for other reasons than a cancel, after which the session counts as lost.
 FAILING_WAITS = 5
 #: The factor by which the time since the launch must grow before an unseen worker is looked up again.
 _IDENTIFY_AGAIN = 1.5
 #: Seconds between two checks whether a worker waits for the session that reads its output.
 POLL_WHILE_READING = 0.25
-#: Errors of a cancelled statement: after them it is unknown whether the worker was requested.
-_STOPPED_SQLSTATES = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
 
 
 class LaunchedWorker:
@@ -357,7 +355,7 @@ class LaunchedWorker:
             self.session.launched = launched
             return
         before = not self._launching.at_once if launched is None else launched == self.session.launched
-        if error.sqlstate in _STOPPED_SQLSTATES or not before:
+        if error.sqlstate in STOPPED or not before:  # after a cancelled statement that is unknown
             self._lost = error.message
             return
         self.session_free = not self.session.lost
@@ -387,7 +385,7 @@ class LaunchedWorker:
 
     async def _with_requester(self, end: WorkerEnd) -> WorkerEnd:
         """Add the user who requested the end, if a request may have caused it."""
-        if end.confirmed or end.detached or (end.error is not None and end.error.sqlstate not in _STOPPED_SQLSTATES):
+        if end.confirmed or end.detached or (end.error is not None and end.error.sqlstate not in STOPPED):
             return end
         return replace(end, cancelled_by=await self._monitor.cancelled_by(self._step))
 

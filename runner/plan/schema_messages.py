@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable
 from collections.abc import Mapping as MappingABC
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from runner.durations import parse_duration
@@ -304,18 +305,9 @@ def _mend_size(text: str) -> str | None:
     return f"{match[1]}{unit}" if match and unit else None
 
 
-def _mend_id(text: str) -> str | None:
-    meant = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:63]
-    return meant if meant[:1].isalpha() else None
-
-
-def _mend_step_id(text: str) -> str | None:
-    meant = re.sub(r"[^a-z0-9_-]+", "_", text.lower()).strip("_-")[:63]
-    return meant if meant[:1].isalpha() else None
-
-
-def _mend_name(text: str) -> str | None:
-    meant = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+def _mend_word(text: str, *, joiner: str, allowed: str) -> str | None:
+    """Return a text as one word, with `joiner` for characters that are neither letters, digits nor `allowed`."""
+    meant = re.sub(f"[^a-z0-9{allowed}]+", joiner, text.lower()).strip(allowed)[:63]
     return meant if meant[:1].isalpha() else None
 
 
@@ -344,8 +336,8 @@ _MENDERS: Final[MappingABC[str, Callable[[str], str | None]]] = {
     "a duration": _mend_duration,
     "a size": _mend_size,
     "a time of day": _mend_time,
-    "an id": _mend_id,
-    "a step's id": _mend_step_id,
-    "a name": _mend_name,
+    "an id": partial(_mend_word, joiner="_", allowed="_"),
+    "a step's id": partial(_mend_word, joiner="_", allowed="_-"),
+    "a name": partial(_mend_word, joiner="-", allowed="_-"),
     "a PostgreSQL condition": _mend_condition,
 }

@@ -9,6 +9,14 @@ from __future__ import annotations
 import re
 from types import MappingProxyType
 
+#: SQLSTATEs that decide what follows. `STOPPED`: by a cancel or statement_timeout, by pg_terminate_backend, or by a
+#: shutdown of the server.
+QUERY_CANCELED = "57014"
+STOPPED = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
+LOCK_NOT_AVAILABLE = "55P03"
+DEADLOCK_DETECTED = "40P01"
+INSUFFICIENT_PRIVILEGE = "42501"
+
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 
 _TABLE = """

@@ -33,7 +33,7 @@ from runner.plan.plan_files import PlanFile, PlanFiles
 from runner.plan.problem_collector import Placed, Report
 from runner.plan.repeat import is_empty, read_repeat, read_sql
 from runner.plan.sql_scope import Scope, check_names, check_references
-from runner.plan.sqlstates import CONDITIONS, sqlstates
+from runner.plan.sqlstates import CONDITIONS, QUERY_CANCELED, sqlstates
 from runner.plan.yaml_nodes import Fields, Node, Scalar, UnusableNodes, read_otherwise, sql_of
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name
@@ -43,7 +43,6 @@ from runner.structs import Struct
 
 _TIMEOUT_WORD = "timeout"
 YIELDED_WORD: Final = "yielded"
-_QUERY_CANCELED = "57014"
 _DEFAULT_ITEM = "item"
 _ERRORS = (*CONDITIONS, _TIMEOUT_WORD, YIELDED_WORD)
 _RUN = "run"
@@ -79,7 +78,7 @@ def read_retry(fields: Fields) -> Retry:
             continue
         if node.text in (_TIMEOUT_WORD, YIELDED_WORD):
             on.add(node.text)
-        elif _QUERY_CANCELED in (found := _states(retry, node)):
+        elif QUERY_CANCELED in (found := _states(retry, node)):
             message = f"`{node.text}` is both a timeout and a cancel; a cancel is never retried"
             retry.add(node, "JP211", message, hint="write `timeout`")
         else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +21,7 @@ from runner.exit_codes import is_failure
 from runner.identity import is_of_chain, is_of_plan
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
-from runner.structs import Struct, field, replace
+from runner.structs import Struct, field, from_values, replace, to_values
 
 #: The bytes of a journal that are read at once, from either end.
 _CHUNK = 65_536
@@ -77,16 +79,19 @@ def _summary(folder: Path) -> Summary:
             first = next((line for line in _first_lines(file) if line.get("event") == "run_started"), None)
             last, waits = _last_line(file)
         return _summed_up(folder, first, last, locked=locked, waits=waits)
-    except OSError as error:
-        return Summary(
-            run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=error.strerror or str(error)
-        )
-    except RecordError as error:
-        return Summary(run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=error.message)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return Summary(
-            run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem="its events are damaged"
-        )
+    except _READ_ERRORS as error:
+        return Summary(run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=_problem(error))
+
+
+#: What reading a journal raises if it is missing, damaged or not for this user.
+_READ_ERRORS = (OSError, RecordError, KeyError, TypeError, ValueError, AttributeError, RecursionError, StopIteration)
+
+
+def _problem(error: BaseException) -> str:
+    """Return why a journal cannot be read."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return error.message if isinstance(error, RecordError) else "its events are damaged"
 
 
 def _summed_up(
@@ -160,16 +165,12 @@ def previous_runs(root: Path, plan: str, before: float) -> tuple[PreviousRun, ..
 
     Unreadable journals are left out.
     """
-    found: list[PreviousRun] = []
-    for summary in _summaries(root):
-        if len(found) == MOST_PREVIOUS_RUNS:
-            break
-        fits = summary.plan == plan and summary.standing is Standing.FINISHED
-        if fits and summary.started_at is not None and summary.started_at < before:
-            steps = _steps(summary.folder / EVENTS)
-            if steps:
-                found.append(PreviousRun(run=summary.run_id, started_at=summary.started_at, steps=steps))
-    return tuple(reversed(found))
+    found = (
+        PreviousRun(run=summary.run_id, started_at=summary.started_at or 0.0, steps=steps)
+        for summary in _finished(root, plan, before)
+        if (steps := _steps(summary.folder / EVENTS))
+    )
+    return tuple(reversed(list(islice(found, MOST_PREVIOUS_RUNS))))
 
 
 def recorded_runs(root: Path) -> Iterator[PastRun]:
@@ -208,12 +209,8 @@ def _recorded_run(summary: Summary) -> PastRun:
             steps=durations(lines),
             failures=_failures(lines),
         )
-    except OSError as error:
-        return replace(found, standing=Standing.UNREADABLE.value, problem=error.strerror or str(error))
-    except RecordError as error:
-        return replace(found, standing=Standing.UNREADABLE.value, problem=error.message)
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
-        return replace(found, standing=Standing.UNREADABLE.value, problem="its events are damaged")
+    except _READ_ERRORS as error:
+        return replace(found, standing=Standing.UNREADABLE.value, problem=_problem(error))
 
 
 def _failures(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
@@ -231,39 +228,29 @@ def _failures(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
 
 def failed_before(root: Path, plan: str, before: float) -> bool:
     """Return whether the last run of a plan that finished, and began before a time, had failed."""
-    for summary in _summaries(root):
-        finished = summary.plan == plan and summary.standing is Standing.FINISHED
-        if finished and summary.started_at is not None and summary.started_at < before:
-            return summary.exit_code is not None and is_failure(summary.exit_code)
-    return False
+    last = next(_finished(root, plan, before), None)
+    return last is not None and last.exit_code is not None and is_failure(last.exit_code)
 
 
-def _summaries(root: Path) -> tuple[Summary, ...]:
-    try:
-        return list_records(root)
-    except RecordError:
-        return ()
+def _finished(root: Path, plan: str, before: float) -> Iterator[Summary]:
+    """Yield the finished runs of a plan that began before a time, the latest first; none if `root` cannot be read."""
+    with contextlib.suppress(RecordError):
+        for run in list_records(root):
+            finished = run.plan == plan and run.standing is Standing.FINISHED
+            if finished and run.started_at is not None and run.started_at < before:
+                yield run
 
 
 def write_previous_runs(folder: Path, runs: Iterable[PreviousRun]) -> None:
     """Write previous runs into a run's folder. OSError if that fails."""
-    data = [{"run": run.run, "started_at": run.started_at, "steps": dict(run.steps)} for run in runs]
-    (folder / KEPT).write_text(json.dumps(data), encoding="utf-8")
+    (folder / KEPT).write_text(json.dumps(list(map(to_values, runs))), encoding="utf-8")
 
 
 def kept_previous_runs(folder: Path) -> tuple[PreviousRun, ...] | None:
     """Return the previous runs in a run's folder; None if there are none, or if they cannot be read."""
     try:
-        data = json.loads(read_regular(folder / KEPT).decode())
-        return tuple(
-            PreviousRun(
-                run=str(one["run"]),
-                started_at=float(one["started_at"]),
-                steps={str(step): (float(seconds), str(state)) for step, (seconds, state) in one["steps"].items()},
-            )
-            for one in data
-        )
-    except (OSError, RecordError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return tuple(from_values(one, PreviousRun) for one in json.loads(read_regular(folder / KEPT).decode()))
+    except _READ_ERRORS:
         return None
 
 
@@ -272,7 +259,7 @@ def _steps(path: Path) -> dict[str, tuple[float, str]]:
         if path.stat().st_size > _LARGEST:
             return {}
         return durations(line for _, line in read_lines(path, read_regular(path)))
-    except (OSError, RecordError, KeyError, TypeError, ValueError):
+    except _READ_ERRORS:
         return {}
 
 

@@ -35,7 +35,7 @@ from runner.plan.window import Opening
 from runner.run.holds import HoldSampler
 from runner.run.performer import Performer, launching, preparing
 from runner.run.start import Ready, RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
-from runner.run.takeover import Takeover, examine_workers
+from runner.run.takeover import Examination, Takeover
 from runner.run.tasks import Order, WriteAhead
 
 #: Seconds between two ticks of the sinks without events.
@@ -215,7 +215,7 @@ class Run:
 
     async def _resume(self, takeover: Takeover, values: Mapping[str, Value], info: ServerInfo) -> None:
         """Resume the run: determine the outcomes of its workers, and follow those that are running."""
-        found = await examine_workers(
+        examination = Examination(
             self.state,
             self._gateway,
             takeover,
@@ -224,6 +224,7 @@ class Run:
             values=lambda record: values_for(self.state, record, values),
             clock=self._clock,
         )
+        found = await examination.findings()
         items = expansions(self.state, self._plan)
         self.state.plan = self._plan
         self._emit(

@@ -156,25 +156,6 @@ class Findings(Struct, frozen=True, kw_only=True):
     foreign: tuple[str, ...] = ()
 
 
-async def examine_workers(
-    state: RunState,
-    gateway: Gateway,
-    takeover: Takeover,
-    *,
-    plan: Plan,
-    run_id: str,
-    values: Callable[[StepRecord], ItemValues],
-    clock: Clock,
-) -> Findings:
-    """Determine the outcomes of the workers of `state`, which is the recorded state of the run.
-
-    `plan` is the plan of the resumed run; `values` returns the values that a step's SQL may name. UsageError if a mark
-    contradicts the evidence; OpenQuestionError, with all questions, if only the user knows an outcome; PreflightError
-    if the previous runner has not ended, or if a worker is running whose step is no longer in the plan.
-    """
-    return await _Examination(state, gateway, takeover, plan=plan, run_id=run_id, values=values, clock=clock).findings()
-
-
 async def without_runner(
     gateway: Gateway, run_id: str, known: Collection[ev.Worker], clock: Clock
 ) -> RemainingBackends:
@@ -196,7 +177,12 @@ async def without_runner(
     return left
 
 
-class _Examination:
+class Examination:
+    """Determines the outcomes of the workers of `state`, which is the recorded state of the run.
+
+    `plan` is the plan of the resumed run; `values` returns the values that a step's SQL may name.
+    """
+
     def __init__(
         self,
         state: RunState,
@@ -222,6 +208,12 @@ class _Examination:
         self._foreign: tuple[str, ...] = ()
 
     async def findings(self) -> Findings:
+        """Return the outcomes, and the workers that are running.
+
+        UsageError if a mark contradicts the evidence; OpenQuestionError, with all questions, if only the user knows an
+        outcome; PreflightError if the previous runner has not ended, or if a worker is running whose step is no longer
+        in the plan.
+        """
         alive = await self._running()
         await self._check_record()
         cancel = self._takeover.orphans is Orphans.CANCEL

@@ -29,6 +29,7 @@ from runner.gateway.ledger.storage import (
 )
 from runner.gateway.queries import query
 from runner.gateway.session import ANSWER_WITHIN, LONG_ANSWER_WITHIN
+from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
 from runner.sql.placeholders import TemplateError, quote_identifier
 from runner.structs import Struct
 
@@ -39,9 +40,7 @@ LOCK_TIMEOUT = "5s"
 #: The limit in seconds for operations that change all rows: it ends them if the server's answer is lost.
 _MAINTENANCE_WITHIN = 3600.0
 _NAME = "jobplan:ledger"
-_LOCKED = "55P03"
 _DEPENDED_ON = "2BP01"
-_NO_RIGHT = "42501"
 _NEEDED_PRIVILEGES = (
     "To create a ledger, a role needs CREATE on the database, or on an empty schema of that name. Only its owner can"
     " change or remove it; the owner grants its use to others with jobplan ledger install --grant ROLE."
@@ -288,9 +287,9 @@ class LedgerAdmin:
     def _with_requester(self, error: psycopg.Error) -> RecordError:
         message = error.diag.message_primary or " ".join(str(error).split())
         hint = None
-        if error.sqlstate == _LOCKED:
+        if error.sqlstate == LOCK_NOT_AVAILABLE:
             hint = "Another session uses it, possibly a running step. Try again when that has ended."
-        elif error.sqlstate == _NO_RIGHT:
+        elif error.sqlstate == INSUFFICIENT_PRIVILEGE:
             hint = _NEEDED_PRIVILEGES
         elif error.sqlstate == _DEPENDED_ON:
             detail = " ".join((error.diag.message_detail or "").split())

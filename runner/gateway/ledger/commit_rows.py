@@ -30,16 +30,15 @@ from runner.gateway.queries import query
 from runner.gateway.session import Reply, Row, Session, Statement, first_error
 from runner.gateway.transaction_settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
 from runner.identity import WorkerLabel
+from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, STOPPED
 from runner.sql.carried_rows import store_values
 from runner.sql.placeholders import quote_identifier, quote_literal
 from runner.structs import replace
 
 #: Errors that an object is missing or not permitted, without saying for which role.
-_NO_RIGHT = frozenset({"42P01", "3F000", "42501"})
+_NO_RIGHT = frozenset({"42P01", "3F000", INSUFFICIENT_PRIVILEGE})
 #: The transaction is READ ONLY: our statement is the first that writes.
 _READ_ONLY_TRANSACTION = "25006"
-#: Another session has locked a table or row that a statement needs.
-_LOCK_NOT_AVAILABLE = "55P03"
 #: The index in the error context of a wait for an uncommitted row with the same key; names are not translated.
 _KEY = '"commits_pkey"'
 #: The range of seconds, by its own clock, in which a worker's wait for the ledger times out. A step whose own
@@ -146,7 +145,7 @@ class Commits:
 
     def waits_for_other_row(self, error: ErrorDetails) -> bool:
         """Return whether the wait for another worker of the attempt timed out, whose row may follow."""
-        return error.sqlstate == _LOCK_NOT_AVAILABLE and _KEY in (error.context or "")
+        return error.sqlstate == LOCK_NOT_AVAILABLE and _KEY in (error.context or "")
 
     async def withdraw_commit_row(self, step: str, attempt: int) -> bool:
         """Record that a worker without a row follows, so that its absence is no evidence. False: not possible now."""
@@ -176,7 +175,7 @@ class Commits:
             role = _role(request, around)
             self._roles = {key: may for key, may in self._roles.items() if key[0] != role}
             return not await self._may(role) or (request.carry is not None and not await self._may(role, "carried"))
-        locked = end.error.sqlstate == _LOCK_NOT_AVAILABLE and _timed_out_on_ledger(end)
+        locked = end.error.sqlstate == LOCK_NOT_AVAILABLE and _timed_out_on_ledger(end)
         self._locked = self._locked or locked
         return locked or end.error.sqlstate == _READ_ONLY_TRANSACTION
 
@@ -340,8 +339,6 @@ def _is_read_committed(settings: Mapping[str, str], around: InheritedSettings) -
     return level.lower() in _READ_COMMITTED
 
 
-#: The worker was stopped, possibly just after its transaction had committed.
-_STOPPED = frozenset({"57014", "57P01", "57P02", "57P03"})
 #: The commit row exists: another worker of the same attempt has committed.
 _UNIQUE_VIOLATION = "23505"
 #: A statement that refuses to follow others in its transaction, which the parser could not know.
@@ -403,7 +400,7 @@ class WorkerWithCommitRow:
         error = end.error
         if end.confirmed or end.detached:
             return end
-        if error is None or error.sqlstate in _STOPPED:
+        if error is None or error.sqlstate in STOPPED:  # possibly just after its commit
             return await self._settle(end, fence=end.lost)
         if error.sqlstate == _UNIQUE_VIOLATION and self._commits.is_taken(error):
             return await self._settle(end, fence=end.lost)

@@ -36,6 +36,7 @@ from runner.gateway.ledger.storage import (
     why_not,
 )
 from runner.gateway.session import Reply, Statement, first_error
+from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE, QUERY_CANCELED
 
 #: The part of an event that announces a worker with a commit row; the SHA-256 of its proof follows.
 COMMIT_ROW = '"commit_row":true'
@@ -85,7 +86,7 @@ class Claims:
 BATCH_SIZE = 2_000
 
 #: Errors that retries cannot repair: the ledger or the privilege was removed, or the server became read-only.
-PERMANENT_ERRORS = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000", "42704"})
+PERMANENT_ERRORS = frozenset({"42P01", "42703", "42883", "3F000", INSUFFICIENT_PRIVILEGE, "25006", "0A000", "42704"})
 #: The SQLSTATE of `ledger_same` if the tables were replaced, and the message for it.
 REPLACED = "42704"
 WAS_REPLACED = "its tables are no longer those that were found when the run began"
@@ -142,7 +143,6 @@ MOST_KEPT = 500_000
 
 #: The number of attempts to find the ledger if the statement is cancelled.
 _LOOKS = 20
-_CANCELED = "57014"
 
 #: Why a worker cannot be requested: its missing row would count as evidence, because a row was announced before.
 NOT_IN_LEDGER = "the ledger cannot be written now, and no worker of this run is requested before its launch is in it"
@@ -253,7 +253,7 @@ class Ledger:
         looks = ("ledger_found", (self.schema,)), distrust_statement(self.schema, self._trusted_roles)
         found, distrust = await session.run(*looks)
         for _ in range(_LOOKS):
-            if any(reply.error is not None and reply.error.sqlstate == _CANCELED for reply in (distrust, found)):
+            if any(reply.error is not None and reply.error.sqlstate == QUERY_CANCELED for reply in (distrust, found)):
                 found, distrust = await session.run(*looks)
         self.problem = why_ignored(distrust, self.schema)
         self.ignored = self.problem is not None and distrust.error is None
