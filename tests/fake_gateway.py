@@ -29,7 +29,6 @@ from runner.engine.ports import (
     ServerInfo,
     StoredBatch,
     WorkerEnd,
-    keep_waiting,
 )
 from runner.engine.server_activity import LiveWorker
 from runner.engine.yielding import WatchedWorkers
@@ -381,7 +380,7 @@ class FakeWorker:
         *,
         on_seen: Callable[[Worker], None],
         on_lost: Callable[[str], None],
-        on_unstoppable: OnUnstoppable = keep_waiting,
+        on_unstoppable: OnUnstoppable,
     ) -> WorkerEnd:
         """Follow the virtual worker to its end."""
         await asyncio.sleep(0)

@@ -225,10 +225,6 @@ class WorkerEnd(Struct, frozen=True, kw_only=True):
 OnUnstoppable = Callable[[Worker, float], None]
 
 
-def keep_waiting(_worker: Worker, _seconds: float) -> None:
-    """Keep waiting for the worker."""
-
-
 #: Receives the sessions outside the run that wait for each worker, and returns the seconds until the next poll.
 OnBlocked = Callable[[Mapping[Identity, Sequence[Blocked]]], float]
 
@@ -259,7 +255,7 @@ class WorkerHandle(Protocol):
         *,
         on_seen: Callable[[Worker], None],
         on_lost: Callable[[str], None],
-        on_unstoppable: OnUnstoppable = keep_waiting,
+        on_unstoppable: OnUnstoppable,
     ) -> WorkerEnd:
         """Wait until the worker has ended or was detached. Call it once.
 

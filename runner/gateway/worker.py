@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from runner.engine.events import ErrorDetails, Worker
-from runner.engine.ports import LaunchRequest, OnUnstoppable, WorkerEnd, keep_waiting
+from runner.engine.ports import LaunchRequest, OnUnstoppable, WorkerEnd
 from runner.engine.server_activity import ReportedProgress
 from runner.engine.worker_text import can_be_text, cannot_send_rows, launched_text, must_be_text, sends_no_rows
 from runner.errors import CapacityError, GatewayError, ServerLostError
@@ -180,6 +180,7 @@ class LaunchedWorker:
         self._row: Row | None = None
         self._failures = 0
         self._lost: str | None = None
+        self._on_lost: Callable[[str], None] = lambda _: None
         #: The progress that the worker reported.
         self.reported: ReportedProgress | None = None
         self._notices = NoticeCollector()
@@ -366,22 +367,20 @@ class LaunchedWorker:
         *,
         on_seen: Callable[[Worker], None],
         on_lost: Callable[[str], None],
-        on_unstoppable: OnUnstoppable = keep_waiting,
+        on_unstoppable: OnUnstoppable,
     ) -> WorkerEnd:
         """Follow the worker to its end."""
-        self._follower.on_unstoppable = on_unstoppable
+        self._follower.on_seen, self._follower.on_unstoppable, self._on_lost = on_seen, on_unstoppable, on_lost
         try:
-            return await self._with_requester(await self._follow_to_end(on_seen, on_lost))
+            return await self._with_requester(await self._follow_to_end())
         finally:
             self._over(self)
 
-    async def _follow_to_end(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def _follow_to_end(self) -> WorkerEnd:
         try:
-            if self._lost is not None:
-                return await self._follow_lost(self._lost, seen, lost)
-            return await self._follow(seen, lost)
+            return await (self._follow() if self._lost is None else self._follow_lost(self._lost))
         except ServerLostError as error:
-            return await self._follow_lost(str(error), seen, lost)
+            return await self._follow_lost(str(error))
 
     async def _with_requester(self, end: WorkerEnd) -> WorkerEnd:
         """Add the user who requested the end, if a request may have caused it."""
@@ -389,18 +388,18 @@ class LaunchedWorker:
             return end
         return replace(end, cancelled_by=await self._monitor.cancelled_by(self._step))
 
-    async def _follow(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def _follow(self) -> WorkerEnd:
         while self._row is None or self._row[2] != "t":
             if self._follower.has_requests or self._pauses.elapsed >= self._identify_after:
                 self._identify_after = max(IDENTIFY_AFTER, _IDENTIFY_AGAIN * self._pauses.elapsed)
-                await self._follower.identify_and_signal(seen)
+                await self._follower.identify_and_signal()
             if self._must_detach:
                 self._row = await self._row_of(("detach_worker", (self._role,)))
                 if self._row is not None and self._row[2] != "t":
                     self.session_free = True
                     return self._complete(WorkerEnd(detached=True))
             elif self._blocked and self._row is not None:
-                return await self._drain_running(self._row, seen, lost)
+                return await self._drain_running(self._row)
             else:
                 await self._look()
         self._rhythm.learn(self._pauses.elapsed, self._slices)
@@ -462,7 +461,7 @@ class LaunchedWorker:
                 self._drained = reply
         return row
 
-    async def _drain_running(self, row: Row, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def _drain_running(self, row: Row) -> WorkerEnd:
         """Read the output until the worker has ended, because its full queue keeps it from ending.
 
         See docs/pg_background.md#full-output-queue. This is our only statement that can hold a snapshot for long. So it
@@ -479,7 +478,7 @@ class LaunchedWorker:
         try:
             while not (await asyncio.wait({reading}, timeout=POLL_WHILE_READING))[0]:
                 await self._monitor.reconnected()  # this session may be silent, the server must answer
-                await self._follower.identify_and_signal(seen)
+                await self._follower.identify_and_signal()
                 why = "" if self._must_detach else await self._reason_to_stop_reading()
                 if self._must_detach or why:
                     await self.session.cancel()
@@ -494,7 +493,7 @@ class LaunchedWorker:
         self.session_free = await is_free(self.session)
         if self._must_detach and not why:
             return self._complete(WorkerEnd(detached=True))
-        return await self._follow_lost(why or f"its output could not be read: {reply.error.message}", seen, lost)
+        return await self._follow_lost(why or f"its output could not be read: {reply.error.message}")
 
     async def _reason_to_stop_reading(self) -> str:
         with contextlib.suppress(GatewayError):
@@ -502,13 +501,13 @@ class LaunchedWorker:
                 return "its messages filled output_buffer, and it waited for the snapshot of the session that read them"
         return ""
 
-    async def _follow_lost(self, why: str, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def _follow_lost(self, why: str) -> WorkerEnd:
         """Observe a worker without a launcher session by its identity.
 
         See docs/pg_background.md#workers-outlive-their-launcher.
         """
-        lost(why)
-        if not await self._follower.wait_until_ended(seen):
+        self._on_lost(why)
+        if not await self._follower.wait_until_ended():
             return self._complete(WorkerEnd(detached=True))
         return self._complete(WorkerEnd(lost=True, reason=why))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from runner.engine.events import ErrorDetails, Worker
-from runner.engine.ports import OnUnstoppable, WorkerEnd, keep_waiting
+from runner.engine.ports import OnUnstoppable, WorkerEnd
 from runner.errors import GatewayError
 from runner.structs import Struct
 
@@ -87,7 +87,9 @@ class Follower:
         #: The time of the next signal to the worker, by the clock of the event loop.
         self._signal_at = 0.0
         self._signals = 0
-        self.on_unstoppable: OnUnstoppable = keep_waiting
+        #: Called when the worker was seen, and once when it does not stop.
+        self.on_seen: Callable[[Worker], None] = lambda _: None
+        self.on_unstoppable: OnUnstoppable = lambda _, __: None
 
     def cancel(self) -> None:
         """Request the worker to stop."""
@@ -102,7 +104,7 @@ class Follower:
         """Whether the worker must be cancelled or detached."""
         return self._cancelling or self.detaching
 
-    async def identify_and_signal(self, seen: Callable[[Worker], None]) -> None:
+    async def identify_and_signal(self) -> None:
         """Identify the worker, and signal it if it must be cancelled; again after a while if it does not stop.
 
         While the monitor session is lost, this is postponed.
@@ -112,7 +114,7 @@ class Follower:
                 found = await self._monitor.identify(self.search)
                 if found is not None:
                     self.worker, self.age = found
-                    seen(self.worker)
+                    self.on_seen(self.worker)
             if self._cancelling and self.worker is not None:
                 now = asyncio.get_running_loop().time()
                 if now >= self._signal_at:
@@ -122,7 +124,7 @@ class Follower:
                     if self._signals == SIGNALS:
                         self.on_unstoppable(self.worker, (SIGNALS - 1) * SIGNAL_AGAIN)
 
-    async def wait_until_ended(self, seen: Callable[[Worker], None]) -> bool:
+    async def wait_until_ended(self) -> bool:
         """Wait until the worker has ended; return False if it was detached before.
 
         A worker that was never seen may be starting: an interrupted launch may just have requested it. After
@@ -134,7 +136,7 @@ class Follower:
             misses = 0 if there else misses + 1
             if misses > MAX_EMPTY_POLLS:
                 break
-            await self.identify_and_signal(seen)
+            await self.identify_and_signal()
             if self.detaching and self.worker is not None:
                 return False
             await asyncio.sleep(POLL_INTERVAL)
@@ -180,11 +182,11 @@ class AdoptedWorker:
         *,
         on_seen: Callable[[Worker], None],
         on_lost: Callable[[str], None],  # noqa: ARG002 - it is lost from the start
-        on_unstoppable: OnUnstoppable = keep_waiting,
+        on_unstoppable: OnUnstoppable,
     ) -> WorkerEnd:
         """Wait until the worker has ended or was detached."""
-        self._follower.on_unstoppable = on_unstoppable
-        if not await self._follower.wait_until_ended(on_seen) or not self._awaited:
+        self._follower.on_seen, self._follower.on_unstoppable = on_seen, on_unstoppable
+        if not await self._follower.wait_until_ended() or not self._awaited:
             return WorkerEnd(worker=self.worker, detached=True)
         by = await self._monitor.cancelled_by(self._step)
         return WorkerEnd(worker=self.worker, lost=True, reason=_ORPHANED, cancelled_by=by)

@@ -25,9 +25,8 @@ from runner.plan.model import (
     Param,
     Plan,
     Requires,
-    Value,
 )
-from runner.plan.parameters import bounded_matching, declare_params, raw_value, resolve_values
+from runner.plan.parameters import Inputs, bounded_matching, declare_params, raw_value, resolve_values
 from runner.plan.plan_files import Includes, PlanFile, PlanFiles
 from runner.plan.problem_collector import Report
 from runner.plan.schema_check import check_shape
@@ -37,7 +36,7 @@ from runner.plan.window import check_window, read_window
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.plan.yaml_reader import read
-from runner.structs import Struct, field
+from runner.structs import Struct
 
 _SHOWN = 12
 
@@ -110,8 +109,7 @@ def _check_policy(draft: Draft) -> None:
     into = "into" if len(missing) > 1 else "in"
     for key, code, _ in missing:
         message = f"{named} has no `{key}`, and `defaults` has none either"
-        part = f"`{name}`" if name else f"the step at line {draft.fields.position.line}"
-        cause = Cause(key=key, part=part, hint=f"{what} {into} `defaults`")
+        cause = Cause(key=key, part=draft.part, hint=f"{what} {into} `defaults`")
         hint = f"{what} {into} the step or {into} `defaults`"
         draft.fields.add(draft.fields, code, message, hint=hint, cause=cause)
 
@@ -201,8 +199,7 @@ def _check_run_timeout(draft: Draft, run_timeout: float) -> None:
     if draft.finally_ or not step.waits or step.timeout is None or step.timeout <= run_timeout:
         return
     message = f"`timeout` is {draft.fields.text('timeout')}, but `run_timeout` ends the whole run before that"
-    part = f"`{draft.fields.step}`" if step.id else f"the step at line {draft.fields.position.line}"
-    cause = Cause(key=draft.fields.text("timeout"), part=part)
+    cause = Cause(key=draft.fields.text("timeout"), part=draft.part)
     draft.fields.add(
         draft.place("timeout"),
         "JP210",
@@ -227,16 +224,6 @@ def _check_cycles(by_id: Mapping[str, Draft]) -> None:
         draft.fields.add(node, "JP203", message)
 
 
-class Inputs(Struct, frozen=True, kw_only=True):
-    """The values of a plan's parameters, by their source."""
-
-    given: Mapping[str, str] = field(default_factory=dict)
-    file_values: Mapping[str, object] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    defaults: Mapping[str, str] = field(default_factory=dict)
-    require_values: bool = False
-
-
 def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) -> Plan:
     """Return the plan of a file; it must not be used if an error was reported."""
     fields = Fields(root.values, root, report, check_shape(root, report))
@@ -246,7 +233,7 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     parts = includes.collect(main, path.resolve())
     chains = find_chains(parts, includes)
     params = with_params_of_chains(declare_params(part.fields for part in parts), chains)
-    values = _values(params, fields, report, inputs)
+    values = resolve_values(params, inputs, report, fields.position)
     budget = _budget(fields)
     run_timeout = fields.duration("run_timeout")
     requires = _requires(fields, plan_scope(params, status=False), report)
@@ -275,26 +262,6 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
         on_failure=fields.choice("on_failure", OnFailure.CONTINUE),
         file=root.source.name,
     )
-
-
-def _values(params: Mapping[str, Param], fields: Fields, report: Report, inputs: Inputs) -> dict[str, Value]:
-    values, problems = resolve_values(
-        params,
-        given=inputs.given,
-        file_values=inputs.file_values,
-        environment=inputs.environment,
-        defaults=inputs.defaults,
-        start=fields.position,
-    )
-    wrong = {problem.position for problem in problems}
-    for problem in problems:
-        report.add(problem.position, problem.code, problem.message, hint=problem.hint)
-    if inputs.require_values:
-        for name, param in params.items():
-            if name not in values and param.position not in wrong:
-                message = f"the parameter `{name}` has no default, and no value was given"
-                report.add(param.position, "JP228", message, hint=f"give one: --param {name}=…")
-    return values
 
 
 def _budget(fields: Fields) -> Budget | None:

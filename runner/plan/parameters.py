@@ -26,13 +26,13 @@ from functools import lru_cache
 from typing import Final
 
 from runner.durations import format_duration, parse_duration
-from runner.errors import Position, Problem
+from runner.errors import Position
 from runner.plan.model import Param, ParamType, Value
-from runner.plan.problem_collector import Guesses, listed
+from runner.plan.problem_collector import Report, listed
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name
-from runner.structs import replace
+from runner.structs import Struct, field, replace
 
 #: The longest value that is matched.
 MAX_MATCHED: Final = 1_000
@@ -233,53 +233,53 @@ def measure(param_type: ParamType, value: Value) -> Decimal | None:
     return Decimal(str(value)) if param_type in (ParamType.INTEGER, ParamType.NUMBER) else None
 
 
-def resolve_values(
-    params: Mapping[str, Param],
-    *,
-    given: Mapping[str, str],
-    file_values: Mapping[str, object],
-    environment: Mapping[str, str],
-    defaults: Mapping[str, str] | None = None,
-    start: Position,
-) -> tuple[dict[str, Value], tuple[Problem, ...]]:
-    """Return the value of every parameter that has one, and a problem for each that is wrong.
+class Inputs(Struct, frozen=True, kw_only=True):
+    """The values of a plan's parameters, by their source; `require_values`: each parameter needs one."""
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    file_values: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    require_values: bool = False
+
+
+def resolve_values(params: Mapping[str, Param], inputs: Inputs, report: Report, start: Position) -> dict[str, Value]:
+    """Return the value of every parameter that has one; report each that is wrong or missing.
 
     A problem has the position of the parameter's declaration, or `start` if the name is not declared. Environment
     variables without a declaration are ignored, and so are `defaults`: they may be for another plan.
     """
     values: dict[str, Value] = {}
-    problems = []
-    guesses = Guesses()
-    for names, source in ((given, "--param"), (file_values, "the params file")):
+    for names, source in ((inputs.given, "--param"), (inputs.file_values, "the params file")):
         for name in names:
             if name not in params:
                 message = f"the plan has no parameter `{name}`, for which {source} gives a value"
-                problems.append(
-                    Problem(position=start, code="JP227", message=message, hint=guesses.did_you_mean(name, params))
-                )
+                report.add(start, "JP227", message, hint=report.guesses.did_you_mean(name, params))
     for name, param in params.items():
         variable = ENVIRONMENT_PREFIX + name.upper()
         sources = (
-            (given, name, "--param"),
-            (file_values, name, "the params file"),
-            (environment, variable, variable),
-            (defaults or {}, name, "the project's settings"),
+            (inputs.given, name, "--param"),
+            (inputs.file_values, name, "the params file"),
+            (inputs.environment, variable, variable),
+            (inputs.defaults, name, "the project's settings"),
         )
         found = next(((source[key], origin) for source, key, origin in sources if key in source), None)
         if found is None:
             if param.default is not None:
                 values[name] = param.default
+            elif inputs.require_values:
+                message = f"the parameter `{name}` has no default, and no value was given"
+                report.add(param.position, "JP228", message, hint=f"give one: --param {name}=…")
             continue
         raw, origin = found
         try:
             value = parse_value(param.type, raw)
             check_value(param, value)
         except ValueError as error:
-            message = f"the value of `{name}` from {origin} {error}"
-            problems.append(Problem(position=param.position, code="JP226", message=message))
+            report.add(param.position, "JP226", f"the value of `{name}` from {origin} {error}")
         else:
             values[name] = value
-    return values, tuple(problems)
+    return values
 
 
 def _text(raw: object, *, number: bool) -> str:

@@ -342,6 +342,11 @@ class Draft(Struct, frozen=True, kw_only=True):
         """Return the node of a key's value, or the step if it has none."""
         return self.fields.node(key) or self.fields
 
+    @property
+    def part(self) -> str:
+        """The step, as a problem that several have lists it."""
+        return f"`{self.fields.step}`" if self.fields.step else f"the step at line {self.fields.position.line}"
+
 
 class StepReader(Struct, frozen=True, kw_only=True):
     """What is needed to read a step besides the step: defaults, parameters and their values, files, its group's id."""

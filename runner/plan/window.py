@@ -214,11 +214,10 @@ def _check_timeout(draft: Draft, window: Window) -> None:
     if timeout is None or timeout <= longest:
         return
     written = draft.fields.text("timeout")
-    part = f"`{draft.fields.step}`" if draft.step.id else f"the step at line {draft.fields.position.line}"
     draft.fields.add(
         draft.place("timeout"),
         "JP244",
         f"`timeout` is {written}, and the window is open for at most {format_duration(longest)}",
         hint="shorten `timeout`, or write `window: ignore` if the step may run while the window is closed",
-        cause=Cause(key=written, part=part),
+        cause=Cause(key=written, part=draft.part),
     )

@@ -195,7 +195,9 @@ class Follower:
             self.seen.append(worker)
             self._seen.set()
 
-        self.task = asyncio.create_task(self.handle.wait_until_ended(on_seen=seen, on_lost=self.lost.append))
+        self.task = asyncio.create_task(
+            self.handle.wait_until_ended(on_seen=seen, on_lost=self.lost.append, on_unstoppable=lambda _, __: None)
+        )
         return self
 
     async def running(self) -> Follower:

@@ -44,7 +44,9 @@ def request(run: str, sql: str, *names: str, attempt: int = 1, **keys: object) -
 
 async def end_of(gateway: PgGateway, asked: LaunchRequest) -> WorkerEnd:
     handle = await gateway.launch(asked)
-    return await handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None)
+    return await handle.wait_until_ended(
+        on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=lambda _, __: None
+    )
 
 
 class Gateways:
@@ -154,7 +156,9 @@ async def test_the_text_in_pg_stat_activity_is_shown_as_the_plan_has_it(database
         await until(lambda: ask(database, shown))
         text = value(database, shown)
         handle.cancel()
-        end = await handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None)
+        end = await handle.wait_until_ended(
+            on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=lambda _, __: None
+        )
     assert "jobplan_store AS (INSERT INTO" in text
     assert plan_text(text) == sql
     assert end.error is not None
@@ -174,7 +178,9 @@ async def test_a_batch_whose_session_is_lost_has_committed_with_its_values(datab
             "'client backend' AND query LIKE '%%pg_background%%' AND datname = current_database()",
             f"jobplan:{setup.run}:runner",
         )
-        end = await handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None)
+        end = await handle.wait_until_ended(
+            on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=lambda _, __: None
+        )
         stored = await gateway.stored_batch("fill", 1)
     assert end.confirmed
     assert stored == StoredBatch(rows=7, values={"last_id": "7"})

@@ -294,5 +294,7 @@ async def test_the_clock_of_the_server_is_measured_and_limits_launches(setup: Ga
             await setup.gateway.launch(replace(request, launch_between=between))
     inside = replace(request, launch_between=(server_time - 600.0, server_time + 600.0))
     handle = await setup.gateway.launch(inside)
-    end = await handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None)
+    end = await handle.wait_until_ended(
+        on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=lambda _, __: None
+    )
     assert end.confirmed

@@ -19,7 +19,6 @@ from runner.engine.ports import (
     StoredBatch,
     WorkerEnd,
     WorkerHandle,
-    keep_waiting,
 )
 from runner.engine.worker_text import takes_commit_row
 from runner.errors import CapacityError, GatewayError, ServerLostError
@@ -51,6 +50,9 @@ _LOOK_AGAIN = 1.0
 
 #: States of a step whose last attempt did its work.
 _GOOD = frozenset({"succeeded", "failed_allowed"})
+
+#: Begins a transaction that reads nothing which the owner of the ledger's tables could have replaced.
+_BEGINS: Sequence[Statement] = (("begin", ()),)
 
 _PLACES = re.compile(r"\{\w+\}")
 _OFF = frozenset({"off", "of", "false", "fals", "fal", "fa", "f", "no", "n", "0"})
@@ -123,20 +125,18 @@ class Commits:
         if not self._ledger.on or not await self._has_carried():
             return None
         key = self._key(step, attempt)
-        expected = await self._ask_patiently(("begin", ()), ("ledger_expected", key), ("commit", ()))
+        expected = await self._ask_patiently(("ledger_expected", key))
         own = digest_of(self._ledger.proof(step, attempt))
         for digest in dict.fromkeys((own, expected.rows[0][1] if expected.rows else None)):
             if digest is not None:
-                asked = ("ledger_carried", (*key, digest))
-                reply = await self._ask_patiently(*self._ledger.begins, asked, ("commit", ()))
+                reply = await self._ask_patiently(("ledger_carried", (*key, digest)), begins=self._ledger.begins)
                 if reply.rows:
                     return _stored(reply.rows[0])
         return None
 
     async def _has_carried(self) -> bool:
         """Return whether the ledger has the table, which version 2 lacks, and this role may read it."""
-        asked = ("ledger_has_carried", (self._ledger.schema or "",))
-        reply = await self._ask_patiently(("begin", ()), asked, ("commit", ()))
+        reply = await self._ask_patiently(("ledger_has_carried", (self._ledger.schema or "",)))
         return bool(reply.rows) and reply.rows[0][0] == "t"
 
     def is_taken(self, error: ErrorDetails) -> bool:
@@ -195,7 +195,7 @@ class Commits:
     async def _settled(self, key: tuple[str, str, str], proof: str, *, fence: bool) -> bool:
         fenced = (("ledger_fence", (*key, proof)),) if fence else ()
         asked = ("ledger_committed", (*key, digest_of(proof)))
-        reply = await self._ask_patiently(*self._ledger.begins, *fenced, asked, ("commit", ()))
+        reply = await self._ask_patiently(*fenced, asked, begins=self._ledger.begins)
         return bool(reply.rows) and reply.rows[0][0] == "t"
 
     async def orphan_committed(self, step: str, attempt: int) -> bool | None:
@@ -207,13 +207,13 @@ class Commits:
         if not self._ledger.on:
             return None
         key = self._key(step, attempt)
-        expected, error = await self._ask(("begin", ()), ("ledger_expected", key), ("commit", ()))
+        expected, error = await self._ask(("ledger_expected", key))
         if error is not None or not expected.rows or expected.rows[0][0] != "t":
             return await self._recorded_outcome(key)
         digest = expected.rows[0][1]
         if digest is None:  # announced by version 1 of the ledger, in which any role with the grant could write any row
             return None
-        written, error = await self._ask(("begin", ()), ("ledger_committed", (*key, digest)), ("commit", ()))
+        written, error = await self._ask(("ledger_committed", (*key, digest)))
         if error is None and written.rows:
             return written.rows[0][0] == "t"
         proof = self._ledger.proof_of(step, attempt, digest)
@@ -221,7 +221,7 @@ class Commits:
 
     async def _recorded_outcome(self, key: Sequence[str]) -> bool | None:
         """Return the recorded outcome of an attempt without a row, which the run's journal lacks."""
-        ended, error = await self._ask(("begin", ()), ("ledger_ended", key), ("commit", ()))
+        ended, error = await self._ask(("ledger_ended", key))
         if error is not None or not ended.rows:
             return None
         outcome, state = ended.rows[0]
@@ -238,9 +238,9 @@ class Commits:
         """
         if not self._ledger.on:
             return None
-        asked = ("ledger_known_events", (self._ledger.run_id,))
-        reply = await self._ask_patiently(*self._ledger.begins, ("ledger_long_limits", ()), asked, ("commit", ()))
-        keys = await self._ask_patiently(*self._ledger.begins, ("ledger_keys", (self._ledger.run_id,)), ("commit", ()))
+        run, begins = (self._ledger.run_id,), self._ledger.begins
+        reply = await self._ask_patiently(("ledger_long_limits", ()), ("ledger_known_events", run), begins=begins)
+        keys = await self._ask_patiently(("ledger_keys", run), begins=begins)
         known: list[Known] = []
         launched: set[tuple[str, int]] = set()
         takeovers: dict[str, str] = {}
@@ -272,11 +272,11 @@ class Commits:
         await session.run(("rollback", ()))
         return None
 
-    async def _ask_patiently(self, *statements: Statement) -> Reply:
+    async def _ask_patiently(self, *statements: Statement, begins: Sequence[Statement] = _BEGINS) -> Reply:
         """Query as `_ask`, with retries. ServerLostError if that does not succeed."""
         until = asyncio.get_running_loop().time() + _SETTLE_FOR
         while True:
-            reply, error = await self._ask(*statements)
+            reply, error = await self._ask(*statements, begins=begins)
             if error is None:
                 return reply
             if error.sqlstate in PERMANENT_ERRORS or asyncio.get_running_loop().time() > until:
@@ -286,7 +286,7 @@ class Commits:
     async def _is_locked(self) -> bool:
         """Return whether the table, which was locked before, is still locked."""
         if self._locked:
-            _, error = await self._ask(("begin", ()), ("ledger_free", ()), ("commit", ()))
+            _, error = await self._ask(("ledger_free", ()))
             self._locked = error is not None
         return self._locked
 
@@ -294,17 +294,18 @@ class Commits:
         """Return whether a role may write to the table; queried once for each role."""
         key = (role, table)
         if key not in self._roles:
-            asked = ("ledger_role", (role, self._ledger.schema or "", table))
-            reply, error = await self._ask(("begin", ()), asked, ("commit", ()))
+            reply, error = await self._ask(("ledger_role", (role, self._ledger.schema or "", table)))
             if error is not None:
                 return False
             self._roles[key] = bool(reply.rows) and reply.rows[0][0] == "t"
         return self._roles[key]
 
-    async def _ask(self, *statements: Statement) -> tuple[Reply, ErrorDetails | None]:
-        """Execute statements on the monitor session and return the reply of the last but one, or the error."""
+    async def _ask(
+        self, *statements: Statement, begins: Sequence[Statement] = _BEGINS
+    ) -> tuple[Reply, ErrorDetails | None]:
+        """Execute statements on the monitor session in one transaction, and return the last reply, or the error."""
         try:
-            replies = await self._ledger.together(*statements)
+            replies = await self._ledger.together(*begins, *statements, ("commit", ()))
         except GatewayError as lost:
             return Reply(), ErrorDetails(message=lost.message)
         return replies[-2], first_error(replies)
@@ -393,7 +394,7 @@ class WorkerWithCommitRow:
         *,
         on_seen: Callable[[Worker], None],
         on_lost: Callable[[str], None],
-        on_unstoppable: OnUnstoppable = keep_waiting,
+        on_unstoppable: OnUnstoppable,
     ) -> WorkerEnd:
         """Follow the worker to its end, and determine its outcome."""
         end = await self._inner.wait_until_ended(on_seen=on_seen, on_lost=on_lost, on_unstoppable=on_unstoppable)

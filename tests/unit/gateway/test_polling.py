@@ -191,7 +191,9 @@ async def follow(session: Scripted, rhythm: Rhythm, *, plain: bool = True) -> tu
     )
     worker = LaunchedWorker(request, session, Eyes(), lambda _: None, rhythm=rhythm)
     await worker.launch()
-    return worker, await worker.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None)
+    return worker, await worker.wait_until_ended(
+        on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=lambda _, __: None
+    )
 
 
 DONE = at_once(SUCCEEDED, confirmed=True)

@@ -171,7 +171,9 @@ class Case:
     async def end(self, before: Callable[[LaunchedWorker], None] = lambda _: None) -> WorkerEnd:
         await self.worker.launch()
         before(self.worker)
-        return await self.worker.wait_until_ended(on_seen=self.seen.append, on_lost=self.lost.append)
+        return await self.worker.wait_until_ended(
+            on_seen=self.seen.append, on_lost=self.lost.append, on_unstoppable=lambda _, __: None
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -298,7 +300,9 @@ async def test_what_a_worker_reports_its_progress_is_kept() -> None:
     await case.worker.launch()
     assert case.worker.reported is None
     case.session.progress = "40"
-    end = await case.worker.wait_until_ended(on_seen=case.seen.append, on_lost=case.lost.append)
+    end = await case.worker.wait_until_ended(
+        on_seen=case.seen.append, on_lost=case.lost.append, on_unstoppable=lambda _, __: None
+    )
     assert end.confirmed
     assert case.worker.reported == ReportedProgress(percent=40, message="half")
 
@@ -475,7 +479,11 @@ async def test_a_detach_that_comes_while_the_output_is_read_to_its_end_is_too_la
 
     async def end() -> WorkerEnd:
         await case.worker.launch()
-        task = asyncio.ensure_future(case.worker.wait_until_ended(on_seen=case.seen.append, on_lost=case.lost.append))
+        task = asyncio.ensure_future(
+            case.worker.wait_until_ended(
+                on_seen=case.seen.append, on_lost=case.lost.append, on_unstoppable=lambda _, __: None
+            )
+        )
         while "drain" not in case.session.asked:  # noqa: ASYNC110 - the script sets no event
             await asyncio.sleep(0)
         case.worker.detach()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import Position
+from runner.errors import Position, Problem
 from runner.plan.model import Param, ParamType, Value
-from runner.plan.parameters import check_value, compile_pattern, parse_value, resolve_values
+from runner.plan.parameters import Inputs, check_value, compile_pattern, parse_value, resolve_values
+from runner.plan.problem_collector import Report
 
 _START = Position(file="p", line=1, column=1)
 
@@ -142,14 +145,18 @@ def test_a_pattern_that_python_only_warns_of_is_taken() -> None:
     assert compile_pattern("[[a]").fullmatch("[")
 
 
+def resolved(params: Mapping[str, Param], **inputs: Any) -> tuple[Mapping[str, Value], tuple[Problem, ...]]:
+    report = Report()
+    return resolve_values(params, Inputs(**inputs), report, _START), report.problems()
+
+
 def test_the_strongest_source_gives_the_value() -> None:
     params = {name: Param(name=name, type=ParamType.INTEGER, default=0) for name in ("a", "b", "c", "d")}
-    values, problems = resolve_values(
+    values, problems = resolved(
         params,
         given={"a": "1"},
         file_values={"a": 2, "b": 2},
         environment={"JOBPLAN_PARAM_A": "3", "JOBPLAN_PARAM_B": "3", "JOBPLAN_PARAM_C": "3", "JOBPLAN_PARAM_X": "3"},
-        start=_START,
     )
     assert not problems
     assert values == {"a": 1, "b": 2, "c": 3, "d": 0}
@@ -157,7 +164,7 @@ def test_the_strongest_source_gives_the_value() -> None:
 
 def test_a_weaker_source_is_not_asked_when_the_strongest_is_wrong() -> None:
     params = {"a": Param(name="a", type=ParamType.INTEGER, default=0)}
-    values, problems = resolve_values(params, given={"a": "x"}, file_values={"a": 2}, environment={}, start=_START)
+    values, problems = resolved(params, given={"a": "x"}, file_values={"a": 2})
     assert not values
     assert [problem.code for problem in problems] == ["JP226"]
 
@@ -165,12 +172,8 @@ def test_a_weaker_source_is_not_asked_when_the_strongest_is_wrong() -> None:
 def test_all_bad_values_are_reported_at_once() -> None:
     place = Position(file="p", line=7, column=3)
     params = {name: Param(name=name, type=ParamType.INTEGER, position=place) for name in ("days", "shards")}
-    values, problems = resolve_values(
-        params,
-        given={"dasy": "1"},
-        file_values={"days": [1]},
-        environment={"JOBPLAN_PARAM_SHARDS": "many"},
-        start=_START,
+    values, problems = resolved(
+        params, given={"dasy": "1"}, file_values={"days": [1]}, environment={"JOBPLAN_PARAM_SHARDS": "many"}
     )
     assert not values
     assert [str(problem) for problem in problems] == [
@@ -181,7 +184,5 @@ def test_all_bad_values_are_reported_at_once() -> None:
 
 
 def test_a_required_parameter_without_a_value_has_none() -> None:
-    values, problems = resolve_values(
-        {"a": Param(name="a", type=ParamType.STRING)}, given={}, file_values={}, environment={}, start=_START
-    )
+    values, problems = resolved({"a": Param(name="a", type=ParamType.STRING)})
     assert (values, problems) == ({}, ())
