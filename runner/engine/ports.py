@@ -440,6 +440,10 @@ class Command(Struct, frozen=True, kw_only=True):
     step: str
     attempt: int
 
+    def facts(self, now: float) -> dict[str, Any]:
+        """Return what each event of its attempt has."""
+        return {"at": now, "step": self.step, "attempt": self.attempt}
+
 
 class Launch(Command, frozen=True, kw_only=True):
     """Ask the server for a worker. `timeout` is seconds, None for no limit; it already respects run_timeout."""

@@ -598,9 +598,7 @@ def run_status(state: RunState) -> str:
         return "timed_out"
     if state.cancelled_by is not None:
         return "cancelled"
-    if state.group_lost:
-        return "failed"
-    if state.first_bad is not None:
+    if state.group_lost or state.first_bad is not None:
         return "failed"
     return "window_closed" if state.window is not None and state.window.leftover else "succeeded"
 

@@ -349,14 +349,10 @@ class _Simulator:
             case Evaluate():
                 self._evaluate(command)
             case Cancel():
-                self.emit(
-                    ev.AttemptCancelRequested(
-                        at=self.now, step=command.step, attempt=command.attempt, reason=command.reason
-                    )
-                )
+                self.emit(ev.AttemptCancelRequested(**command.facts(self.now), reason=command.reason))
                 self._cancel(command.step, command.attempt)
             case Detach():
-                self.emit(ev.AttemptDetachRequested(at=self.now, step=command.step, attempt=command.attempt))
+                self.emit(ev.AttemptDetachRequested(**command.facts(self.now)))
                 if (command.step, command.attempt) in self._workers:
                     self.at(self.now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
 
@@ -378,16 +374,10 @@ class _Simulator:
         script = self._durations(self._state.records[step].step, attempt)
         self._scripts[step, attempt] = script
         prepares = self._state.records[step].to_prepare
-        self.emit(
-            (ev.AttemptPreparing if prepares else ev.AttemptLaunching)(
-                at=self.now,
-                step=step,
-                attempt=attempt,
-                application_name=f"jobplan:simulated:{step}",
-                timeout=command.timeout,
-                overtook=command.overtook,
-            )
-        )
+        announced = ev.AttemptPreparing if prepares else ev.AttemptLaunching
+        name = f"jobplan:simulated:{step}"
+        facts = command.facts(self.now)
+        self.emit(announced(**facts, application_name=name, timeout=command.timeout, overtook=command.overtook))
         after = self._prepared if prepares else self._launched
         self.at(self.now + script.launch + (script.prepares if prepares else 0.0), lambda: after(step, attempt))
 
@@ -403,11 +393,7 @@ class _Simulator:
             or (shut := must_wait_for_window(self._state, record, self.now))
             or held_by(self._state, record) is not None
         ):
-            message, outside = "nothing is launched", not self._state.stopping and shut
-            self.emit(
-                ev.AttemptDeferred(at=self.now, step=step, attempt=attempt, message=message, outside_window=outside)
-            )
-            self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.slots_released))
+            self._defer(record, "nothing is launched", outside_window=not self._state.stopping and shut)
         else:
             self.emit(
                 ev.AttemptLaunching(
@@ -425,12 +411,18 @@ class _Simulator:
         if script.skip:
             self.emit(ev.StepSkipped(at=self.now, step=step, reason=ev.SkipReason.CONDITION))
         elif not self._has_room():
-            self.emit(ev.AttemptDeferred(at=self.now, step=step, attempt=attempt, message="no worker is free"))
-            self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.slots_released))
+            self._defer(record, "no worker is free")
         elif record.cancel_reason is not None:
             self.emit(finished(record, ev.Outcome.CANCELLED, script, self.now))
         else:
             self._start_worker(record, script)
+
+    def _defer(self, record: StepRecord, message: str, *, outside_window: bool = False) -> None:
+        step, attempt, refused, released = record.key, record.attempt, record.refused, record.slots_released
+        self.emit(
+            ev.AttemptDeferred(at=self.now, step=step, attempt=attempt, message=message, outside_window=outside_window)
+        )
+        self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, refused, released))
 
     def _has_room(self) -> bool:
         self._workers = {attempt: until for attempt, until in self._workers.items() if until > self.now}

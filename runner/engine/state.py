@@ -53,20 +53,9 @@ class StepState(enum.StrEnum):
     FAILED_ALLOWED = "failed_allowed"
 
 
-FINAL = frozenset(
-    {
-        StepState.SUCCEEDED,
-        StepState.FAILED,
-        StepState.TIMED_OUT,
-        StepState.CANCELLED,
-        StepState.DETACHED,
-        StepState.UNKNOWN,
-        StepState.SKIPPED,
-        StepState.FAILED_ALLOWED,
-    }
-)
 #: Final states that count against the run.
 BAD = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN})
+FINAL = BAD | {StepState.SUCCEEDED, StepState.DETACHED, StepState.SKIPPED, StepState.FAILED_ALLOWED}
 #: States in which the step holds its slots and pools.
 HOLDING = frozenset({StepState.LAUNCHING, StepState.RUNNING})
 

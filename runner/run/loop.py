@@ -483,17 +483,14 @@ class Run:
         """Perform a recorded command. Nothing is launched without a journal, or after a second signal."""
         if isinstance(command, Launch) and (self.state.record_lost or self._abandoned):
             message = "the journal is lost" if self.state.record_lost else "the runner was interrupted"
-            self._emit(
-                ev.AttemptDeferred(at=self._clock.now(), step=command.step, attempt=command.attempt, message=message)
-            )
+            self._emit(ev.AttemptDeferred(**command.facts(self._clock.now()), message=message))
             self._wake_up.set()
         elif self.state.records[command.step].attempt == command.attempt:  # else its launch was deferred meanwhile
             order()
 
     def _announce(self, command: Command) -> Order:
         """Record a command, and return the function that performs it."""
-        now = self._clock.now()
-        step, attempt = command.step, command.attempt
+        now, step = self._clock.now(), command.step
         match command:
             case Launch():
                 record = self.state.records[step]
@@ -502,10 +499,10 @@ class Run:
                 self._emit(event)
                 return partial(self._performer.launch, command, event.application_name)
             case Cancel():
-                self._emit(ev.AttemptCancelRequested(at=now, step=step, attempt=attempt, reason=command.reason))
+                self._emit(ev.AttemptCancelRequested(**command.facts(now), reason=command.reason))
                 return partial(self._performer.cancel, step)
             case Detach():
-                self._emit(ev.AttemptDetachRequested(at=now, step=step, attempt=attempt))
+                self._emit(ev.AttemptDetachRequested(**command.facts(now)))
                 return partial(self._performer.detach, step)
             case Evaluate():
                 self._emit(ev.StepChecking(at=now, step=step, phase=command.phase, overtook=command.overtook))

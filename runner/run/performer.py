@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from runner.clock import Clock, parse_rfc3339
 from runner.engine import events as ev
@@ -182,7 +183,7 @@ class Performer:
         key, attempt = command.step, command.attempt
 
         def lost(message: str) -> None:
-            self._post(ev.AttemptLost(at=self._clock.now(), step=key, attempt=attempt, message=message))
+            self._post(ev.AttemptLost(**self._of(command), message=message))
 
         self._attempts[key].handle = handle
         self._attempts[key].apply_requests()
@@ -197,26 +198,18 @@ class Performer:
         await self._finished(record, command, end)
 
     def _seen(self, command: Launch, worker: ev.Worker) -> None:
-        handle, now = self._attempts[command.step].handle, self._clock.now()
-        age = None if handle is None else handle.age
-        self._post(ev.AttemptRunning(at=now, step=command.step, attempt=command.attempt, worker=worker, age=age))
+        handle = self._attempts[command.step].handle
+        self._post(ev.AttemptRunning(**self._of(command), worker=worker, age=None if handle is None else handle.age))
 
     def _unstoppable(self, command: Launch, worker: ev.Worker, seconds: float) -> None:
-        step, attempt = command.step, command.attempt
-        self._post(
-            ev.AttemptUnstoppable(at=self._clock.now(), step=step, attempt=attempt, worker=worker, seconds=seconds)
-        )
+        self._post(ev.AttemptUnstoppable(**self._of(command), worker=worker, seconds=seconds))
 
     def _defer(self, command: Launch, message: str, *, outside_window: bool = False) -> None:
-        self._post(
-            ev.AttemptDeferred(
-                at=self._clock.now(),
-                step=command.step,
-                attempt=command.attempt,
-                message=message,
-                outside_window=outside_window,
-            )
-        )
+        self._post(ev.AttemptDeferred(**self._of(command), message=message, outside_window=outside_window))
+
+    def _of(self, command: Launch) -> dict[str, Any]:
+        """Return what each event of an attempt has."""
+        return command.facts(self._clock.now())
 
     # --- workers besides the step's own -------------------------------------------------------------------------------
 
@@ -302,10 +295,7 @@ class Performer:
             if not wanted:
                 return Removed()
             known = tuple(dict.fromkeys((*record.leftovers, *(one.left for one in wanted))))
-            at = self._clock.now()
-            removing = ev.AttemptRemoving(
-                at=at, step=command.step, attempt=command.attempt, outcome=outcome, error=error, leftovers=known
-            )
+            removing = ev.AttemptRemoving(**self._of(command), outcome=outcome, error=error, leftovers=known)
             own.assisted, own.handle, own.cancel = True, None, False
             if await self._announce(removing):
                 return await remove(wanted, self._gateway.unfinished_objects, partial(self._execute, record, command))
@@ -325,10 +315,7 @@ class Performer:
         with contextlib.suppress(GatewayError):
             found = await self._gateway.unfinished_objects(in_progress=True)
             marks = tuple(sorted(one.mark for one in found))
-            at = self._clock.now()
-            return await self._announce(
-                ev.UnfinishedNoted(at=at, step=command.step, attempt=command.attempt, unfinished=marks)
-            )
+            return await self._announce(ev.UnfinishedNoted(**self._of(command), unfinished=marks))
         return True
 
     async def _note_unfinished_in_run(self, sql: str) -> None:
@@ -383,16 +370,8 @@ class Performer:
         self, record: StepRecord, command: Launch, outcome: ev.Outcome, error: ev.ErrorDetails | None
     ) -> None:
         """Post the end of an attempt whose own worker was not requested."""
-        self._post(
-            ev.AttemptFinished(
-                at=self._clock.now(),
-                step=command.step,
-                attempt=command.attempt,
-                outcome=outcome,
-                error=error,
-                leftovers=() if outcome is ev.Outcome.SUCCEEDED else record.leftovers,
-            )
-        )
+        left = () if outcome is ev.Outcome.SUCCEEDED else record.leftovers
+        self._post(ev.AttemptFinished(**self._of(command), outcome=outcome, error=error, leftovers=left))
 
     async def _finished(self, record: StepRecord, command: Launch, end: WorkerEnd) -> None:
         outcome, error = classify(end, timeout=command.timeout, cancelled=record.cancel_reason)
@@ -419,15 +398,13 @@ class Performer:
             outcome, error = ev.Outcome.SUCCEEDED, None
         left = await self._leftovers(record, outcome)
         leftovers = tuple(one for one in left if one not in done.removed)
-        now = self._clock.now()
+        attempt = self._of(command)
         for notice in end.notices:
-            self._post(ev.AttemptNotice(at=now, step=record.key, attempt=command.attempt, notice=notice))
+            self._post(ev.AttemptNotice(**attempt, notice=notice))
         ends_by = _ends_by(end.worker, record, command.timeout) if end.detached else None
         self._post(
             ev.AttemptFinished(
-                at=now,
-                step=record.key,
-                attempt=command.attempt,
+                **attempt,
                 outcome=outcome,
                 error=error,
                 command_tag=end.command_tag,
@@ -489,24 +466,14 @@ def _with_ledger_evidence(end: WorkerEnd, *, committed: bool | None) -> WorkerEn
 
 def preparing(command: Launch, run_id: str, now: float) -> ev.AttemptPreparing:
     """Return the event that is recorded before a worker is requested that prepares the attempt."""
-    return ev.AttemptPreparing(
-        at=now,
-        step=command.step,
-        attempt=command.attempt,
-        application_name=worker_name(run_id, command.step),
-        timeout=command.timeout,
-        overtook=command.overtook,
-    )
+    return ev.AttemptPreparing(**_of_launch(command, run_id, now))
 
 
 def launching(command: Launch, run_id: str, now: float, *, record: StepRecord) -> ev.AttemptLaunching:
     """Return the event that is recorded before a worker is requested."""
-    return ev.AttemptLaunching(
-        at=now,
-        step=command.step,
-        attempt=command.attempt,
-        application_name=worker_name(run_id, command.step),
-        timeout=command.timeout,
-        overtook=command.overtook,
-        values=batch_values(record) or None,
-    )
+    return ev.AttemptLaunching(**_of_launch(command, run_id, now), values=batch_values(record) or None)
+
+
+def _of_launch(command: Launch, run_id: str, now: float) -> dict[str, Any]:
+    name = worker_name(run_id, command.step)
+    return dict(application_name=name, timeout=command.timeout, overtook=command.overtook, **command.facts(now))

@@ -15,13 +15,13 @@ import asyncio
 import contextlib
 import enum
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from runner.clock import Clock, rfc3339
 from runner.engine import events as ev
 from runner.engine.batches import Batch, CarriedError, carries, stored_batch
 from runner.engine.events import AttemptLaunching, Event, RunResumed
-from runner.engine.ports import Gateway, RecordedRun, RemainingBackends, RemainingWorker, ServerInfo, WorkerHandle
+from runner.engine.ports import Gateway, RecordedRun, RemainingBackends, RemainingWorker, ServerInfo
 from runner.engine.resume_state import (
     committed_but_failed,
     finally_starts_again,
@@ -220,14 +220,15 @@ class Examination:
         orphans = {key: alive[key] for key in self._state.records if cancel and key in alive and self._is_orphan(key)}
         alive = {key: worker for key, worker in alive.items() if key not in orphans}
         self._check_marks(alive)  # before anything is stopped: a refused mark must not have effects
-        await self._stop_assistants(cancel=cancel)
-        await self._stop(orphans, cancel=True)
+        # what the workers besides the steps' own do is done again if it is needed
+        await self._stop(((key, worker) for worker, key in self._assistants.items()), cancel=cancel)
+        await self._stop(orphans.items(), cancel=True)
         settled, questions = await self._settle(alive, in_finally=False)
         at_best = {found.step: found.outcome for found in settled} | dict.fromkeys(questions, ev.Outcome.SUCCEEDED)
         again = finally_starts_again(self._state, at_best, self._plan)
         if again:
             late = {key: worker for key, worker in alive.items() if self._state.records[key].in_finally}
-            await self._stop(late, cancel=False)
+            await self._stop(late.items(), cancel=False)
             alive = {key: worker for key, worker in alive.items() if key not in late}
         more, further = await self._settle(alive, in_finally=True, all_run_again=again)
         settled, questions = [*settled, *more], questions | further
@@ -360,17 +361,20 @@ class Examination:
         """Return whether the run must wait for this worker: its step is not one that may be detached."""
         return not is_kept(self._state.records[key], {})
 
-    async def _stop_assistants(self, *, cancel: bool) -> None:
-        """Wait until the workers besides the steps' own have ended: what they do is done again if it is needed."""
-        handles = [self._gateway.adopt(worker, step=key) for worker, key in self._assistants.items()]
-        await _ended(handles, cancel=cancel)
-
-    async def _stop(self, workers: Mapping[str, ev.Worker], *, cancel: bool) -> None:
+    async def _stop(self, workers: Iterable[tuple[str, ev.Worker]], *, cancel: bool) -> None:
         """Wait until these workers have ended; with `cancel`, ask them to stop first.
 
         UnstoppableError if one of them is still running after that.
         """
-        await _ended([self._gateway.adopt(worker, step=key) for key, worker in workers.items()], cancel=cancel)
+        handles = [self._gateway.adopt(worker, step=key) for key, worker in workers]
+        for handle in handles if cancel else ():
+            handle.cancel()
+        await asyncio.gather(
+            *(
+                handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=_refuse)
+                for handle in handles
+            )
+        )
 
     def _check_marks(self, alive: Mapping[str, ev.Worker]) -> None:
         for key in self._takeover.marks:
@@ -513,18 +517,6 @@ class Examination:
 
 def _settled(record: StepRecord, by: str, *, succeeded: bool) -> ev.Settled:
     return ev.Settled(step=record.key, outcome=ev.Outcome.SUCCEEDED if succeeded else ev.Outcome.FAILED, by=by)
-
-
-async def _ended(handles: Sequence[WorkerHandle], *, cancel: bool) -> None:
-    """Wait until these workers have ended. UnstoppableError if one that was requested to stop does not."""
-    for handle in handles if cancel else ():
-        handle.cancel()
-    await asyncio.gather(
-        *(
-            handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=_refuse)
-            for handle in handles
-        )
-    )
 
 
 def _refuse(worker: ev.Worker, seconds: float) -> None:

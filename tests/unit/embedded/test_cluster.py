@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import hmac
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runner.embedded.cluster import (
@@ -90,10 +90,10 @@ def test_a_template_is_for_one_build_and_one_account() -> None:
     account = Account(name="me", uid=1, gid=1, drop=False)
     names = {
         template_name(installation, account),
-        template_name(dataclasses.replace(installation, build="two"), account),
-        template_name(dataclasses.replace(installation, extension="2.1"), account),
-        template_name(dataclasses.replace(installation, bin_dir=Path("/c")), account),
-        template_name(installation, dataclasses.replace(account, uid=2)),
+        template_name(msgspec.structs.replace(installation, build="two"), account),
+        template_name(msgspec.structs.replace(installation, extension="2.1"), account),
+        template_name(msgspec.structs.replace(installation, bin_dir=Path("/c")), account),
+        template_name(installation, msgspec.structs.replace(account, uid=2)),
     }
     assert len(names) == 5
 
