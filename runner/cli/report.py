@@ -13,7 +13,7 @@ from runner.cli.console import print_text
 from runner.cli.error_reports import error_sentence
 from runner.cli.options import chosen_dsn, dsn_option, journal_option, ledger_schema, schema_option, trust_option
 from runner.cli.project_options import environment_options
-from runner.engine.ports import PastRun
+from runner.engine.previous_runs import PastRun
 from runner.errors import JobplanError
 
 #: Most runs that are read from a ledger: the latest.

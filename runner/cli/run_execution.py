@@ -26,7 +26,8 @@ from runner.cli.outputs import Outputs, Reports, to_stdout
 from runner.cli.run_signals import RunSignals
 from runner.clock import Clock
 from runner.engine.events import Event, RunFinished, RunStarted
-from runner.engine.ports import PreviousRun, PreviousRuns, Sink
+from runner.engine.ports import Sink
+from runner.engine.previous_runs import PreviousRun, PreviousRuns
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
 from runner.exit_codes import for_signal, is_failure

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.embedded import server_folders
-from runner.embedded.programs import make_folder, run_program, write_file
+from runner.embedded.programs import make_folder, make_readable_folder, run_program, write_file
 from runner.errors import EmbeddedServerError
 from runner.structs import Struct
 
@@ -137,9 +137,7 @@ def _noted_programs(data_dir: Path) -> Path | None:
 def ensure_template(cache: Path, installation: Installation, account: Account, progress: Callable[[str], None]) -> Path:
     """Return the template for `installation`; make it if there is none yet."""
     templates = cache / "templates"
-    if not templates.is_dir():
-        templates.mkdir(exist_ok=True)
-        templates.chmod(0o755 if account.drop else 0o700)
+    make_readable_folder(templates, account)
     target = templates / template_name(installation, account)
     if target.is_dir():
         return target

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from runner.embedded import cluster, server_folders, watchdog
-from runner.embedded.programs import server_account, write_file
+from runner.embedded.programs import make_readable_folder, server_account, write_file
 from runner.embedded.server import start_server
 from runner.embedded.server_folders import cache_folder
 from runner.errors import EmbeddedServerError
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 
 _STATE = "state.json"
+#: What the state file has of the server; texts and paths.
+_TEXTS = ("dsn", "version")
+_PATHS = ("data_dir", "log_file", "bin_dir", "folder")
 _PASSWORDS = "pgpass"
 
 
@@ -88,9 +91,7 @@ def stop_kept(*, mode: Mode = "fast", remove_data: bool = False) -> bool:
 def _home() -> Path:
     account = server_account()
     home = cache_folder(os.environ, account) / "server"
-    if not home.is_dir():
-        home.mkdir(exist_ok=True)
-        home.chmod(0o755 if account.drop else 0o700)
+    make_readable_folder(home, account)
     return home
 
 
@@ -109,15 +110,8 @@ def _hand_over(home: Path, server: EmbeddedServer) -> KeptServer:
 def _write(home: Path, server: EmbeddedServer) -> None:
     address = urlsplit(server.tcp_dsn)
     write_file(home / _PASSWORDS, f"{address.hostname}:{address.port}:*:{address.username}:{address.password}\n")
-    state = {
-        "dsn": server.dsn,
-        "tcp_dsn": f"postgresql://{address.username}@{address.hostname}:{address.port}{address.path}",
-        "version": server.version,
-        "data_dir": str(server.data_dir),
-        "log_file": str(server.log_file),
-        "bin_dir": str(server.bin_dir),
-        "folder": str(server.folder),
-    }
+    state = {name: str(getattr(server, name)) for name in (*_TEXTS, *_PATHS)}
+    state["tcp_dsn"] = f"postgresql://{address.username}@{address.hostname}:{address.port}{address.path}"
     write_file(home / _STATE, json.dumps(state, indent=2))
 
 
@@ -130,17 +124,7 @@ def _read(home: Path) -> KeptServer | None:
         if pid is None:
             return None
         started_at = float((data_dir / "postmaster.pid").read_text(encoding="utf-8").splitlines()[2])
-        return KeptServer(
-            dsn=state["dsn"],
-            tcp_dsn=state["tcp_dsn"],
-            passfile=home / _PASSWORDS,
-            version=state["version"],
-            pid=pid,
-            started_at=started_at,
-            data_dir=data_dir,
-            log_file=Path(state["log_file"]),
-            bin_dir=Path(state["bin_dir"]),
-            folder=Path(state["folder"]),
-        )
+        known = {name: state[name] for name in (*_TEXTS, "tcp_dsn")} | {name: Path(state[name]) for name in _PATHS}
+        return KeptServer(pid=pid, started_at=started_at, passfile=home / _PASSWORDS, **known)
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None

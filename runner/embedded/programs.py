@@ -152,6 +152,13 @@ def make_folder(path: Path, account: Account) -> None:
     path.chmod(0o700)
 
 
+def make_readable_folder(path: Path, account: Account, *, parents: bool = False) -> None:
+    """Create the folder `path` if it does not exist; another account than this process's can read it, too."""
+    if not path.is_dir():
+        path.mkdir(parents=parents, exist_ok=True)
+        path.chmod(0o755 if account.drop else 0o700)
+
+
 def write_file(path: Path, text: str, account: Account | None = None) -> None:
     """Write a file that belongs to `account` (or to the account of this process) and that no other user can read.
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.embedded import watchdog
-from runner.embedded.programs import make_folder, reachable, server_environment
+from runner.embedded.programs import make_folder, make_readable_folder, reachable, server_environment
 from runner.errors import EmbeddedServerError
 from runner.structs import Struct
 
@@ -168,9 +168,7 @@ def _try_cache(place: Path, account: Account, *, trusted: bool) -> str | None:
     if not is_plain(place):
         return "has a character in its path that PostgreSQL's programs do not accept"
     try:
-        if not place.is_dir():
-            place.mkdir(parents=True, exist_ok=True)
-            place.chmod(0o755 if account.drop else 0o700)
+        make_readable_folder(place, account, parents=True)
         status = place.lstat() if not trusted else place.stat()
     except OSError as error:
         return f"cannot be created ({error.strerror or error})"

@@ -26,7 +26,8 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.for_each_items import queried_items
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
-from runner.engine.scheduler import Decision, decide, exit_code, launch_timeout
+from runner.engine.scheduler import Decision, decide, exit_code
+from runner.engine.slot_queue import launch_timeout
 from runner.engine.state import RunState, StepRecord, initial_state, steps_to_cancel
 from runner.engine.state_indices import held_by
 from runner.engine.window import must_wait_for_window

@@ -109,7 +109,7 @@ class Inspector:
 
     async def close(self) -> None:
         """Close the session."""
-        await self._session.close()
+        self._session.discard()
 
     async def rows(self, name: str, *parameters: str) -> tuple[Row, ...]:
         """Return the rows of a named block. PreflightError if the server refuses it."""

@@ -109,7 +109,7 @@ class MonitorSession:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         if self._session is not None:
-            await self._session.close()
+            self._session.discard()
 
     async def reconnected(self) -> None:
         """Wait until the session is connected. ServerLostError if it is not within a minute after its loss."""
@@ -406,7 +406,7 @@ class MonitorSession:
                 if self._session is not None:
                     if self._session.flooded:
                         self._deaf_until = asyncio.get_running_loop().time() + DEAF_FOR
-                    await self._session.close()
+                    self._session.discard()
                 self._session = await self._connect()
                 await self._listen(self._session)
                 await self._lock_again(self._session)

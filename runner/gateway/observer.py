@@ -121,7 +121,7 @@ class Observer:
 
     async def close(self) -> None:
         """Close the session."""
-        await self._session.close()
+        self._session.discard()
 
     async def look(self) -> Activity:
         """Return the activity on the server now. ServerLostError if it does not come back within a minute."""

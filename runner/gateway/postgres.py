@@ -22,7 +22,6 @@ from runner.engine.ports import (
     GroupHolder,
     LaunchRequest,
     OnBlocked,
-    PreviousRuns,
     Query,
     QueryResult,
     RecordedRun,
@@ -32,6 +31,7 @@ from runner.engine.ports import (
     StoredBatch,
     WorkerHandle,
 )
+from runner.engine.previous_runs import PreviousRuns
 from runner.engine.run_location import place_after
 from runner.engine.server_activity import KnownWorkers, LiveWorker
 from runner.engine.worker_text import waits_for_snapshots
@@ -108,7 +108,7 @@ class ReadingSession:
     async def close(self) -> None:
         """Close the session if there is one."""
         if self._session is not None:
-            await self._session.close()
+            self._session.discard()
 
     async def release(self) -> bool:
         """Close the session if it is idle, to free a connection; False if there was none to close."""
@@ -445,7 +445,8 @@ class PgGateway:
         sessions, blocking, progress = [
             (await self._monitor.read(name)).rows for name in ("live_sessions", "blocking", "progress")
         ]
-        own = {one.worker: one.label for one in self._launched if one.worker is not None and one.label is not None}
+        labels = ((one.worker, one.request.label) for one in self._launched)
+        own = {worker: label for worker, label in labels if worker is not None and label is not None}
         runs = read_runs(sessions, blocking, progress, KnownWorkers(by_identity=own))
         return tuple(self._with_report(worker) for run in runs if run.run == self._run_id for worker in run.workers)
 

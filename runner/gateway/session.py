@@ -434,36 +434,34 @@ class Session:
         transaction is READ ONLY; the extended protocol accepts one statement only, so nothing in `sql` can end it.
         """
 
-        def send() -> None:
-            for name in ("look", "settings", "repin", "locks_taken", "rollback"):
-                self._pipeline.prepare(name)
-            self._pipeline.execute("look", ())
-            self._pipeline.execute("settings", (settings,))
+        def ask() -> None:
             self._pipeline.describe(sql)
             if explain:
                 self._pipeline.query(EXPLAIN + sql)
-            self._pipeline.execute("repin", ())
-            self._pipeline.execute("locks_taken", ())
-            self._pipeline.sync("look", "settings", "repin", "locks_taken", columns=True)
-            self._pipeline.execute("rollback", ())
-            self._pipeline.sync("rollback")
 
-        return (await self._exchange(send, LONG_ANSWER_WITHIN))[1:-1]
+        return (await self._ask_harmlessly(settings, ask, "repin", "locks_taken"))[1:]
 
     async def read(self, settings: str, sql: str) -> Reply:
         """Execute a read-only statement of the plan, in a READ ONLY transaction that is rolled back."""
+        return last_or_error(await self._ask_harmlessly(settings, lambda: self._pipeline.query(sql)))
+
+    async def _ask_harmlessly(self, settings: str, ask: Callable[[], None], *then: str) -> list[Reply]:
+        """Ask, and execute the statements `then`, with `settings` in a READ ONLY transaction that is rolled back."""
+        names = ("look", "settings", *then)
 
         def send() -> None:
-            for name in ("look", "settings", "rollback"):
+            for name in (*names, "rollback"):
                 self._pipeline.prepare(name)
             self._pipeline.execute("look", ())
             self._pipeline.execute("settings", (settings,))
-            self._pipeline.query(sql)
-            self._pipeline.sync("look", "settings", columns=True)
+            ask()
+            for name in then:
+                self._pipeline.execute(name, ())
+            self._pipeline.sync(*names, columns=True)
             self._pipeline.execute("rollback", ())
             self._pipeline.sync("rollback")
 
-        return last_or_error((await self._exchange(send, LONG_ANSWER_WITHIN))[:-1])
+        return (await self._exchange(send, LONG_ANSWER_WITHIN))[:-1]
 
     async def _exchange(self, send: Callable[[], None], answer_within: float | None = None) -> list[Reply]:
         """Send statements and wait for all replies."""
@@ -517,14 +515,10 @@ class Session:
         with contextlib.suppress(psycopg.Error):
             await self._connection.cancel_safe()
 
-    async def close(self) -> None:
-        """Close the connection; a worker that it launched continues
+    def discard(self) -> None:
+        """Close the connection without waiting; a worker that it launched continues
         (docs/pg_background.md#workers-outlive-their-launcher).
         """
-        self.discard()
-
-    def discard(self) -> None:
-        """Close the connection without waiting."""
         self._break("the session was closed")
         self._libpq.finish()
 

@@ -39,7 +39,7 @@ from runner.gateway.worker_output import (
     is_workers_own,
     read_end,
 )
-from runner.identity import WorkerLabel, step_of
+from runner.identity import step_of
 from runner.plan.sqlstates import QUERY_CANCELED, STOPPED
 from runner.structs import replace
 
@@ -194,11 +194,6 @@ class LaunchedWorker:
     def ended_at_once(self) -> bool:
         """Whether the worker had ended when the launch was answered."""
         return self._row is not None and self._row[2] == "t"
-
-    @property
-    def label(self) -> WorkerLabel | None:
-        """The label in front of its text."""
-        return self.request.label
 
     @property
     def _step(self) -> str:

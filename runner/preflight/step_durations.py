@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner.engine.ports import StepTimes
+from runner.engine.previous_runs import StepTimes
 from runner.gateway.server_facts import RecordedDuration
 from runner.identity import is_of_chain, written_key
 from runner.plan.groups import written_out

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.clock import parse_rfc3339
-from runner.engine.ports import MOST_PREVIOUS_RUNS, PastRun, PreviousRun, StepTimes
+from runner.engine.previous_runs import MOST_PREVIOUS_RUNS, PastRun, PreviousRun, StepTimes
 from runner.engine.state import BAD
 from runner.errors import RecordError
 from runner.exit_codes import is_failure

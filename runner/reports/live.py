@@ -22,7 +22,7 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.ports import Sink
-from runner.engine.scheduler import why_queued
+from runner.engine.slot_queue import why_queued
 from runner.engine.state import BAD, FINAL, GATE, HOLDING, SLOTS, RunState, StepRecord, StepState, leaves
 from runner.engine.window import window_status
 from runner.reports.messages import Verbosity, error_of, error_text, event_lines, iteration_words

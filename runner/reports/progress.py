@@ -16,7 +16,7 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.ports import Sink
-from runner.engine.scheduler import why_queued
+from runner.engine.slot_queue import why_queued
 from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState
 from runner.engine.window import window_status
 from runner.reports.messages import Verbosity, event_lines, iteration_words, some

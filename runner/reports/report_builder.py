@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.scheduler import why_queued
+from runner.engine.slot_queue import why_queued
 from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
 from runner.engine.step_sql import launched_sql, named_values
 from runner.plan.graph import longest_path

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from runner.engine.event_json import to_line
 from runner.engine.events import Event
-from runner.engine.ports import PreviousRun, PreviousRuns, Sink
+from runner.engine.ports import Sink
+from runner.engine.previous_runs import PreviousRun, PreviousRuns
 from runner.engine.state import RunState
 from runner.errors import RecordError
 from runner.plan.model import Plan

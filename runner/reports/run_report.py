@@ -26,7 +26,7 @@ from runner.engine.events import (
     SkipReason,
     Worker,
 )
-from runner.engine.ports import PreviousRun
+from runner.engine.previous_runs import PreviousRun
 from runner.engine.state import BAD, StepState
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import Need

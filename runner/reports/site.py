@@ -15,7 +15,7 @@ from statistics import median
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
-from runner.engine.ports import PastRun
+from runner.engine.previous_runs import PastRun
 from runner.engine.state import BAD, StepState
 from runner.errors import RecordError
 from runner.exit_codes import end_words, is_failure

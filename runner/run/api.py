@@ -11,7 +11,8 @@ from pathlib import Path
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
 from runner.engine.batches import carries
-from runner.engine.ports import PreviousRuns, SharedSlots, Sink
+from runner.engine.ports import SharedSlots, Sink
+from runner.engine.previous_runs import PreviousRuns
 from runner.gateway.ledger.sink import LedgerSink
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id

@@ -18,11 +18,12 @@ from typing import Any
 from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.fold import apply
+from runner.engine.lock_waits import LockWaits
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Gateway, Launch, ServerInfo, SharedSlots, Sink
 from runner.engine.requirements import check_requirements
 from runner.engine.resume_state import expansions
 from runner.engine.scheduler import decide, exit_code
-from runner.engine.server_activity import LiveWorker, LockWaits
+from runner.engine.server_activity import LiveWorker
 from runner.engine.state import RunState, initial_state, steps_to_cancel
 from runner.engine.state_indices import held_by, is_held_kind
 from runner.engine.step_sql import named_values, values_for, with_facts

@@ -17,8 +17,8 @@ from runner.engine.batches import Batch, CarriedError, batch_values, carries, re
 from runner.engine.leftovers import left_by
 from runner.engine.outcomes import classify, has_yielded, rows_wanted, skipped
 from runner.engine.ports import Evaluate, Gateway, Launch, LaunchRequest, WorkerEnd, WorkerHandle
-from runner.engine.scheduler import launch_timeout
 from runner.engine.size_limits import limited_rows
+from runner.engine.slot_queue import launch_timeout
 from runner.engine.state import RunState, StepRecord
 from runner.engine.state_indices import held_by
 from runner.engine.step_sql import named_values, values_for, with_values

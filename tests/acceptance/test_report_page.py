@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from runner.engine import events as ev
-from runner.engine.ports import PreviousRun
+from runner.engine.previous_runs import PreviousRun
 from runner.plan.model import ForEach
 from runner.reports.html import html_page
 from runner.reports.report_builder import run_report

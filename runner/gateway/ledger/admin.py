@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from runner.engine.ports import PastRun
+from runner.engine.previous_runs import PastRun
 from runner.engine.state import BAD
 from runner.errors import RecordError, UsageError
 from runner.gateway.connecting import connection_failed, with_keepalives

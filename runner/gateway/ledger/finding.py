@@ -95,7 +95,7 @@ async def searching(conninfo: str, schema: str | None, trusted_roles: Sequence[s
             readable, problem = await _look_at_ledger(session, schema, trusted_roles)
         yield RunSearch(session, place, readable=readable, problem=problem)
     finally:
-        await session.close()
+        session.discard()
 
 
 async def _look_at_ledger(session: Session, schema: str, trusted_roles: Sequence[str]) -> tuple[bool, str | None]:

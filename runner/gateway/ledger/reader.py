@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun
+from runner.engine.previous_runs import MOST_PREVIOUS_RUNS, PreviousRun
 from runner.gateway.ledger.storage import distrust_statement, read, read_event, unfit, why_ignored
 from runner.gateway.session import Row, Session
 from runner.structs import Struct

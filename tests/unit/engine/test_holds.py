@@ -12,8 +12,9 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.holds import FIRST, LONGEST, HoldWatch, Measurement, failed_measurement, limit_of, read_measurement
 from runner.engine.ports import QueryResult
-from runner.engine.scheduler import decide, why_queued
+from runner.engine.scheduler import decide
 from runner.engine.simulation import AttemptScript, HoldScript, Simulation, run_started, simulate
+from runner.engine.slot_queue import why_queued
 from runner.engine.state import initial_state
 from runner.errors import Position
 from runner.plan.model import (

@@ -7,8 +7,8 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.resume_state import has_succeeded, is_kept, is_open
-from runner.engine.scheduler import HOLD_FOR
 from runner.engine.simulation import CheckScript, Simulation
+from runner.engine.slot_queue import HOLD_FOR
 from runner.engine.state import initial_state
 from runner.plan.model import Check, ForEach, Repeat, Retry
 from tests.unit.simulated_runs import SQL, code, ends, launches, message, plan, script, simulated, step

@@ -6,7 +6,7 @@ import io
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.server_activity import FIRST, LONGEST, LockWaits
+from runner.engine.lock_waits import FIRST, LONGEST, LockWaits
 from runner.engine.state import RunState, initial_state
 from runner.reports.messages import Verbosity, lock_wait_words
 from runner.reports.progress import Plain

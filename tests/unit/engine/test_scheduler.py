@@ -9,7 +9,8 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.ports import Cancel, Command, Detach, Launch
-from runner.engine.scheduler import GRACE, decide, exit_code, why_queued
+from runner.engine.scheduler import GRACE, decide, exit_code
+from runner.engine.slot_queue import why_queued
 from runner.engine.state import OVERTAKES_PER_SLOT, RunState, initial_state
 from runner.plan.model import (
     AllowFailure,

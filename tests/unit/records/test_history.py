@@ -9,7 +9,7 @@ import pytest
 
 from runner.engine.event_json import to_json
 from runner.engine.fold import apply
-from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun, PreviousRuns
+from runner.engine.previous_runs import MOST_PREVIOUS_RUNS, PreviousRun, PreviousRuns
 from runner.engine.simulation import AttemptScript
 from runner.engine.state import RunState, initial_state
 from runner.plan.model import Plan

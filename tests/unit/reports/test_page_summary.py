@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 from runner.engine import events as ev
-from runner.engine.ports import PreviousRun
+from runner.engine.previous_runs import PreviousRun
 from runner.engine.state import StepState
 from runner.plan.model import Retry
 from runner.reports.html import html_page

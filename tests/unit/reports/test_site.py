@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runner.engine.ports import PastRun
+from runner.engine.previous_runs import PastRun
 from runner.errors import RecordError
 from runner.reports.site import INDEX, page_name, site_pages, write_site
 from runner.structs import replace
