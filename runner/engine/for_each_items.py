@@ -73,7 +73,7 @@ def values_of(for_each: ForEach | None, item: Item) -> ItemValues:
 def values_in_sql(step: Step, item: Item) -> ItemValues:
     """Return the values of an instance, also of a step of a chain in a plan as written out."""
     values = values_of(step.for_each, item)
-    return {**values, **bound_values(step, item.values)} if step.bound else values
+    return {**values, **bound_values(step.bound, item.values)} if step.bound else values
 
 
 def _with_only_column(rows: Sequence[Mapping[str, Value | None]]) -> Sequence[Mapping[str, Value | None]]:
@@ -111,7 +111,7 @@ def _items(
         item = Item(key="", values=values)
         known = kept[identity_of(item)]
         key = known.popleft() if known else _new_key(step.group or step.id, label, seen, keys)
-        bound_values(step, values)  # the ValueError
+        bound_values(step.bound, values)  # the ValueError
         if step.group is not None:  # a step of a chain, in a plan as written out
             key = inner_key(key, step.id.rpartition(".")[2])
         items.append(replace(item, key=key))

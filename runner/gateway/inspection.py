@@ -30,7 +30,7 @@ from runner.gateway.server_facts import (
     RecordedDuration,
     ServerFacts,
 )
-from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, read_row
+from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, query_result, read_row
 from runner.plan.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from runner.sql.catalog_needs import Mention, ObjectSort
 from runner.sql.placeholders import quote_identifier
@@ -46,9 +46,6 @@ _SHORTER_LIMITS = {QUERY_CANCELED: ("statement_timeout", 1_000), LOCK_NOT_AVAILA
 #: The age in seconds from which a transaction is reported.
 OLD = 300
 
-
-#: The OID of pg_catalog.bool.
-BOOLEAN = 16
 
 _Facts = TypeVar("_Facts", bound=Struct)
 
@@ -142,12 +139,7 @@ class Inspector:
         """Execute one read-only statement of the plan with the settings of its step."""
         reply = await self._session.read(self._limited(settings), sql)
         self._shorten_limit(reply)
-        return QueryResult(
-            columns=tuple(column.name for column in reply.columns),
-            rows=reply.rows,
-            boolean=len(reply.columns) == 1 and reply.columns[0].type == BOOLEAN,
-            error=reply.error,
-        )
+        return query_result(reply)
 
     async def surroundings(self, settings: Settings) -> Reply:
         """Return the role of a step and its search_path, or the error of its settings."""

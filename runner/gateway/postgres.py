@@ -65,7 +65,7 @@ from runner.gateway.server_checks import (
     refuse_shared_sessions,
     refuse_standby,
 )
-from runner.gateway.session import ConnectionCheck, Reconnecting, Session, TurnedAwayError
+from runner.gateway.session import ConnectionCheck, Reconnecting, Session, TurnedAwayError, query_result
 from runner.gateway.transaction_settings import query_settings
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import AdoptedWorker, RefusedWorker
@@ -74,19 +74,10 @@ from runner.plan.model import Hold
 from runner.sql.placeholders import quote_identifier
 from runner.structs import replace
 
-#: The OID of pg_catalog.bool.
-_BOOLEAN = 16
-
 
 async def read(session: Session, query: Query) -> QueryResult:
     """Execute a read-only query on this session without side effects. ServerLostError if the session is lost."""
-    reply = await session.read(query_settings(query, session.search_path), query.sql)
-    return QueryResult(
-        columns=tuple(column.name for column in reply.columns),
-        rows=reply.rows,
-        boolean=len(reply.columns) == 1 and reply.columns[0].type == _BOOLEAN,
-        error=reply.error,
-    )
+    return query_result(await session.read(query_settings(query, session.search_path), query.sql))
 
 
 class ReadingSession:

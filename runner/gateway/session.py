@@ -22,6 +22,7 @@ import psycopg
 from psycopg import pq
 
 from runner.engine.events import WARNING, ErrorDetails, Notice
+from runner.engine.ports import QueryResult
 from runner.engine.size_limits import limited_error
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.connecting import connection_failed
@@ -51,6 +52,21 @@ class Reply(Struct, frozen=True, kw_only=True):
     columns: tuple[Column, ...] = ()
     error: ErrorDetails | None = None
     position: int | None = None
+
+
+#: The OID of pg_catalog.bool.
+_BOOLEAN = 16
+
+
+def is_boolean(columns: Sequence[Column]) -> bool:
+    """Return whether a result has one column, which is a boolean."""
+    return len(columns) == 1 and columns[0].type == _BOOLEAN
+
+
+def query_result(reply: Reply) -> QueryResult:
+    """Return the reply to a query of the plan."""
+    names = tuple(column.name for column in reply.columns)
+    return QueryResult(columns=names, rows=reply.rows, boolean=is_boolean(reply.columns), error=reply.error)
 
 
 def first_error(replies: Sequence[Reply]) -> ErrorDetails | None:

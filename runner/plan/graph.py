@@ -121,47 +121,34 @@ def _reachable(edges: Needs, names: Iterable[str]) -> frozenset[str]:
 
 
 def _components(needs: Needs) -> list[list[str]]:
-    """Return the strongly connected components (Tarjan's algorithm, with the call stack written out)."""
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    path: list[str] = []
-    on_path: set[str] = set()
+    """Return the strongly connected components (Kosaraju's algorithm).
+
+    Of two components, the names of the one that needs the other are finished last; backwards from a name that was
+    finished last, all that can be reached and has no component yet is its component.
+    """
+    finished: list[str] = []
+    seen: set[str] = set()
+    waiting = [(name, False) for name in needs]
+    while waiting:
+        name, is_done = waiting.pop()
+        if is_done:
+            finished.append(name)
+        elif name not in seen:
+            seen.add(name)
+            waiting.append((name, True))
+            waiting += [(need, False) for need in needs[name] if need in needs]
+    dependents = _dependents(needs)
     components = []
-    for root in needs:
-        if root in index:
-            continue
-        index[root] = low[root] = len(index)
-        path.append(root)
-        on_path.add(root)
-        calls = [(root, iter(needs[root]))]
-        while calls:
-            name, rest = calls[-1]
-            need = next((need for need in rest if need in needs), None)
-            if need is None:
-                calls.pop()
-                if calls:
-                    low[calls[-1][0]] = min(low[calls[-1][0]], low[name])
-                if low[name] == index[name]:
-                    start = path.index(name) if len(path) < 2 else _rindex(path, name)
-                    components.append(path[start:])
-                    on_path.difference_update(path[start:])
-                    del path[start:]
-            elif need not in index:
-                index[need] = low[need] = len(index)
-                path.append(need)
-                on_path.add(need)
-                calls.append((need, iter(needs[need])))
-            elif need in on_path:
-                low[name] = min(low[name], index[need])
+    for name in reversed(finished):
+        if name in seen:
+            component = [name]
+            seen.remove(name)
+            for member in component:
+                found = [other for other in dependents[member] if other in seen]
+                seen.difference_update(found)
+                component += found
+            components.append(component)
     return components
-
-
-def _rindex(path: list[str], name: str) -> int:
-    """Return the index of `name`, searched from the end, where the names of the current component are."""
-    at = len(path) - 1
-    while path[at] != name:
-        at -= 1
-    return at
 
 
 def _shortest_cycle(needs: Needs, members: set[str], first: str) -> tuple[str, ...]:

@@ -253,13 +253,6 @@ def _fits_items(fields: Fields, bound: Bound, node: Scalar, for_each: ForEach | 
     """Check the items that the plan lists; those of a query are checked when it has run."""
     if bound.value is not None or bound.source is None or for_each is None:
         return True
-    group = Step(
-        id="",
-        sql=Sql(text="", start=node.position),
-        on_finish=OnFinish.WAIT,
-        on_runner_exit=OnRunnerExit.CANCEL,
-        bound=(bound,),
-    )
     for item in for_each.items:
         as_ = for_each.as_
         columns = item if isinstance(item, Mapping) else {"": item}
@@ -267,7 +260,7 @@ def _fits_items(fields: Fields, bound: Bound, node: Scalar, for_each: ForEach | 
         if len(columns) == 1:
             named[as_] = next(iter(columns.values()))
         try:
-            bound_values(group, named)
+            bound_values((bound,), named)
         except ValueError as error:
             message = f"the value {error}"
             fields.add(node, "JP259", message, hint=f"`{bound.param.name}` is of type {bound.param.type}")

@@ -9,7 +9,7 @@ has them: `written_out` returns a plan in which a group is replaced by its steps
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from runner.identity import inner_key
 from runner.plan.model import Bound, Need, NeedOn, ParamType, Plan, Step, Value
@@ -105,13 +105,13 @@ def bound_to_items(step: Step) -> Mapping[str, Bound]:
     return {bound.param.name: bound for bound in step.bound if bound.value is None and bound.source is not None}
 
 
-def bound_values(step: Step, item: Mapping[str, Value | None]) -> dict[str, Value | None]:
+def bound_values(parameters: Iterable[Bound], item: Mapping[str, Value | None]) -> dict[str, Value | None]:
     """Return the values of a group's bound parameters for one item.
 
     ValueError, with a sentence that continues "the value", if the item's value is not of the parameter's type.
     """
     found: dict[str, Value | None] = {}
-    for bound in step.bound:
+    for bound in parameters:
         raw = item.get(bound.source or "") if bound.value is None else bound.value
         if raw is None:
             found[bound.param.name] = None
@@ -127,7 +127,7 @@ def bound_values(step: Step, item: Mapping[str, Value | None]) -> dict[str, Valu
 def values_or_texts(step: Step, item: Mapping[str, Value | None]) -> dict[str, Value | None]:
     """Return the same for an item that was checked before, by another version of the plan: a wrong value is a text."""
     try:
-        return bound_values(step, item)
+        return bound_values(step.bound, item)
     except ValueError:
         return {bound.param.name: bound.value or item.get(bound.source or "") for bound in step.bound}
 

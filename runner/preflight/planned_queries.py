@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from runner.engine.events import ErrorDetails
 from runner.errors import Severity
 from runner.gateway.catalog import FunctionFacts
-from runner.gateway.inspection import BOOLEAN, Inspector, Probe
-from runner.gateway.session import EXPLAIN, Reply
+from runner.gateway.inspection import Inspector, Probe
+from runner.gateway.session import EXPLAIN, Reply, is_boolean
 from runner.locks.relation_names import relation_in
 from runner.preflight.catalog_state import CatalogView, Made
 from runner.preflight.earlier_steps import doubt, is_syntax_error, new_label
@@ -144,7 +144,7 @@ def judge(unit: Unit, probe: Probe, sight: CatalogView, *, start: int = 0) -> Ju
 def _condition(unit: Unit, parse: Reply) -> Iterator[StatementFinding]:
     if unit.key == "for_each.sql":
         return
-    if len(parse.columns) != 1 or parse.columns[0].type != BOOLEAN:
+    if not is_boolean(parse.columns):
         gives = ", ".join(column.name for column in parse.columns) or "nothing"
         message = f"{unit.key} must return one boolean, but returns {gives}"
         yield StatementFinding(code="JP605", message=message, offset=unit.statement.start)

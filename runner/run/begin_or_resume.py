@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runner.clock import Clock, MonotonicClock
@@ -101,16 +101,29 @@ async def carry_out(
             if isinstance(found, Done):
                 return RunResult(state=found.state, exit_code=0, run_id=found.run_id, origin=RunOrigin.DONE)
             ready = found
-            return await _execute(
-                ready,
-                wish,
-                clock=clock,
-                sinks=sinks,
-                require_ledger=require_ledger,
-                shared_slots=shared_slots,
-                target=target,
-                on_run=on_run,
-            )
+            with _recording(ready) as journal:
+                usual = await usual_durations(
+                    ready.plan,
+                    wish.conninfo,
+                    journals=wish.journal,
+                    ledger=wish.ledger is not None,
+                    trusted_roles=wish.trusted_roles,
+                )
+                run = new_run(
+                    ready,
+                    dsn=wish.conninfo,
+                    clock=clock,
+                    sinks=[*journal, *sinks],
+                    ledger=wish.ledger,
+                    trusted_roles=wish.trusted_roles,
+                    require_ledger=require_ledger,
+                    ledger_first=True,
+                    shared_slots=shared_slots,
+                    target=target,
+                    usual=usual,
+                )
+                on_run(run)
+                return await run.execute()
         except OpenQuestionError:
             raise
         except JobplanError as error:
@@ -118,42 +131,11 @@ async def carry_out(
         await asyncio.sleep(pause)
 
 
-async def _execute(
-    ready: Ready,
-    wish: Wish,
-    *,
-    clock: Clock,
-    sinks: Sequence[Sink],
-    require_ledger: bool,
-    shared_slots: SharedSlots | None,
-    target: str | None,
-    on_run: Callable[[Run], None],
-) -> RunResult:
-    """Carry out what is ready, and close its journal."""
-    kept: list[Sink] = [] if ready.journal is None else [ready.journal]
+@contextlib.contextmanager
+def _recording(ready: Ready) -> Iterator[tuple[Sink, ...]]:
+    """Yield the journal of what is ready, if it has one, and close it at the end."""
     try:
-        usual = await usual_durations(
-            ready.plan,
-            wish.conninfo,
-            journals=wish.journal,
-            ledger=wish.ledger is not None,
-            trusted_roles=wish.trusted_roles,
-        )
-        run = new_run(
-            ready,
-            dsn=wish.conninfo,
-            clock=clock,
-            sinks=[*kept, *sinks],
-            ledger=wish.ledger,
-            trusted_roles=wish.trusted_roles,
-            require_ledger=require_ledger,
-            ledger_first=True,
-            shared_slots=shared_slots,
-            target=target,
-            usual=usual,
-        )
-        on_run(run)
-        return await run.execute()
+        yield () if ready.journal is None else (ready.journal,)
     finally:
         if ready.journal is not None:
             with contextlib.suppress(RecordError):  # the result has it already

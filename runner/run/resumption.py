@@ -7,6 +7,7 @@ it first (`prepare`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import json
 import shlex
@@ -309,22 +310,18 @@ def resume_record(
     JournalHeldError if another process writes the journal.
     """
     started = begun(record)
-    journal = None if root is None else Journal.reopen(root, record.run_id, plan)
-    try:
+    journal: Journal | None = None
+    with contextlib.ExitStack() as opened:
         if root is not None:
+            journal = opened.enter_context(contextlib.closing(Journal.reopen(root, record.run_id, plan)))
             # no other process writes to it any longer; notices are read only if reports and the ledger need them
             left = not is_done(record, plan)
             record = read_record(root, record.run_id, notices=left, own=True)
             if not left and not is_done(record, plan):  # another runner has resumed it between the two
                 record = read_record(root, record.run_id, own=True)
         if is_done(record, plan):
-            if journal is not None:
-                journal.close()
             return Done(run_id=record.run_id, state=record.state)
-    except BaseException:
-        if journal is not None:
-            journal.close()
-        raise
+        opened.pop_all()
     return Ready(
         run_id=record.run_id,
         plan=plan,

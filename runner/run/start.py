@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 from runner.clock import Clock
 from runner.engine import events as ev
@@ -52,32 +53,21 @@ def started(
     info: ServerInfo,
     *,
     ledger_problem: str | None,
-    ledger_first: bool = False,
+    ledger_first: bool,
     at: float,
 ) -> ev.RunStarted:
     """Return the event of a run that begins on this server."""
-    plan = ready.plan
     return ev.RunStarted(
-        at=at,
-        jobplan=context.jobplan,
-        plan=plan.name,
-        file=plan.file,
-        sha256=context.sha256,
-        host=context.host,
-        os_pid=context.os_pid,
+        **_runner(ready.plan, context, info, ledger_first=ledger_first, at=at),
+        plan=ready.plan.name,
         server=info.version,
         extension=info.extension_version,
         database=info.database,
-        user=info.user,
-        slots=plan.budget.slots,
-        steps=len(plan.steps) + len(plan.finally_),
         connection=info.connection,
         system_identifier=info.system_identifier,
-        place=info.place,
         ledger=info.ledger,
         ledger_problem=ledger_problem,
         left_out=tuple(sorted(ready.left_out)),
-        ledger_first=ledger_first and info.ledger is not None,
         target=context.target,
     )
 
@@ -89,27 +79,34 @@ def resumed(
     *,
     items: tuple[ev.Expansion, ...],
     info: ServerInfo,
-    ledger_first: bool = False,
+    ledger_first: bool,
     at: float,
 ) -> ev.RunResumed:
     """Return the event of a run that is resumed with this plan and these items; `found` has its workers' outcomes."""
     return ev.RunResumed(
-        at=at,
-        jobplan=context.jobplan,
-        file=plan.file,
-        sha256=context.sha256,
-        host=context.host,
-        os_pid=context.os_pid,
-        slots=plan.budget.slots,
-        steps=len(plan.steps) + len(plan.finally_),
+        **_runner(plan, context, info, ledger_first=ledger_first, at=at),
         settled=found.settled,
         adopted=found.adopted,
-        user=info.user,
-        place=info.place,
         foreign=found.foreign,
         expansions=items,
-        ledger_first=ledger_first and info.ledger is not None,
     )
+
+
+def _runner(plan: Plan, context: RunContext, info: ServerInfo, *, ledger_first: bool, at: float) -> dict[str, Any]:
+    """Return what both events record: the runner, its plan, its role, and the place of the run."""
+    return {
+        "at": at,
+        "jobplan": context.jobplan,
+        "file": plan.file,
+        "sha256": context.sha256,
+        "host": context.host,
+        "os_pid": context.os_pid,
+        "slots": plan.budget.slots,
+        "steps": len(plan.steps) + len(plan.finally_),
+        "user": info.user,
+        "place": info.place,
+        "ledger_first": ledger_first and info.ledger is not None,
+    }
 
 
 async def hold_run(gateway: Gateway, run_id: str) -> None:

@@ -42,7 +42,7 @@ def test_an_included_chain_has_bound_parameters(plan: Plan) -> None:
         "owner": ("app", "owner"),
     }
     assert plan.params.keys() == {"owner", "note", "days"}  # those that `with` does not name
-    assert bound_values(group, {"x.t": "a.b", "x.n": "5"}) == {"table": "a.b", "days": 5, "owner": "app"}
+    assert bound_values(group.bound, {"x.t": "a.b", "x.n": "5"}) == {"table": "a.b", "days": 5, "owner": "app"}
     assert constants(plan.step("prepare_again")) == {"table": "d", "days": 3, "owner": "me"}
     assert group.steps[0].position.file.endswith("parts/chain.yaml")
 
@@ -57,7 +57,7 @@ def test_an_included_chain_has_bound_parameters(plan: Plan) -> None:
 )
 def test_a_value_of_an_item_is_checked_by_the_declaration(plan: Plan, item: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        bound_values(plan.step("per_table"), item)
+        bound_values(plan.step("per_table").bound, item)
 
 
 def test_files_that_a_chain_includes_come_first_with_their_prefix(plan: Plan) -> None:
