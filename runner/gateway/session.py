@@ -450,19 +450,19 @@ class Session:
         transaction is READ ONLY; the extended protocol accepts one statement only, so nothing in `sql` can end it.
         """
 
-        def ask() -> None:
+        def send() -> None:
             self._pipeline.describe(sql)
             if explain:
                 self._pipeline.query(EXPLAIN + sql)
 
-        return (await self._ask_harmlessly(settings, ask, "repin", "locks_taken"))[1:]
+        return (await self._exchange_read_only(settings, send, "repin", "locks_taken"))[1:]
 
     async def read(self, settings: str, sql: str) -> Reply:
         """Execute a read-only statement of the plan, in a READ ONLY transaction that is rolled back."""
-        return last_or_error(await self._ask_harmlessly(settings, lambda: self._pipeline.query(sql)))
+        return last_or_error(await self._exchange_read_only(settings, lambda: self._pipeline.query(sql)))
 
-    async def _ask_harmlessly(self, settings: str, ask: Callable[[], None], *then: str) -> list[Reply]:
-        """Ask, and execute the statements `then`, with `settings` in a READ ONLY transaction that is rolled back."""
+    async def _exchange_read_only(self, settings: str, send_sql: Callable[[], None], *then: str) -> list[Reply]:
+        """Send the SQL, then these named statements, in a READ ONLY transaction that is rolled back."""
         names = ("look", "settings", *then)
 
         def send() -> None:
@@ -470,7 +470,7 @@ class Session:
                 self._pipeline.prepare(name)
             self._pipeline.execute("look", ())
             self._pipeline.execute("settings", (settings,))
-            ask()
+            send_sql()
             for name in then:
                 self._pipeline.execute(name, ())
             self._pipeline.sync(*names, columns=True)
