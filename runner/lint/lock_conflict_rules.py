@@ -100,10 +100,9 @@ def _failure(meeting: Meeting) -> str:
     step, held = _place(meeting)
     at_one = held is meeting.held
     other, other_held = (meeting.other, meeting.other_held) if at_one else (meeting.one, meeting.held)
-    beside = "in another instance of the step" if meeting.with_itself else f"in `{other.id}`"
-    start = (
-        f"{held.what} in `{step.id}` can run beside {_command(other_held)} {beside}, on {_relation(held, other_held)}"
-    )
+    where = "in another instance of the step" if meeting.with_itself else f"in `{other.id}`"
+    same_time = f"{held.what} in `{step.id}` can run at the same time as {_command(other_held)} {where}"
+    start = f"{same_time}, on {_relation(held, other_held)}"
     if held.nature is not LockTiming.DETACH:
         return f"{start}: the two wait for each other, and PostgreSQL ends one as a deadlock (40P01)"
     if other_held.nature is LockTiming.DETACH:

@@ -107,12 +107,12 @@ def _altered(unit: Unit, sight: CatalogView) -> Rewritten | None:
         return None
     # A type that is not built in may be a domain with a constraint, for which every row is written again.
     foreign = {Rewrite.MAYBE for action in actions if action.type is not None}
-    anew = (foreign | {action.rewrite for action in actions}) - {Rewrite.NO}
+    rewrites = (foreign | {action.rewrite for action in actions}) - {Rewrite.NO}
     moves = any(action.kind is AlterKind.SET_TABLESPACE for action in actions)
-    if not anew and not moves:
+    if not rewrites and not moves:
         return None
-    size = facts.all_bytes if anew else facts.all_bytes - facts.index_bytes
-    return _sum(unit, sight, [(facts, size)], maybe=Rewrite.YES not in anew and not moves)
+    size = facts.all_bytes if rewrites else facts.all_bytes - facts.index_bytes
+    return _sum(unit, sight, [(facts, size)], maybe=Rewrite.YES not in rewrites and not moves)
 
 
 def _sum(

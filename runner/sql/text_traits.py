@@ -31,7 +31,7 @@ class Build(Struct, frozen=True, kw_only=True):
     """A statement that, if it fails, leaves something behind that a rollback does not take back.
 
     `table` is None where it may be any table, of `schema` if that is given. `index` is the index that it builds, None
-    if the server names it; `rebuilt` the one that REINDEX INDEX builds anew; `dropped` the one that DROP INDEX drops.
+    if the server names it; `rebuilt` the one that REINDEX INDEX builds again; `dropped` the one that DROP INDEX drops.
     `detaches`: it detaches a partition. `rebuilds`: it is a REINDEX.
     """
 

@@ -306,9 +306,9 @@ def test_the_last_unfinished_run_of_the_plan_is_resumed(
     assert run_of(ran) == held.run
     assert ids(jobplan) == [held.run]
     assert rows(kept) == "first last slow"
-    anew = jobplan(*held.command)
-    assert anew.code == 0, anew.err
-    assert run_of(anew) != held.run
+    again = jobplan(*held.command)
+    assert again.code == 0, again.err
+    assert run_of(again) != held.run
     assert rows(kept) == "first first last last slow slow"
 
 
@@ -506,7 +506,7 @@ def test_a_run_that_a_stranger_recorded_is_refused(jobplan: Jobplan, kept: Datab
         kept.run(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
-def test_a_damaged_journal_is_neither_resumed_nor_begun_anew(jobplan: Jobplan, done: Database) -> None:
+def test_a_damaged_journal_is_neither_resumed_nor_begun_again(jobplan: Jobplan, done: Database) -> None:
     for more in (("--run-id", "mine"), ()):
         command = (
             "run",

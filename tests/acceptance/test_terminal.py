@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_the_screen_whole(jobplan: Jobplan, db: Database, terminal
     assert db.workers() == []
 
 
-def test_another_size_is_drawn_anew(jobplan: Jobplan, db: Database, terminals: Callable[..., Terminal]) -> None:
+def test_another_size_is_drawn_again(jobplan: Jobplan, db: Database, terminals: Callable[..., Terminal]) -> None:
     terminal = terminals("run", plan_of_500(jobplan, 30), "--dsn", db.dsn, size=(120, 40))
     terminal.until(lambda lines: is_drawn(lines) and any("wrong: failed" in line for line in lines))
     for size in ((60, 15), (200, 50), (80, 24)):

@@ -156,7 +156,7 @@ async def test_progress_of_maintenance_commands(database: str) -> None:
             setup.end()
 
 
-async def test_a_lost_connection_is_opened_anew(dsn: str) -> None:
+async def test_a_lost_connection_is_opened_again(dsn: str) -> None:
     async with observing(dsn) as observer:
         await observer.look()
         query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"

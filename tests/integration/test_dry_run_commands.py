@@ -220,7 +220,7 @@ def test_what_a_trigger_does_is_not_known_and_that_is_said(copy: str, tmp_path: 
     assert found["s1"].coverage is found["s2"].coverage is Coverage.CHECKED
 
 
-def test_how_much_is_written_anew(copy: str, tmp_path: Path) -> None:
+def test_how_much_is_written_again(copy: str, tmp_path: Path) -> None:
     ask(copy, "CREATE TABLE shop.large (n int, word text)")
     ask(copy, "ALTER TABLE shop.large ALTER word SET STORAGE EXTERNAL")
     ask(copy, "INSERT INTO shop.large SELECT n, repeat('x', 100000) FROM generate_series(1, 1500) AS n")

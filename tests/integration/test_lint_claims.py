@@ -298,7 +298,7 @@ async def test_a_view_cannot_be_read_while_it_is_refreshed_unless_concurrently(s
 
 
 @pytest.mark.parametrize(
-    ("sql", "anew"),
+    ("sql", "again"),
     [
         ("ALTER TABLE t ALTER v TYPE bigint", True),
         ("ALTER TABLE t ALTER s TYPE text", False),
@@ -313,11 +313,11 @@ async def test_a_view_cannot_be_read_while_it_is_refreshed_unless_concurrently(s
         ("CLUSTER t USING t_v", True),
     ],
 )
-async def test_which_statements_write_a_table_anew(setup: RealSetup, sql: str, anew: bool) -> None:
+async def test_which_statements_write_a_table_again(setup: RealSetup, sql: str, again: bool) -> None:
     """JP350, JP351."""
     before = value(setup.dsn, "SELECT pg_relation_filenode('t')")
     assert state(await run_one(setup, sql)) is None
-    assert (value(setup.dsn, "SELECT pg_relation_filenode('t')") != before) is anew
+    assert (value(setup.dsn, "SELECT pg_relation_filenode('t')") != before) is again
 
 
 async def test_a_validated_check_spares_set_not_null_its_reading(setup: RealSetup) -> None:

@@ -129,7 +129,7 @@ def test_a_new_column_that_is_not_null_needs_a_default(server: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("sql", "anew"),
+    ("sql", "again"),
     [
         ("ADD COLUMN w mood", False),
         ("ADD COLUMN w mood DEFAULT 'ok'", False),
@@ -145,13 +145,13 @@ def test_a_new_column_that_is_not_null_needs_a_default(server: str, tmp_path: Pa
         ("ALTER v TYPE bigint", True),
     ],
 )
-def test_what_writes_the_table_anew_is_found(server: str, tmp_path: Path, sql: str, anew: bool) -> None:
+def test_what_writes_the_table_again_is_found(server: str, tmp_path: Path, sql: str, again: bool) -> None:
     assert outcome(server, "SELECT 1") is None
     with psycopg.connect(server, autocommit=True) as connection:
         node = "SELECT pg_relation_filenode('t')"
         before = connection.execute(node).fetchone()
         connection.execute(f"ALTER TABLE t {sql}".encode())
-        assert (connection.execute(node).fetchone() != before) is anew
+        assert (connection.execute(node).fetchone() != before) is again
     path = tmp_path / "plan.yaml"
     path.write_text(
         "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait, lock_timeout: 5s}\nsteps:\n"
@@ -159,7 +159,7 @@ def test_what_writes_the_table_anew_is_found(server: str, tmp_path: Path, sql: s
         "  - {id: f, sql: CREATE FUNCTION three() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 3'}\n"
         f'  - {{id: a, needs: [d, f], sql: "ALTER TABLE t {sql}"}}\n'
     )
-    assert ("JP350" in {problem.code for problem in check_plan(path).problems}) is anew
+    assert ("JP350" in {problem.code for problem in check_plan(path).problems}) is again
 
 
 def test_the_known_functions_have_the_volatility_that_is_known_of_them(server: str) -> None:

@@ -135,7 +135,7 @@ def prepared(dsn: str, sql: str) -> str:
     return f"{folder}/{FILE}"
 
 
-async def test_each_later_phase_begins_anew(big_table: str) -> None:
+async def test_each_later_phase_begins_again(big_table: str) -> None:
     """Dead rows in a table with an index: it is scanned, then its indexes are vacuumed, then the heap."""
     shares: dict[str, list[float]] = {}
     with psycopg.connect(big_table, autocommit=True) as connection:

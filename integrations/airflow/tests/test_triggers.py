@@ -18,7 +18,7 @@ from support import Database, Task, context, effect, wait_until, waits
 
 @pytest.fixture
 def trigger(tmp_path: Path) -> Callable[..., JobplanTrigger]:
-    """Make a trigger as Airflow does: what the operator defers, stored and made anew."""
+    """Make a trigger as Airflow does: what the operator defers, stored and made again."""
 
     def make(plan: str) -> JobplanTrigger:
         operator = JobplanOperator(

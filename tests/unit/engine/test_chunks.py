@@ -205,7 +205,7 @@ def test_whether_items_come_in_chunks_cannot_change_in_a_run() -> None:
     assert list(kept_items(run.state, old)) == []
 
 
-def test_chunks_that_are_kept_stay_and_the_rest_is_divided_anew() -> None:
+def test_chunks_that_are_kept_stay_and_the_rest_is_divided_again() -> None:
     before = literal_items(chunked(["a", "b", "c", "d"], 2))
     now = chunked(["x", "a", "b", "d", "y", "z"], 2)
     singles = single_items(now, [one for item in before for one in parts_of(item)])

@@ -152,7 +152,7 @@ def test_a_verdict_counts_for_the_attempt_it_was_given_for() -> None:
     assert fold(*until_then, replace(ENDED, attempt=2)).records["a"].verdict is None
 
 
-def test_an_iteration_begins_to_count_its_attempts_anew() -> None:
+def test_an_iteration_begins_to_count_its_attempts_again() -> None:
     record = fold(LAUNCHING, ENDED, REPEATING).records["a"]
     assert (record.iteration, record.attempt, record.tries) == (2, 1, 0)
 

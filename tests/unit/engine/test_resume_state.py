@@ -182,7 +182,7 @@ def test_of_finally_only_the_rest_runs_if_nothing_else_is_left() -> None:
     assert [event.step for event in second.events if isinstance(event, ev.AttemptLaunching)] == ["g"]
 
 
-def test_an_iteration_that_was_under_way_begins_the_repeat_anew() -> None:
+def test_an_iteration_that_was_under_way_begins_the_repeat_again() -> None:
     p = plan(step("a", repeat=Repeat(max_iterations=3)))
     first = simulated(p, {"a": [script(ev.Outcome.SUCCEEDED, row_count=5), script(ev.Outcome.FAILED)]})
     assert ends(first) == {"a": "failed"}

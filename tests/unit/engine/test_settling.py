@@ -134,7 +134,7 @@ def test_an_unknown_outcome_says_why_verify_could_not_settle_it() -> None:
     assert finished.error.detail == "scripted after error"
 
 
-def test_a_new_attempt_is_verified_anew() -> None:
+def test_a_new_attempt_is_verified_again() -> None:
     again = step("a", verify=SQL, idempotent=True)
     run = simulated(plan(again), {"a": [script(O.UNKNOWN), script(O.SUCCEEDED)]}, {"a": [V.FAIL, V.PROCEED]})
     assert (phases(run), ends(run)) == (["after", "after"], {"a": "succeeded"})
@@ -200,7 +200,7 @@ def test_the_slot_is_free_between_two_iterations() -> None:
     assert (launches(run, "a"), launches(run, "b")) == ([0.0, 3.0], [1.0])
 
 
-def test_attempts_are_counted_anew_in_each_iteration() -> None:
+def test_attempts_are_counted_again_in_each_iteration() -> None:
     failing = [script(O.FAILED), script(O.SUCCEEDED, row_count=1)]
     retry = Retry(max_attempts=2)
     run = simulated(plan(step("a", repeat=NO_ROWS, retry=retry)), {"a": [*failing * 2, *failing[:1], *failing[:1]]})

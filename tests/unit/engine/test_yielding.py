@@ -79,7 +79,7 @@ def test_sessions_that_give_up_and_come_again_count_as_one_wait() -> None:
     assert found[0].seconds == pytest.approx(2.3, abs=0.01)
 
 
-def test_a_poll_without_a_blocked_session_begins_anew() -> None:
+def test_a_poll_without_a_blocked_session_begins_again() -> None:
     sessions = BlockedSessions(running(step()))
     assert list(sessions.look(blocked(1.5), 10.0)) == []
     assert list(sessions.look({}, 10.5)) == []

@@ -131,7 +131,7 @@ def test_instances_are_reported_as_such() -> None:
     assert message.startswith("instances of `a` can run at the same time and exclude each other on x (TRUNCATE: ACCESS")
     assert hint == "give the step's `for_each` a `max_parallel: 1`"
     ((message, _),) = messages(step("a", "REINDEX TABLE CONCURRENTLY x", for_each=each))
-    assert "can run beside REINDEX CONCURRENTLY in another instance of the step" in message
+    assert "can run at the same time as REINDEX CONCURRENTLY in another instance of the step" in message
     ((message, _),) = messages(step("a", "DELETE FROM x; TRUNCATE x", for_each=each))
     assert message.startswith("two instances of `a` can end in a deadlock")
 

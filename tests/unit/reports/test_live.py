@@ -276,7 +276,7 @@ def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[1;3" not in terminal.getvalue()
 
 
-def test_another_size_is_drawn_anew_and_nothing_is_left_of_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_size_is_drawn_again_and_nothing_is_left_of_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal(monkeypatch, 120, 30)
     state = small()
     live = Live(terminal, RUN, color=False)
