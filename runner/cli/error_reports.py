@@ -14,7 +14,7 @@ from runner.errors import ConnectionFailedError, JobplanError, PlanError, Proble
 
 
 def report_error(error: JobplanError) -> None:
-    """Say what is wrong, where, and what to do; a plan's problems as `jobplan validate` prints them."""
+    """Print what is wrong, where, and what to do; a plan's problems as `jobplan validate` prints them."""
     if isinstance(error, PlanError):
         _report_problems(error.problems)
     print_text(f"jobplan: {error_sentence(error)}", err=True)

@@ -99,7 +99,7 @@ def in_body(subject: Subject, step: StepSql, statement: Statement) -> tuple[int,
 
 
 def _stops_the_body(text: _ParameterText, offset: int) -> bool:
-    """Say whether the grammar refuses the body for a parameter in it: then that is the problem."""
+    """Return whether the grammar refuses the body for a parameter in it: then that is the problem."""
     statement = _statement_at(text.template, offset)
     problem = body_syntax_error(statement, text.sql.text) if statement is not None and text.step is not None else None
     return problem is not None and STOPS_AT_A_COLON in problem.message
@@ -126,7 +126,7 @@ def _unreplaced(subject: Subject, text: _ParameterText) -> Iterator[tuple[re.Mat
 
 
 def _instead(subject: Subject, text: _ParameterText, name: str, token: Token) -> str:
-    """Say which form works: each of them is tried on a server by the tests."""
+    """Return which form works: each of them is tried on a server by the tests."""
     param = subject.plan.params.get(name)
     is_number = param is not None and param.type in _NUMBERS
     if token.kind is TokenKind.QUOTED_IDENTIFIER:
@@ -273,7 +273,7 @@ def _quoted(value: object) -> str:
 
 
 def _gives_quoted(step: StepSql, column: str) -> bool:
-    """Say whether the query of the items gives the text of a regclass, or a name that it has quoted itself."""
+    """Return whether the query of the items gives the text of a regclass, or a name that it has quoted itself."""
     query = next((query for query in step.queries if query.key == "for_each.sql"), None)
     found = names_already_quoted(query.statements[0]) if query is not None and query.statements else {}
     return found.get(column, False) if column else list(found.values()) == [True]

@@ -346,7 +346,7 @@ def _remove_unbegun(folder: Path) -> bool:
 
 
 def _is_made_here(folder: Path) -> bool:
-    """Say whether the folder has nothing in it but the files of a journal, and is as `Journal.create` makes it."""
+    """Return whether the folder has nothing in it but the files of a journal, and is as `Journal.create` makes it."""
     try:
         found = folder.lstat()
         names = {path.name for path in folder.iterdir()}

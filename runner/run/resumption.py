@@ -164,7 +164,7 @@ def _beginning(folder: Path) -> ev.RunStarted | None:
 
 
 def _fits(wish: Wish, known: Known, place: ev.Place) -> bool:
-    """Say whether a run of the same plan is also one of the same selection and database.
+    """Return whether a run of the same plan is also one of the same selection and database.
 
     Where it is not certain that the database is another one, the run fits: whether it can be resumed there is checked
     when it is.

@@ -99,7 +99,7 @@ async def searching(conninfo: str, schema: str | None, trusted_roles: Sequence[s
 
 
 async def _look_at_ledger(session: Session, schema: str, trusted_roles: Sequence[str]) -> tuple[bool, str | None]:
-    """Say whether the ledger can be read, and why it cannot although it may have the run.
+    """Return whether the ledger can be read, and why it cannot although it may have the run.
 
     One that is not there, not trusted, or not for this role to read has no run of this role.
     """
