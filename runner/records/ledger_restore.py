@@ -15,7 +15,7 @@ from runner.errors import RecordError
 from runner.plan.plan_json import plan_from_json
 from runner.records.journal import Journal
 from runner.records.record import read_record
-from runner.records.run_folders import has_journal
+from runner.records.run_folders import has_journal, refused, set_aside
 
 
 def state_after(plans: Mapping[str, str], recorded: Sequence[Mapping[str, Any]]) -> tuple[RunState, float]:
@@ -44,9 +44,10 @@ def restore_journal(
 ) -> Path:
     """Write a run's journal from its events and its plans, by their SHA-256, both as JSON; return its folder.
 
-    An existing journal is continued if the ledger has all of its events: it was restored before, and the run was
-    refused then. RecordError if it has others (the hint has the command `instead`), if it cannot be written, or if this
-    version cannot read it.
+    An existing journal is continued if the ledger's events begin with its own: it was restored before, and the run was
+    refused then. If the ledger has all of its events and others between them, because the journal could not be written
+    to its end (a full disk), it is kept under another name. RecordError if only the journal has an event (the hint has
+    the command `instead`), if it cannot be written, or if this version cannot read it.
     """
     known = {digest: plan_from_json(text) for digest, text in plans.items()}
     history = [from_json(event) for event in events]
@@ -62,11 +63,15 @@ def restore_journal(
         ) from error
     begun = known[started.sha256]
     there = has_journal(root / run_id)
-    if not there or _lacking(root, run_id, history, instead):
+    lacking = _lacking(root, run_id, history, instead) if there else history
+    if lacking is None:
+        _keep_aside(root, run_id)
+        there, lacking = False, history
+    if lacking or not there:
         journal = Journal.reopen(root, run_id, begun) if there else Journal.create(root, run_id, begun)
         with contextlib.closing(journal):
             state = initial_state(begun)
-            for event in _lacking(root, run_id, history, instead) if there else history:
+            for event in lacking:
                 journal.handle(event, state)
     for digest, plan in known.items():
         if digest != started.sha256:
@@ -74,17 +79,28 @@ def restore_journal(
     return root / run_id
 
 
-def _lacking(root: Path, run_id: str, history: Sequence[ev.Event], instead: str) -> Sequence[ev.Event]:
-    """Return the events that the ledger has and the journal lacks. RecordError unless they continue it.
+def _lacking(root: Path, run_id: str, history: Sequence[ev.Event], instead: str) -> Sequence[ev.Event] | None:
+    """Return the events that continue the journal; None if the ledger has others between those of the journal.
 
-    A wait for the concurrency group is recorded in the journal only, and is ignored.
+    RecordError if only the journal has an event. A wait for the concurrency group is recorded in the journal only, and
+    is ignored.
     """
     kept = [event for event in read_record(root, run_id, whole=False).events if not isinstance(event, ev.GroupWaiting)]
     in_ledger = [event for event in history if not isinstance(event, ev.GroupWaiting)]
-    if in_ledger[: len(kept)] != kept:
-        raise RecordError(
-            f"there is a run {run_id} in {root} already, and its journal has events that the ledger lacks: it is not "
-            "overwritten.",
-            hint=f"Resume it from that journal: {instead}",
-        )
-    return in_ledger[len(kept) :]
+    if in_ledger[: len(kept)] == kept:
+        return in_ledger[len(kept) :]
+    rest = iter(in_ledger)
+    if all(event in rest for event in kept):  # in the same order
+        return None
+    raise RecordError(
+        f"there is a run {run_id} in {root} already, and its journal has events that the ledger lacks: it is not "
+        "overwritten.",
+        hint=f"Resume it from that journal: {instead}",
+    )
+
+
+def _keep_aside(root: Path, run_id: str) -> None:
+    try:
+        set_aside(root, run_id)
+    except OSError as error:
+        raise refused(root / run_id, error) from error

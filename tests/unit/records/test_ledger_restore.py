@@ -45,20 +45,20 @@ def restore(root: Path, *events: ev.Event) -> Path:
 
 
 @pytest.mark.parametrize("before", range(1, len(HISTORY) + 1))
-def test_what_an_earlier_try_has_restored_is_lost_on_with(tmp_path: Path, before: int) -> None:
+def test_a_journal_that_was_partly_restored_is_completed(tmp_path: Path, before: int) -> None:
     restore(tmp_path, *HISTORY[:before])
     restore(tmp_path, *HISTORY)
     assert read_record(tmp_path, RUN).events == HISTORY
 
 
-def test_half_a_line_of_an_earlier_try_is_made_whole(tmp_path: Path) -> None:
+def test_half_a_line_at_the_end_is_replaced(tmp_path: Path) -> None:
     path = restore(tmp_path, *HISTORY)
     os.truncate(path, path.stat().st_size - 10)
     restore(tmp_path, *HISTORY)
     assert read_record(tmp_path, RUN).events == HISTORY
 
 
-def test_that_an_earlier_try_has_waited_is_of_no_consequence(tmp_path: Path) -> None:
+def test_a_wait_that_only_the_journal_has_is_kept(tmp_path: Path) -> None:
     restore(tmp_path, *HISTORY[:2])
     journal = Journal.reopen(tmp_path, RUN, PLAN)
     journal.handle(WAITING, initial_state(PLAN))
@@ -74,6 +74,21 @@ def test_what_only_the_journal_knows_is_not_overwritten(tmp_path: Path, of_the_l
     with pytest.raises(RecordError, match=r"already.*not overwritten. Resume it from that journal: jobplan resume R"):
         restore(tmp_path, *of_the_ledger)
     assert path.read_bytes() == before
+
+
+def test_a_journal_that_was_not_written_to_its_end_is_kept_under_another_name(tmp_path: Path) -> None:
+    """The launch of b could not be written, but the ledger had it already when a ended."""
+    two = plan(step("a", "select 1"), step("b", "select 2"))
+    plans = {sha256(two): resolved_json(two)}
+    ended = ev.AttemptFinished(at=4.0, step="a", attempt=1, outcome=ev.Outcome.SUCCEEDED)
+    launched = ev.AttemptLaunching(at=3.5, step="b", attempt=1, application_name="jobplan:x:b", timeout=None)
+    begun = (replace(HISTORY[0], sha256=sha256(two)), HISTORY[1], ev.StepReady(at=2.0, step="b"), HISTORY[2])
+    restore_journal(tmp_path, RUN, plans, reported(*begun, ended), instead="")
+    in_journal = (tmp_path / RUN / EVENTS).read_bytes()
+    restore_journal(tmp_path, RUN, plans, reported(*begun, launched, ended), instead="")
+    assert read_record(tmp_path, RUN).events == (*begun, launched, ended)
+    (aside,) = (path for path in tmp_path.iterdir() if path.name.startswith("."))
+    assert (aside / EVENTS).read_bytes() == in_journal
 
 
 def test_conditions_of_an_instance_are_restored(tmp_path: Path) -> None:
