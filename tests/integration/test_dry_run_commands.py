@@ -226,7 +226,7 @@ def test_how_much_is_written_again(copy: str, tmp_path: Path) -> None:
     ask(copy, "INSERT INTO shop.large SELECT n, repeat('x', 100000) FROM generate_series(1, 1500) AS n")
     result = dry_run(written(tmp_path, steps_of("VACUUM FULL shop.large")), copy)
     (note,) = reports(result)["s0"].notes
-    assert note.startswith("writes some 0.1 GB"), "what is stored beside the table counts, without an ANALYZE"
+    assert note.startswith("writes about 0.1 GB"), "what is stored beside the table counts, without an ANALYZE"
     (lock,) = result.locks
     assert (lock.bytes or 0) > 150_000_000
 
