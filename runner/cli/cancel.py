@@ -16,6 +16,7 @@ import click
 from runner.cli.completion import complete_run, complete_step
 from runner.cli.console import print_json, print_lines
 from runner.cli.options import (
+    as_one,
     dsn_argument,
     dsn_of_run,
     dsn_option,
@@ -27,7 +28,7 @@ from runner.cli.options import (
 from runner.cli.project_options import confirm, confirm_option, environment_options
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
-from runner.structs import replace
+from runner.structs import Struct, replace
 
 if TYPE_CHECKING:
     from runner.engine.server_activity import Activity, LiveRun
@@ -37,6 +38,18 @@ if TYPE_CHECKING:
 _LONGEST_STEP = 500
 #: Characters of an id such as 260131-k7f3qz that mean one run: its date, the hyphen, and one more.
 _LEAST_OF_AN_ID = len("260131-k")
+
+
+class CancelOptions(Struct, frozen=True, kw_only=True):
+    """The arguments and options of the command."""
+
+    run: str
+    step: str | None
+    detached: bool
+    timeout: str
+    dsn: str | None
+    journal: Path
+    form: str
 
 
 @click.command()
@@ -56,9 +69,8 @@ _LEAST_OF_AN_ID = len("260131-k")
 @confirm_option
 @journal_option
 @format_option
-def cancel(
-    run: str, step: str | None, dsn: str | None, *, journal: Path, detached: bool, timeout: str, form: str
-) -> int:
+@as_one(CancelOptions)
+def cancel(options: CancelOptions) -> int:
     """Cancel a run's workers, wait until they end, and report what they left behind.
 
     RUN is the id of a run, the beginning of an id (its date and at least one more character), or `last`. Workers of
@@ -69,20 +81,20 @@ def cancel(
     from runner.cli.runs_on_server import find_live_run
     from runner.reports.cancel_report import cancel_data, cancel_lines
 
-    seconds = duration("--timeout", timeout)
-    where = dsn_argument(dsn)
+    run, journal = options.run, options.journal
+    seconds = duration("--timeout", options.timeout)
+    where = dsn_argument(options.dsn)
 
     def find(activity: Activity) -> LiveRun:
         found = find_live_run(activity, run, journal, where)
         if run != "last" or found.run.startswith(run):  # else it is the run that was recorded last
-            _check_meant(found.run, run)
+            check_meant(found.run, run)
         return found
 
-    server = dsn_of_run(dsn, journal, run)
+    server = dsn_of_run(options.dsn, journal, run)
     confirm(lambda: server)
-    done = asyncio.run(_cancel(run, find, step, server, journal=journal, detached=detached, patience=seconds))
-    done = replace(done, where=where)
-    if form == "json":
+    done = replace(asyncio.run(_cancel(options, server, find, seconds)), where=where)
+    if options.form == "json":
         print_json(cancel_data(done))
     else:
         print_lines(cancel_lines(done))
@@ -90,25 +102,19 @@ def cancel(
 
 
 async def _cancel(
-    wanted: str,
-    find: Callable[[Activity], LiveRun],
-    step: str | None,
-    dsn: str,
-    *,
-    journal: Path,
-    detached: bool,
-    patience: float,
+    options: CancelOptions, server: str, find: Callable[[Activity], LiveRun], patience: float
 ) -> Cancelled:
     from runner.cli.runs_on_server import observing
     from runner.engine.ports import CancelRequest
     from runner.gateway.observer import Stopper
     from runner.reports.cancel_report import Cancelled
 
-    async with observing(dsn, wanted, journal, find, ledger=ledger_schema()) as (observer, activity, _):
+    step, ledger = options.step, ledger_schema()
+    async with observing(server, options.run, options.journal, find, ledger=ledger) as (observer, activity, _):
         run = find(activity)
         _check_step(run, step)
         request = CancelRequest(run=run.run, step=step, by=myself(), key=secrets.token_hex(8))
-        stopper = Stopper(observer=observer, run=run, request=request, detached=detached)
+        stopper = Stopper(observer=observer, run=run, request=request, detached=options.detached)
         stopped = await stopper.stop(patience)
         if step is not None and stopped.answer is not None and stopped.answer.steps is None and not stopped.asked:
             raise UsageError(f"run {run.run} has no step {step!r}.", hint=_workers_there(run))
@@ -129,7 +135,7 @@ async def _cancel(
     )
 
 
-def _check_meant(run: str, wanted: str) -> None:
+def check_meant(run: str, wanted: str) -> None:
     """UsageError if the id is so short that it matches every run of a day, a month or a year."""
     if run != wanted and len(wanted) < _LEAST_OF_AN_ID:
         raise UsageError(

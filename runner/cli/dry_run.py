@@ -40,7 +40,7 @@ from runner.preflight.dry_run import Wishes, dry_run, readable_draft
 from runner.preflight.dry_run_result import DryRun
 from runner.preflight.step_durations import Duration, KnownDurations, recorded
 from runner.reference.explanations import explanations
-from runner.reports.check_reports import codequality_json, findings_junit, show_in_github
+from runner.reports.check_reports import findings_text, show_in_github
 from runner.reports.dry_run_report import dry_run_json, dry_run_lines, dry_run_markdown, summary
 from runner.reports.plan_graph import drawing
 from runner.reports.plan_problems import PlanVerdict, Style, plain_markdown, role_note, sarif_text
@@ -202,14 +202,10 @@ def report(
 
 def _report(kind: str, plan: Plan, result: DryRun, *, strict: bool) -> str:
     """Return a report for a CI system."""
-    root = os.environ.get("CI_PROJECT_DIR", os.environ.get("GITHUB_WORKSPACE", ""))
-    match kind:
-        case "codequality":
-            return codequality_json(result.problems, root)
-        case "junit":
-            verdict = PlanVerdict(file=result.file, steps=None, problems=result.problems, plan=plan)
-            return findings_junit([verdict], strict=strict, root=root)
-    return "\n".join(_data(result, kind)) + "\n"
+    if kind not in ("codequality", "junit"):
+        return "\n".join(_data(result, kind)) + "\n"
+    verdict = PlanVerdict(file=result.file, steps=None, problems=result.problems, plan=plan)
+    return findings_text(kind, [verdict], strict=strict)
 
 
 def _show_in_github(plan: Plan, result: DryRun, left_out: frozenset[str], format_: str, *, stdout: bool) -> None:

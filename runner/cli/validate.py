@@ -165,20 +165,11 @@ def _report(kind: str, verdicts: list[PlanVerdict], *, strict: bool) -> str:
     """Return a report about all plans."""
     from runner.reports import check_reports, plan_problems
 
-    problems, root = distinct(verdicts), os.environ.get("CI_PROJECT_DIR", os.environ.get("GITHUB_WORKSPACE", ""))
-    match kind:
-        case "json":
-            return plan_problems.json_text(problems)
-        case "codequality":
-            return check_reports.codequality_json(problems, root)
-        case "junit":
-            return check_reports.findings_junit(verdicts, strict=strict, root=root)
-        case "markdown":
-            return check_reports.verdicts_markdown(verdicts, strict=strict)
-    from runner import __version__
-    from runner.reference.explanations import explanations
-
-    return plan_problems.sarif_text(problems, explanations(), __version__)
+    if kind == "json":
+        return plan_problems.json_text(distinct(verdicts))
+    if kind == "markdown":
+        return check_reports.verdicts_markdown(verdicts, strict=strict)
+    return check_reports.findings_text(kind, verdicts, strict=strict)
 
 
 def _show_in_github(verdicts: list[PlanVerdict], *, strict: bool, annotated: bool, stdout: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from runner.errors import ParameterError, PlanError
@@ -36,30 +37,23 @@ class FleetPlans:
     ) -> None:
         self.path = path
         self._given = dict(given)
-        self._params_file = params_file
-        self._environment = environment or {}
-        self._defaults = defaults or {}
-        self._severities = severities or {}
-        self._select = tuple(select)
-        self._exclude = tuple(exclude)
-        self._assume_done = assume_done
+        self._read_plan = partial(
+            read_plan,
+            path,
+            params_file=params_file,
+            environment=environment or {},
+            defaults=defaults or {},
+            severities=severities or {},
+        )
+        self._left_out = partial(not_selected, select=select, exclude=exclude, assume_done=assume_done)
         self._read: dict[tuple[tuple[str, str], ...], tuple[Plan, frozenset[str]]] = {}
 
     def of(self, target: Target) -> tuple[Plan, frozenset[str]]:
         """Return the plan of a target, and the steps that are not selected. PlanError if it is not valid."""
         key = tuple(sorted(target.params.items()))
         if key not in self._read:
-            given = {**self._given, **target.params}
-            plan = read_plan(
-                self.path,
-                given=given,
-                params_file=self._params_file,
-                environment=self._environment,
-                defaults=self._defaults,
-                severities=self._severities,
-            )
-            left_out = not_selected(plan, self._select, self._exclude, assume_done=self._assume_done)
-            self._read[key] = plan, left_out
+            plan = self._read_plan(given={**self._given, **target.params})
+            self._read[key] = plan, self._left_out(plan)
         return self._read[key]
 
     def check(self, targets: Sequence[Target]) -> Plan:

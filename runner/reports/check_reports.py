@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 from xml.etree import ElementTree as ET
 
+from runner._version import installed_version
 from runner.codes import with_slug
 from runner.errors import Position, Problem, Severity
 from runner.plan.groups import written_steps
+from runner.reference.explanations import explanations
 from runner.reports.junit import xml_document
 from runner.reports.messages import counted, xml_text
 from runner.reports.plan_graph import drawing
@@ -30,6 +33,7 @@ from runner.reports.plan_problems import (
     markdown_rows,
     plain_markdown,
     repository_path,
+    sarif_text,
 )
 from runner.reports.workflow_commands import annotate, append_summary, workflow_command
 
@@ -41,6 +45,16 @@ _LIMIT: Final = 60_000
 _GRAPHS: Final = 40_000
 #: Problems that the Markdown lists.
 _MOST_PROBLEMS: Final = 200
+
+
+def findings_text(kind: str, verdicts: Sequence[PlanVerdict], *, strict: bool) -> str:
+    """Return the report `codequality`, `junit` or `sarif`. Files in it are relative to the folder of the CI job."""
+    root = os.environ.get("CI_PROJECT_DIR", os.environ.get("GITHUB_WORKSPACE", ""))
+    if kind == "codequality":
+        return codequality_json(distinct(verdicts), root)
+    if kind == "junit":
+        return findings_junit(verdicts, strict=strict, root=root)
+    return sarif_text(distinct(verdicts), explanations(), installed_version())
 
 
 def codequality_json(problems: Iterable[Problem], root: str = "") -> str:

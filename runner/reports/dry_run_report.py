@@ -69,9 +69,7 @@ def schedule_lines(schedule: Schedule, style: Style, *, width: int = 100) -> Ite
         yield f"  and {len(schedule.bars) - len(shown)} shorter ones"
     yield ""
     for line in map(visible, _conclusions(schedule)):
-        yield from textwrap.wrap(
-            line, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-        )
+        yield from _wrapped(line, width, first="  ", rest="    ")
     yield from _other_slots(schedule)
 
 

@@ -156,7 +156,8 @@ class _Builder(Struct):
                 kind = Waiting.HELD if held else Waiting.QUEUED
                 if kind is not step.open.kind:
                     why = why_queued(self.state, record) if record is not None else ""
-                    _wait_differently(step, kind, why, _ms(event.at))
+                    at = _ms(event.at)
+                    _wait_now(step, Wait(kind=kind, since=at, until=at, why=why), at)
 
     def _resume(self, event: ev.RunResumed) -> None:
         """End what the previous runner left open, except running workers; drop errors of steps that run again."""
@@ -396,16 +397,14 @@ def _keep_wait(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
     if isinstance(event, ev.StepQueued) and step.open is not None and step.open.kind in (Waiting.QUEUED, Waiting.HELD):
         step.open = replace(step.open, why=event.reason)
         return
-    if step.open is not None and at > step.open.since:
-        step.waits.append(replace(step.open, until=at))
-    step.open = _wait_after(event, record, at)
+    _wait_now(step, _wait_after(event, record, at), at)
 
 
-def _wait_differently(step: _Step, kind: Waiting, why: str, at: float) -> None:
-    """End the open wait of a step, and begin another one."""
+def _wait_now(step: _Step, wait: Wait | None, at: float) -> None:
+    """End the open wait of a step, and begin another one, if any."""
     if step.open is not None and at > step.open.since:
         step.waits.append(replace(step.open, until=at))
-    step.open = Wait(kind=kind, since=at, until=at, why=why)
+    step.open = wait
 
 
 def _wait_after(event: ev.StepEvent, record: StepRecord, at: float) -> Wait | None:

@@ -35,7 +35,7 @@ from runner.reports.messages import (
 )
 from runner.reports.report_builder import run_report
 from runner.reports.run_end import failures_as_lines, failures_of, is_resumable, next_line, recorded_places
-from runner.reports.run_report import LockWaitReport, StepReport
+from runner.reports.run_report import LockWaitReport, RunReport, StepReport
 from runner.reports.step_counts import FanOut, fan_outs, with_instances
 from runner.reports.terminal_text import broken, broken_command, columns, visible
 from runner.reports.waits import blocked_sessions, hold_line
@@ -165,7 +165,7 @@ def step_lines(
     The remarks of `folded` steps are their counts. Lines are broken between words if they are wider than `width`.
     """
     marks = marked(record.events)
-    reports = _step_reports(record)
+    reports = _steps(_report(record))
     counts = {found.key: found.words() for found in folded}
     roots = (step for step in record.state.records.values() if step.parent is None)
     in_order = (step for root in roots for step in with_instances(record.state, root))
@@ -267,11 +267,13 @@ def marked(events: Iterable[Event]) -> Mapping[str, Settled]:
     return {mark.step: mark for event in resumed for mark in event.settled if mark.by not in EVIDENCE}
 
 
-def _step_reports(record: Record) -> Mapping[str, StepReport]:
-    """Return the report of each step."""
-    if record.started is None:
-        return {}
-    return {step.key: step for step in run_report(record.plan, record.run_id, record.events).steps}
+def _report(record: Record) -> RunReport | None:
+    """Return the report of the run; None if it never began."""
+    return None if record.started is None else run_report(record.plan, record.run_id, record.events)
+
+
+def _steps(report: RunReport | None) -> Mapping[str, StepReport]:
+    return {} if report is None else {step.key: step for step in report.steps}
 
 
 def _more(step: StepReport | None) -> Iterator[str]:
@@ -336,7 +338,8 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
     """Return what is recorded of a run as JSON values; what is unknown is null."""
     started, finished = record.started, record.state.finished
     marks = marked(record.events)
-    reports = _step_reports(record)
+    report = _report(record)
+    reports = _steps(report)
     return {
         "run": record.run_id,
         "folder": str(record.folder),
@@ -350,20 +353,17 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
         "ended_at": None if finished is None else _moment(finished.at),
         **picked(started, "host", "os_pid", "connection", "system_identifier", "database", "user"),
         "warnings": sum(step.warnings for step in record.state.records.values()),
-        **({"holds": _holds_json(record)} if record.plan.holds else {}),
+        **({"holds": _holds_json(report)} if record.plan.holds else {}),
         **({"window": _window_json(record)} if record.plan.window is not None else {}),
         "steps": [_step_json(step, marks.get(key), reports.get(key)) for key, step in record.state.records.items()],
     }
 
 
-def _holds_json(record: Record) -> list[Mapping[str, Any]]:
+def _holds_json(report: RunReport | None) -> list[Mapping[str, Any]]:
     """Return the spans in which holds were on; `until` is null if one was on at the last event."""
-    if record.started is None:
-        return []
-    report = run_report(record.plan, record.run_id, record.events)
     return [
         {"hold": one.name, "since": _moment(one.since), "until": _moment(one.until), **picked(one, "value", "failed")}
-        for one in report.holds
+        for one in (() if report is None else report.holds)
     ]
 
 

@@ -154,12 +154,15 @@ class StepReport(Struct, frozen=True, kw_only=True):
     @property
     def waited(self) -> float:
         """How long it waited for its slots and pools."""
-        return round(sum(wait.until - wait.since for wait in self.waits if wait.kind is Waiting.QUEUED), 3)
+        return round(self._waited(Waiting.QUEUED), 3)
 
     @property
     def held(self) -> float:
         """How long it waited because a hold was on."""
-        return round(sum(wait.until - wait.since for wait in self.waits if wait.kind is Waiting.HELD), 3)
+        return round(self._waited(Waiting.HELD), 3)
+
+    def _waited(self, kind: Waiting) -> float:
+        return sum(wait.until - wait.since for wait in self.waits if wait.kind is kind)
 
     @property
     def blocked(self) -> float:
@@ -176,8 +179,8 @@ class StepReport(Struct, frozen=True, kw_only=True):
         """What its time was spent on."""
         repeated = {id(one) for one, after in pairwise(self.attempts) if one.iteration == after.iteration}
         counted = [one for one in self.attempts if id(one) not in repeated]
+        pauses = self._waited(Waiting.RETRYING)
         lock_wait = sum(min(one.seconds, sum(wait.seconds for wait in one.lock_waits)) for one in counted)
-        pauses = sum(wait.until - wait.since for wait in self.waits if wait.kind is Waiting.RETRYING)
         return TimeSplit(
             queue=round(self.waited + self.held, 3),
             run=round(sum(one.seconds for one in counted) - lock_wait, 3),
@@ -244,12 +247,7 @@ class TimeSplit(Struct, frozen=True, kw_only=True):
     def of(cls, steps: Iterable[StepReport]) -> TimeSplit:
         """Add up the time of steps."""
         parts = [step.time_split for step in steps]
-        return cls(
-            queue=round(sum(part.queue for part in parts), 3),
-            run=round(sum(part.run for part in parts), 3),
-            lock_wait=round(sum(part.lock_wait for part in parts), 3),
-            retry=round(sum(part.retry for part in parts), 3),
-        )
+        return cls(**{name: round(sum(getattr(one, name) for one in parts), 3) for name in cls.__struct_fields__})
 
 
 class HoldReport(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ import click
 import pytest
 
 from runner.cli import cli
-from runner.cli.cancel import _check_meant
+from runner.cli.cancel import check_meant
 from runner.cli.resume import useless_mark
 from runner.cli.run_execution import finished_line
 from runner.cli.runs_on_server import find_live_run
@@ -162,7 +162,7 @@ def _said() -> Iterator[str]:
         find_live_run(look(), "RUN", Path("/nowhere"), "")
     yield str(caught.value)
     with pytest.raises(JobplanError) as caught:
-        _check_meant(RUN, "26")
+        check_meant(RUN, "26")
     yield str(caught.value)
     yield from ("sorry, too many clients already", "remaining connection slots are reserved")  # the server's
     yield SHARED
