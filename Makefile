@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
 # Processes of tests, each with a server of its own: much of their time is spent waiting. Unit tests do not wait.
-WORKERS ?= 6
+WORKERS ?= 8
 BY_FILE  := --dist loadfile --no-loadscope-reorder
 PARALLEL := -n $(WORKERS) $(BY_FILE)
 CHAOS_ARGS ?=
@@ -49,7 +49,11 @@ $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml requirements-dev.lock
 demo: $(VENV)/.runtime
 	$(BIN)/jobplan run --embedded plans/quickstart.yaml
 
+# In a clean checkout no test is compiled yet: two processes do that once, instead of each of the others.
 test: $(VENV)/.dev
+	@[ -d tests/__pycache__ ] || { \
+	  $(BIN)/pytest --collect-only -qq tests/unit >/dev/null & \
+	  $(BIN)/pytest --collect-only -qq --ignore=tests/unit >/dev/null; wait; }
 	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 unit: $(VENV)/.dev
