@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from runner.engine.ports import CancelRequest
@@ -42,11 +43,8 @@ class CancelAnswer(Struct, frozen=True, kw_only=True):
 
 def read_answer(payload: str, request: CancelRequest) -> CancelAnswer | None:
     """Return the answer to this request in a notification; None if it has another content."""
-    try:
-        fields = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict) or (fields.get("run"), fields.get("answer")) != (request.run, request.key):
+    fields = _fields(payload)
+    if (fields.get("run"), fields.get("answer")) != (request.run, request.key):
         return None
     steps = fields.get("steps")
     return CancelAnswer(run=request.run, key=request.key, steps=steps if isinstance(steps, int) else None)
@@ -54,22 +52,19 @@ def read_answer(payload: str, request: CancelRequest) -> CancelAnswer | None:
 
 def read_request(payload: str) -> CancelRequest | None:
     """Return the request in a notification; None if it has another content."""
+    run, step, by, key = map(_fields(payload).get, ("run", "step", "by", "key"))
+    if not (isinstance(run, str) and isinstance(by, str) and isinstance(key, str)) or len(key) > _MOST_IN_KEY:
+        return None
+    return CancelRequest(run=run, step=step if isinstance(step, str) else None, by=_printable(by), key=key)
+
+
+def _fields(payload: str) -> Mapping[str, Any]:
+    """Return what a notification has as a JSON object; empty if it is none."""
     try:
-        fields = json.loads(payload)
+        found = json.loads(payload)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict):
-        return None
-    run, step, by, key = (fields.get(name) for name in ("run", "step", "by", "key"))
-    if not (isinstance(run, str) and isinstance(by, str) and isinstance(key, str)):
-        return None
-    if len(key) > _MOST_IN_KEY:
-        return None
-    return CancelRequest(run=run, step=_text_or_none(step), by=_printable(by), key=key)
-
-
-def _text_or_none(value: Any) -> str | None:  # noqa: ANN401 - whatever JSON holds
-    return value if isinstance(value, str) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _printable(text: str) -> str:

@@ -6,6 +6,7 @@ in another language the general hint is used. No message contains a part of a pa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -177,16 +178,12 @@ def hide_secrets(text: str, conninfo: str) -> str:
 
 def _secrets(conninfo: str) -> set[str]:
     """Return what libpq parsed as a password, and what may be one that a bad URI put into another option."""
+    parts: dict[str, str] = {}
     found: set[str] = set()
-    try:
-        parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value}
-        found |= {
-            parts[option.keyword.decode()]
-            for option in pq.Conninfo.get_defaults()
-            if option.dispchar == b"*" and option.keyword.decode() in parts
-        }
-    except Exception:  # noqa: BLE001 - what libpq cannot parse is examined as text below
-        parts = {}
+    with contextlib.suppress(Exception):  # what libpq cannot parse is examined as text below
+        options = pq.Conninfo.parse(conninfo.encode())
+        parts = {option.keyword.decode(): option.val.decode() for option in options if option.val}
+        found |= {parts[option.keyword.decode()] for option in options if option.val and option.dispchar == _HIDDEN}
     if "://" in conninfo:
         found |= set(_of_uri(conninfo.partition("://")[2]))
     odd = (parts.get(name, "") for name in ("host", "dbname", "user", "port"))

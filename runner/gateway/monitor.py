@@ -140,7 +140,7 @@ class MonitorSession:
                 continue
             pids = json.dumps([worker.pid for worker in watched.yielding])
             try:
-                reply = await self._run("blocked_by", (pids, json.dumps(watched.own), worker_name(self._run_id, "")))
+                reply = await self.read("blocked_by", (pids, json.dumps(watched.own), worker_name(self._run_id, "")))
             except GatewayError:
                 pause = LOOK_EVERY
             else:
@@ -161,7 +161,7 @@ class MonitorSession:
         """Measure the clock. A reply that took long says little, and does not replace a better measurement."""
         with contextlib.suppress(GatewayError):
             asked = now()
-            reply = await self._run("now", ())
+            reply = await self.read("now")
             answered = now()
             if self.clock_ahead is None or answered - asked <= PROMPT:
                 # The server read its clock before this: it may be a little further ahead, so nothing starts too early.
@@ -173,7 +173,7 @@ class MonitorSession:
 
     async def identify(self, search: WorkerSearch) -> tuple[Worker, float] | None:
         """Find the worker and its age in seconds. GatewayError if the server cannot be queried now."""
-        reply = await self._run("identify", (search.name, str(search.pid), search.since, search.label))
+        reply = await self.read("identify", (search.name, str(search.pid), search.since, search.label))
         if not reply.rows:
             return None
         *worker, age = reply.rows[0]
@@ -187,12 +187,12 @@ class MonitorSession:
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:
         """Return whether the worker waits for the session's snapshot. GatewayError if that cannot be queried now."""
-        reply = await self._run("waits_for", (str(worker.pid), str(session_pid)))
+        reply = await self.read("waits_for", (str(worker.pid), str(session_pid)))
         return bool(reply.rows)
 
     async def cancel(self, worker: Worker) -> None:
         """Signal the worker if its pid and backend_start match. GatewayError if the server cannot be queried now."""
-        await self._run("cancel", (str(worker.pid), worker.backend_start))
+        await self.read("cancel", (str(worker.pid), worker.backend_start))
 
     def take_cancel(self, *, of_run: bool) -> CancelRequest | None:
         """Return a request to cancel the run, or else one step of it, once."""
@@ -207,7 +207,7 @@ class MonitorSession:
         """Send the pending answers; those that cannot be sent now follow after the next poll."""
         with contextlib.suppress(GatewayError, ConnectionFailedError):
             while self._answers:
-                await self._run("notify", (self._answers[0].to_payload(),))
+                await self.read("notify", (self._answers[0].to_payload(),))
                 del self._answers[0]
 
     async def cancelled_by(self, step: str) -> str | None:
@@ -216,7 +216,7 @@ class MonitorSession:
         A request is sent before the signal, so for an ended worker it has arrived with the next reply.
         """
         with contextlib.suppress(GatewayError):
-            await self._run("now", ())
+            await self.read("now")
             await self._check_requests()
         return self._requests.requester_of(step)
 
@@ -237,15 +237,11 @@ class MonitorSession:
         """Find out which requests are permitted. If the server cannot be queried now (GatewayError), they wait."""
         senders = self._requests.senders_to_check
         if senders:
-            reply = await self._run("may_stop", (json.dumps(senders),))
+            reply = await self.read("may_stop", (json.dumps(senders),))
             roles = {int(pid or 0): role for pid, role in reply.rows}
             for sender in senders:
                 self._requests.judge(sender, roles.get(sender))
         self._requests.end_check()
-
-    async def read(self, name: str, parameters: Sequence[str] = ()) -> Reply:
-        """Execute a query. GatewayError if the server cannot be queried now."""
-        return await self._run(name, parameters)
 
     async def claim_worker(self, number: int) -> tuple[int, frozenset[int]]:
         """Announce launch `number` to the other runs on the server, and return how many workers are free.
@@ -263,9 +259,9 @@ class MonitorSession:
     async def unclaim(self, number: int, pid: int | None) -> bool:
         """Remove a claim; with `pid`, only if that process is seen. GatewayError if the query fails now."""
         if pid is None:
-            await self._run("unclaim_now", (str(number),))
+            await self.read("unclaim_now", (str(number),))
             return True
-        return bool((await self._run("unclaim", (str(number), str(pid)))).rows)
+        return bool((await self.read("unclaim", (str(number), str(pid)))).rows)
 
     async def together(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         """Execute statements as one transaction, which is rolled back after an error in one of them.
@@ -362,7 +358,7 @@ class MonitorSession:
             looked = checked
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 async with self._lock:
-                    reply = await self._attempt("workers", ())
+                    (reply,) = await self._attempt(("workers", ()))
                     if self._session is not None and self._deaf_until is not None:
                         await self._listen(self._session)
                     if self._session is not None and not all(self._groups.values()):
@@ -372,13 +368,13 @@ class MonitorSession:
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
                 self._seen_locks({(int(row[0] or 0), row[1] or ""): _lock_wait(row[4]) for row in reply.rows if row[4]})
 
-    async def _run(self, name: str, parameters: Sequence[str]) -> Reply:
-        """Execute the query, unless the server is lost: `_look` finds out when it is back."""
+    async def read(self, name: str, parameters: Sequence[str] = ()) -> Reply:
+        """Execute a query. GatewayError if the server cannot be queried now: `_look` finds out when it is back."""
         async with self._lock:
             if self._lost_at is not None:
                 raise GatewayError("the monitor session is lost")
             try:
-                return await self._attempt(name, parameters)
+                return (await self._attempt((name, parameters)))[0]
             except (ServerLostError, ConnectionFailedError) as error:
                 raise GatewayError(error.message) from error
 
@@ -392,15 +388,12 @@ class MonitorSession:
         while True:
             try:
                 async with self._lock:
-                    return await self._attempt_all(*statements)
+                    return await self._attempt(*statements)
             except (GatewayError, ConnectionFailedError) as error:
                 reconnecting.since = self._lost_at or reconnecting.since
                 await reconnecting.pause(error)
 
-    async def _attempt(self, name: str, parameters: Sequence[str]) -> Reply:
-        return (await self._attempt_all((name, parameters)))[0]
-
-    async def _attempt_all(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+    async def _attempt(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         try:
             if self._session is None or self._session.lost:
                 if self._session is not None:
