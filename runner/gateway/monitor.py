@@ -272,10 +272,7 @@ class MonitorSession:
             if self._session is None or self._session.lost:
                 raise GatewayError("the monitor session is lost")
             slow = any(name == "ledger_long_limits" for name, _ in statements)
-            replies = await self._session.run_together(*statements, answer_within=LONG_ANSWER_WITHIN if slow else None)
-            if any(reply.error is not None for reply in replies):
-                await self._session.run(("rollback", ()))
-            return replies
+            return await self._session.transact(*statements, answer_within=LONG_ANSWER_WITHIN if slow else None)
 
     async def hold_group(self, group: str) -> GroupHolder | None:
         """Lock the concurrency group as long as this session lives, or return the session that holds it.

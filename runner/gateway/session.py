@@ -432,6 +432,13 @@ class Session:
 
         return await self._exchange(send, answer_within)
 
+    async def transact(self, *statements: Statement, answer_within: float | None = None) -> list[Reply]:
+        """Execute a transaction, from `begin` to `commit`, like `run_together`; after an error it is rolled back."""
+        replies = await self.run_together(*statements, answer_within=answer_within)
+        if first_error(replies) is not None:
+            await self.run(("rollback", ()))
+        return replies
+
     async def describe(self, setup: Statement, sql: str) -> Reply:
         """Return the columns of a statement of the plan, without executing it; `setup` comes before it."""
 

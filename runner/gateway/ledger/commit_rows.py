@@ -266,11 +266,8 @@ class Commits:
         if not self._ledger.on:
             return None
         asked = ("ledger_takeovers", (self._ledger.run_id,))
-        replies = await session.run_together(*self._ledger.begins, asked, ("commit", ()))
-        if first_error(replies) is None:
-            return self._ledger.previous.taken_over_since(replies[-2].rows)
-        await session.run(("rollback", ()))
-        return None
+        replies = await session.transact(*self._ledger.begins, asked, ("commit", ()))
+        return None if first_error(replies) else self._ledger.previous.taken_over_since(replies[-2].rows)
 
     async def _ask_patiently(self, *statements: Statement, begins: Sequence[Statement] = _BEGINS) -> Reply:
         """Query as `_ask`, with retries. ServerLostError if that does not succeed."""

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from runner.engine import events as ev
 from runner.engine.event_json import from_json
 from runner.errors import ConnectionFailedError, PreflightError, RecordError, ServerLostError
 from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.admin import untrusted_record
-from runner.gateway.ledger.storage import distrust_statement, read_event, unfit, why_ignored
+from runner.gateway.ledger.reader import Access, access
+from runner.gateway.ledger.storage import read_event
 from runner.gateway.observer import open_session
 from runner.gateway.server_checks import WHERE, read_place
 from runner.gateway.session import Reply, Row, Session, Statement
 from runner.structs import Struct
 
+_Answer = TypeVar("_Answer")
 #: The column of `ledger_known` with the event that begins the run, which a damaged ledger may lack.
 _BEGAN = 5
 
@@ -71,14 +74,11 @@ class RunSearch:
         if not self._readable:
             return ()
         asked = ("ledger_known", (run_id, plan, sha256))
-        try:
-            replies = await self._session.run_together(("begin", ()), ("ledger_limits", ()), asked, ("commit", ()))
-        except ServerLostError as error:
-            raise ConnectionFailedError(error.message) from error
-        return _without_errors(replies)[2].rows
+        together = self._session.run_together(("begin", ()), ("ledger_limits", ()), asked, ("commit", ()))
+        return _without_errors(await _reached(together))[2].rows
 
     async def _run(self, *statements: Statement) -> list[Reply]:
-        return _without_errors(await _answers(self._session, *statements))
+        return _without_errors(await _reached(self._session.run(*statements)))
 
 
 @contextlib.asynccontextmanager
@@ -89,28 +89,11 @@ async def searching(conninfo: str, schema: str | None, trusted_roles: Sequence[s
     """
     session = await open_session(with_keepalives(conninfo), schema or "", trusted_roles)
     try:
-        place = read_place(*await _answers(session, *WHERE))
-        readable, problem = False, None
-        if schema is not None:
-            readable, problem = await _look_at_ledger(session, schema, trusted_roles)
-        yield RunSearch(session, place, readable=readable, problem=problem)
+        place = read_place(*await _reached(session.run(*WHERE)))
+        looked = Access() if schema is None else await _reached(access(session, schema, trusted_roles))
+        yield RunSearch(session, place, readable=looked.readable, problem=looked.problem)
     finally:
         session.discard()
-
-
-async def _look_at_ledger(session: Session, schema: str, trusted_roles: Sequence[str]) -> tuple[bool, str | None]:
-    """Return whether the ledger can be read, and why it cannot although it may have the run.
-
-    One that is not there, not trusted, or not for this role to read has no run of this role.
-    """
-    distrust, readable = await _answers(
-        session, distrust_statement(schema, trusted_roles), ("ledger_readable", (schema,))
-    )
-    if why_ignored(distrust, schema) is not None or readable.error is not None or readable.rows != (("t",),):
-        return False, None
-    (version,) = await _answers(session, ("ledger_version", ()))
-    problem = unfit(version, schema)
-    return problem is None, problem
 
 
 def _without_errors(replies: list[Reply]) -> list[Reply]:
@@ -121,9 +104,9 @@ def _without_errors(replies: list[Reply]) -> list[Reply]:
     return replies
 
 
-async def _answers(session: Session, *statements: Statement) -> list[Reply]:
+async def _reached(answer: Coroutine[Any, Any, _Answer]) -> _Answer:
     try:
-        return await session.run(*statements)
+        return await answer
     except ServerLostError as error:
         raise ConnectionFailedError(error.message) from error
 

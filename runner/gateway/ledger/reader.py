@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.engine.previous_runs import MOST_PREVIOUS_RUNS, PreviousRun
 from runner.gateway.ledger.storage import distrust_statement, read, read_event, unfit, why_ignored
-from runner.gateway.session import Row, Session
+from runner.gateway.session import Row, Session, first_error
 from runner.structs import Struct
 
 #: Distinguishes the events of a run: time (RFC 3339), name, step and attempt. Several notices with the same time are
@@ -82,21 +82,38 @@ def missing(known: Sequence[Known], journal: Sequence[EventKey]) -> Iterator[tup
 
 async def read_previous_runs(session: Session, plan: str) -> tuple[PreviousRun, ...]:
     """Return the last finished runs of a plan, the oldest first; none if the ledger does not answer within a second."""
-    *_, reply, _ = replies = await session.run_together(
-        ("begin", ()),
-        ("ledger_short_limits", ()),
-        ("ledger_previous_runs", (plan, str(MOST_PREVIOUS_RUNS))),
-        ("commit", ()),
-    )
-    if any(one.error is not None for one in replies):
-        await session.run(("rollback", ()))
+    asked = ("ledger_previous_runs", (plan, str(MOST_PREVIOUS_RUNS)))
+    replies = await session.transact(("begin", ()), ("ledger_short_limits", ()), asked, ("commit", ()))
+    if first_error(replies) is not None:
         return ()
     starts: dict[str, float] = {}
     steps: dict[str, dict[str, tuple[float, str]]] = {}
-    for run, started_at, step, seconds, state in reply.rows:
+    for run, started_at, step, seconds, state in replies[2].rows:
         starts[run or ""] = float(started_at or 0.0)
         steps.setdefault(run or "", {})[read(step or "")] = (float(seconds or 0.0), state or "")
     return tuple(PreviousRun(run=run, started_at=at, steps=steps[run]) for run, at in starts.items())
+
+
+class Access(Struct, frozen=True, kw_only=True):
+    """Whether a ledger can be read: it is `ignored` because of its owners, or has a `problem` although it may be used.
+
+    One that is not there, or not for this role to read, has neither.
+    """
+
+    readable: bool = False
+    ignored: str | None = None
+    problem: str | None = None
+
+
+async def access(session: Session, schema: str, trusted_roles: Sequence[str]) -> Access:
+    """Find out whether the ledger in a schema can be read; nothing in it is read before its owners are trusted."""
+    distrust, readable = await session.run(distrust_statement(schema, trusted_roles), ("ledger_readable", (schema,)))
+    ignored = why_ignored(distrust, schema)
+    if ignored is not None or readable.error is not None or readable.rows != (("t",),):
+        return Access(ignored=ignored)
+    (version,) = await session.run(("ledger_version", ()))
+    problem = unfit(version, schema)
+    return Access(readable=problem is None, problem=problem)
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
@@ -119,17 +136,12 @@ async def read_recorded(
 
     A ledger with untrusted owners is not read; `ignored` receives the reason.
     """
-    distrust, readable = await session.run(distrust_statement(schema, trusted_roles), ("ledger_readable", (schema,)))
-    why = why_ignored(distrust, schema)
-    if why is not None:
-        ignored(why)
-        return {}
-    if readable.error is not None or readable.rows != (("t",),):
-        return {}
-    (version,) = await session.run(("ledger_version", ()))
-    if unfit(version, schema) is not None:
-        return {}
-    found = {}
+    looked = await access(session, schema, trusted_roles)
+    if looked.ignored is not None:
+        ignored(looked.ignored)
+    found: dict[str, Recorded] = {}
+    if not looked.readable:
+        return found
     for run in runs:
         (writer_rows,) = await session.run(("ledger_writers", (run,)))
         writers = _writers(writer_rows.rows)
@@ -138,9 +150,8 @@ async def read_recorded(
         asked = tuple(
             (name, (run, json.dumps(writers))) for name in ("ledger_plans", "ledger_history", "ledger_commits")
         )
-        replies = await session.run_together(("begin", ()), ("ledger_short_limits", ()), *asked, ("commit", ()))
-        if any(reply.error is not None for reply in replies):
-            await session.run(("rollback", ()))
+        replies = await session.transact(("begin", ()), ("ledger_short_limits", ()), *asked, ("commit", ()))
+        if first_error(replies) is not None:
             continue
         plans, events, commits = (reply.rows for reply in replies[2:5])
         if events:
