@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -381,6 +381,10 @@ class Hold(Part, frozen=True, kw_only=True):
     position: Position = Position(file="", line=1, column=1)
 
 
+#: The key of the query for the items of a step: the only text that is not executed for each of them.
+FOR_EACH_SQL: Final = "for_each.sql"
+
+
 class Step(Part, frozen=True, kw_only=True):
     """One SQL text of the plan, with its limits and everything that decides how it runs.
 
@@ -435,6 +439,20 @@ class Step(Part, frozen=True, kw_only=True):
     def waits(self) -> bool:
         """Return whether the run waits for this step."""
         return self.on_finish is OnFinish.WAIT
+
+    def texts(self) -> Iterator[tuple[str, Sql]]:
+        """Yield each SQL text with its key, in the order in which they are executed."""
+        found = (
+            (FOR_EACH_SQL, None if self.for_each is None else self.for_each.sql),
+            ("if", self.if_),
+            *(("preconditions", check.sql) for check in self.preconditions),
+            ("sql", self.sql),
+            ("on_retry", self.on_retry),
+            ("repeat.until", None if self.repeat is None else self.repeat.until_sql),
+            ("expect.sql", None if self.expect is None else self.expect.sql),
+            ("verify", self.verify),
+        )
+        return ((key, sql) for key, sql in found if sql is not None)
 
 
 class Plan(Part, frozen=True, kw_only=True):

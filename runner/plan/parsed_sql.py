@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.errors import Position
 from runner.plan.groups import constants, written_out
-from runner.plan.model import Plan, Sql, Step, Value
+from runner.plan.model import FOR_EACH_SQL, Plan, Sql, Step, Value
 from runner.sql.placeholders import TemplateError
 from runner.sql.statements import SqlSyntaxError, Statement, Template, parse_template
 from runner.sql.tokens import client_parts, invisible_characters, name_of
@@ -149,7 +149,7 @@ class _Reader:
     def _queries(self, step: Step) -> Iterator[tuple[str, Sql]]:
         is_first = step.group is None or step.group not in self._groups
         self._groups.update(() if step.group is None else (step.group,))
-        return ((key, sql) for key, sql in _queries(step) if is_first or key != "for_each.sql")
+        return ((key, sql) for key, sql in step.texts() if key != "sql" and (is_first or key != FOR_EACH_SQL))
 
     def query(self, key: str, sql: Sql, step: str | None, bound: Mapping[str, Value] = _UNBOUND) -> QuerySql:
         return QuerySql(key=key, sql=sql, template=self._template(sql=sql, step=step, bound=bound))
@@ -192,20 +192,3 @@ class _Reader:
             return parse_template(text, {**self._known, **bound} if bound else self._known)
         except (SqlSyntaxError, TemplateError) as error:
             return error
-
-
-def _queries(step: Step) -> Iterator[tuple[str, Sql]]:
-    if step.for_each is not None and step.for_each.sql is not None:
-        yield "for_each.sql", step.for_each.sql
-    if step.on_retry is not None:
-        yield "on_retry", step.on_retry
-    if step.if_ is not None:
-        yield "if", step.if_
-    for check in step.preconditions:
-        yield "preconditions", check.sql
-    if step.repeat is not None and step.repeat.until_sql is not None:
-        yield "repeat.until", step.repeat.until_sql
-    if step.expect is not None and step.expect.sql is not None:
-        yield "expect.sql", step.expect.sql
-    if step.verify is not None:
-        yield "verify", step.verify

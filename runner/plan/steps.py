@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final
 
 from runner.errors import Position
 from runner.plan.chunks import read_chunk
 from runner.plan.model import (
+    FOR_EACH_SQL,
     AllowFailure,
     Check,
     Expect,
@@ -379,11 +379,9 @@ class StepReader(Struct, frozen=True, kw_only=True):
             position=node.position,
             **{_READERS[key][0]: _READERS[key][1](fields) for key in fields.present if key in _READERS},
         )
-        if for_each is not None and for_each.sql is not None:
-            check_references(for_each.sql, scope, self.report, step=fields.step)
         inner = scope.with_items(for_each).with_carry(repeat)
-        for sql in _texts(step):
-            check_references(sql, inner, self.report, step=fields.step)
+        for key, sql in step.texts():
+            check_references(sql, scope if key == FOR_EACH_SQL else inner, self.report, step=fields.step)
         check_parameters(fields, inner)
         _check_leftovers(step, fields, node)
         return Draft(step=step, fields=fields, needs=needs, finally_=finally_)
@@ -412,15 +410,6 @@ class StepReader(Struct, frozen=True, kw_only=True):
         if found is not None and sql is not None and is_empty(sql):
             fields.add(node, "JP219", f"{found.name} has no SQL")
         return sql
-
-
-def _texts(step: Step) -> Iterable[Sql]:
-    """Return every SQL text of a step that is executed for each of its instances."""
-    until = step.repeat.until_sql if step.repeat else None
-    expect = step.expect.sql if step.expect else None
-    checks = (check.sql for check in step.preconditions)
-    own = (step.sql, step.on_retry, step.if_, step.verify, expect, until)
-    return (sql for sql in chain(own, checks) if sql is not None)
 
 
 def _check_leftovers(step: Step, fields: Fields, written: MappingNode) -> None:

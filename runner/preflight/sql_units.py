@@ -18,7 +18,7 @@ from runner.engine.step_sql import with_values
 from runner.errors import Position, Severity
 from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
 from runner.gateway.inspection import Inspector, Settings
-from runner.plan.model import ItemValues, Plan, Sql, Step, Value
+from runner.plan.model import FOR_EACH_SQL, ItemValues, Plan, Sql, Step, Value
 from runner.sql.catalog_needs import ObjectSort
 from runner.sql.placeholders import Rendered, TemplateError, render_traced
 from runner.sql.relations import Relation
@@ -177,24 +177,9 @@ def _instance(step: Step, instance: str, values: ItemValues) -> Iterator[Unit | 
     except TemplateError as error:
         yield Unreadable(step=step, instance=instance, key="sql", message=error.message, position=step.position)
         return
-    for key, sql in _texts(step):
-        yield from units_of(sql, values, step=step, instance=instance, key=key)
-
-
-def _texts(step: Step) -> Iterator[tuple[str, Sql]]:
-    if step.if_ is not None:
-        yield "if", step.if_
-    for check in step.preconditions:
-        yield "preconditions", check.sql
-    yield "sql", step.sql
-    if step.on_retry is not None:
-        yield "on_retry", step.on_retry
-    if step.repeat is not None and step.repeat.until_sql is not None:
-        yield "repeat.until", step.repeat.until_sql
-    if step.expect is not None and step.expect.sql is not None:
-        yield "expect.sql", step.expect.sql
-    if step.verify is not None:
-        yield "verify", step.verify
+    for key, sql in step.texts():
+        if key != FOR_EACH_SQL:
+            yield from units_of(sql, values, step=step, instance=instance, key=key)
 
 
 #: Settings of the transaction: the dry run keeps its own.

@@ -5,8 +5,6 @@ The result of a condition becomes an event here; the scheduler decides what foll
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from runner.engine import events as ev
 from runner.engine.for_each_items import queried_items
 from runner.engine.ports import Gateway, Query, QueryResult
@@ -91,20 +89,14 @@ class Conditions:
         """Evaluate the conditions of the end; after an unknown outcome only `verify`: the others assume success."""
         last = self._record.last
         unknown = last is not None and last.outcome is ev.Outcome.UNKNOWN
-        until = self._step.repeat.until_sql if self._step.repeat is not None and not unknown else None
-        if until is not None and not await self._holds(until, "repeat.until"):
-            return ev.Verdict.AGAIN, None
-        for name, sql in self._wanted(unknown=unknown):
-            if not await self._holds(sql, name):
-                return ev.Verdict.FAIL, ev.ErrorDetails(message=f"{name} is false: {_one_line(sql.text)}")
+        wanted = ("verify",) if unknown else ("repeat.until", "expect.sql", "verify")
+        for name, sql in self._step.texts():
+            if name not in wanted or await self._holds(sql, name):
+                continue
+            if name == "repeat.until":
+                return ev.Verdict.AGAIN, None
+            return ev.Verdict.FAIL, ev.ErrorDetails(message=f"{name} is false: {_one_line(sql.text)}")
         return ev.Verdict.PROCEED, None
-
-    def _wanted(self, *, unknown: bool) -> Iterator[tuple[str, Sql]]:
-        expect = self._step.expect
-        if expect is not None and expect.sql is not None and not unknown:
-            yield "expect.sql", expect.sql
-        if self._step.verify is not None:
-            yield "verify", self._step.verify
 
     async def _holds(self, sql: Sql, name: str, *, before_launch: bool = False) -> bool:
         """Return whether the condition is true; NULL and an empty result are not."""
