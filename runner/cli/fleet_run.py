@@ -62,16 +62,18 @@ if TYPE_CHECKING:
 _WAIT = 1.0
 
 
-class FleetRunOptions(Struct, frozen=True, kw_only=True):
-    """The arguments and options of `jobplan fleet run`."""
+class FleetOptions(Struct, frozen=True, kw_only=True):
+    """The arguments and options of `jobplan fleet run` and `resume`; each has a part of them."""
 
-    plan: Path
-    targets_file: Path
+    plan: Path | None
+    targets_file: Path | None
     where: tuple[str, ...]
+    fleet_id: str | None
     waves: tuple[str, ...] = ()
-    fleet_id: str | None = None
     or_resume: bool = False
     wait_for_runner: bool = False
+    marks: tuple[str, ...] = ()
+    allow_changed: bool = False
     parameters: Parameters
     selection: Selection = Selection()
     journal: Path
@@ -89,26 +91,17 @@ class FleetRunOptions(Struct, frozen=True, kw_only=True):
         if self.wait_for_runner and not self.or_resume:
             raise UsageError("--wait-for-runner needs --or-resume.")
 
+    def files(self) -> tuple[Path, Path]:
+        """Return the plan and the targets file. UsageError if one is missing, which only a resume allows."""
+        if self.plan is None or self.targets_file is None:
+            raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
+        return self.plan, self.targets_file
+
     def plans(self) -> FleetPlans:
         """Return what reads the plan of each target."""
         from runner.fleet.plans import FleetPlans
 
-        return FleetPlans(self.plan, **self.parameters.values(), **asdict(self.selection))
-
-
-class FleetResumeOptions(Struct, frozen=True, kw_only=True):
-    """The arguments and options of `jobplan fleet resume`."""
-
-    fleet_id: str
-    plan: Path | None = None
-    targets_file: Path | None = None
-    where: tuple[str, ...]
-    marks: tuple[str, ...] = ()
-    allow_changed: bool = False
-    parameters: Parameters = Parameters()
-    journal: Path
-    trusted_roles: tuple[str, ...]
-    outputs: OutputOptions
+        return FleetPlans(self.files()[0], **self.parameters.values(), **asdict(self.selection))
 
 
 class _Ready(Struct, frozen=True, kw_only=True):
@@ -164,8 +157,8 @@ class _Wanted(Struct, frozen=True, kw_only=True):
 )
 @trust_option
 @output_options
-@as_one(FleetRunOptions)
-def run_command(options: FleetRunOptions) -> int:
+@as_one(FleetOptions)
+def run_command(options: FleetOptions) -> int:
     """Run a plan on all targets of a targets file.
 
     Waves run one after the other. If more targets fail than the targets file allows, the command starts no further
@@ -176,23 +169,19 @@ def run_command(options: FleetRunOptions) -> int:
     from runner.fleet.targets import read_targets
 
     confirm()
+    plan, targets_file = options.files()
     outputs = options.outputs.read(KINDS)
-    with reporting_errors(outputs, options.plan.stem, options.fleet_id or ""):
+    with reporting_errors(outputs, plan.stem, options.fleet_id or ""):
         options.check()
         fleet_id = new_run_id(MonotonicClock().now()) if options.fleet_id is None else checked_id(options.fleet_id)
-        targets = read_targets(options.targets_file)
+        targets = read_targets(targets_file)
         _check_waves(options.waves, targets)
         wanted = _wanted(outputs, options)
         recorded = fleets_folder(options.journal) / fleet_id
         if options.or_resume and (has_begun(recorded) or is_running(recorded)):
-            resumed = FleetResumeOptions(
-                fleet_id=fleet_id,
-                where=options.where,
-                journal=options.journal,
-                trusted_roles=options.trusted_roles,
-                outputs=options.outputs,
+            return _when_free(
+                lambda: _resume_recorded(options, fleet_id, wanted), fleet_id, wait=options.wait_for_runner
             )
-            return _when_free(lambda: _resume_recorded(resumed, wanted), fleet_id, wait=options.wait_for_runner)
         plans = options.plans()
         resolved = resolve_targets(targets, options.where)
         known: Mapping[str, str] = {}
@@ -206,7 +195,7 @@ def run_command(options: FleetRunOptions) -> int:
             return _execute(ready, wanted)
 
 
-def _wanted(outputs: Outputs, options: FleetRunOptions | FleetResumeOptions) -> _Wanted:
+def _wanted(outputs: Outputs, options: FleetOptions) -> _Wanted:
     inputs = (options.plan, options.targets_file, options.parameters.params_file)
     reports = wanted_reports(outputs.files, *inputs, kinds=KINDS)
     return _Wanted(outputs=outputs, reports=reports, journal=options.journal)
@@ -246,7 +235,7 @@ def _recorded_runs(resolved: Resolved, fleet_id: str, trusted_roles: tuple[str, 
 
 
 def _begin(
-    options: FleetRunOptions, fleet_id: str, resolved: Resolved, plans: FleetPlans, known: Mapping[str, str]
+    options: FleetOptions, fleet_id: str, resolved: Resolved, plans: FleetPlans, known: Mapping[str, str]
 ) -> _Ready:
     """Check the plan of every target, and begin the record; `known` are runs that the ledgers have, by target."""
     from runner import __version__
@@ -266,7 +255,7 @@ def _begin(
         at=MonotonicClock().now(),
         jobplan=__version__,
         plan=first.name,
-        file=str(options.plan.absolute()),
+        file=str(options.files()[0].absolute()),
         sources=plans.sources(first),
         targets=len(state.members),
         host=socket.gethostname(),
@@ -315,8 +304,8 @@ def _begin(
 @journal_option
 @trust_option
 @output_options
-@as_one(FleetResumeOptions)
-def resume_command(options: FleetResumeOptions) -> int:
+@as_one(FleetOptions)
+def resume_command(options: FleetOptions) -> int:
     """Finish a fleet run: the plan does not run again on targets that succeeded.
 
     ID is the id of a fleet run, or `last`. On a machine without its record, also pass PLAN and --targets: the command
@@ -324,20 +313,22 @@ def resume_command(options: FleetResumeOptions) -> int:
     """
     confirm()
     outputs = options.outputs.read(KINDS)
-    with reporting_errors(outputs, "" if options.plan is None else options.plan.stem, options.fleet_id):
-        if (options.plan is None) != (options.targets_file is None):
-            raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
+    fleet_id = options.fleet_id or ""
+    with reporting_errors(outputs, "" if options.plan is None else options.plan.stem, fleet_id):
+        elsewhere = options.plan is not None or options.targets_file is not None
+        if elsewhere:
+            options.files()
         options.parameters.given()
         wanted = _wanted(outputs, options)
-        if options.plan is not None and options.targets_file is not None:
-            return _resume_elsewhere(options, options.plan, options.targets_file, wanted)
+        if elsewhere:
+            return _resume_elsewhere(options, fleet_id, wanted)
         if options.parameters != Parameters():
             raise UsageError("a resume takes its parameters from the record.")
-        return _resume_recorded(options, wanted)
+        return _resume_recorded(options, fleet_id, wanted)
 
 
-def _resume_recorded(options: FleetResumeOptions, wanted: _Wanted) -> int:
-    """Finish a fleet run whose record is on this machine."""
+def _resume_recorded(options: FleetOptions, name: str, wanted: _Wanted) -> int:
+    """Finish the fleet run of this id, or `last`, whose record is on this machine."""
     from runner import __version__
     from runner.fleet import events as ev
     from runner.fleet.member import MemberOptions
@@ -345,7 +336,7 @@ def _resume_recorded(options: FleetResumeOptions, wanted: _Wanted) -> int:
     from runner.fleet.records import FleetJournal, find_fleet, fleets_folder, read_fleet
 
     root = fleets_folder(options.journal)
-    fleet_id = find_fleet(root, options.fleet_id)
+    fleet_id = find_fleet(root, name)
     with FleetJournal.reopen(root, fleet_id) as record:
         targets, state = read_fleet(root, fleet_id)
         began = state.started
@@ -387,28 +378,19 @@ def check_selected(targets: Targets, where: Sequence[str]) -> None:
         raise UsageError(f"--where {' '.join(where)} selects none of {len(targets.targets)} targets.")
 
 
-def _resume_elsewhere(options: FleetResumeOptions, plan: Path, targets_file: Path, wanted: _Wanted) -> int:
+def _resume_elsewhere(options: FleetOptions, fleet_id: str, wanted: _Wanted) -> int:
     """Finish a fleet run whose record is on another machine: the ledgers of its targets have the runs."""
     from runner.fleet.targets import read_targets
 
-    begun = FleetRunOptions(
-        plan=plan,
-        targets_file=targets_file,
-        where=options.where,
-        parameters=options.parameters,
-        journal=options.journal,
-        trusted_roles=options.trusted_roles,
-        outputs=options.outputs,
-    )
-    plans = begun.plans()
-    resolved = resolve_targets(read_targets(targets_file), options.where)
-    known = _recorded_runs(resolved, checked_id(options.fleet_id), options.trusted_roles)
+    plans = options.plans()
+    resolved = resolve_targets(read_targets(options.files()[1]), options.where)
+    known = _recorded_runs(resolved, checked_id(fleet_id), options.trusted_roles)
     if not known:
         raise RecordError(
-            f"no ledger of {len(resolved.targets.targets)} targets has a run of fleet run {options.fleet_id}.",
+            f"no ledger of {len(resolved.targets.targets)} targets has a run of fleet run {fleet_id}.",
             hint="Check the id. Without ledgers, only the machine of the fleet run can resume it.",
         )
-    ready = _begin(begun, options.fleet_id, resolved, plans, known)
+    ready = _begin(options, fleet_id, resolved, plans, known)
     with ready.record:
         marks = _marks(options.marks, ready.state)
         members = replace(ready.members, allow_changed=options.allow_changed, marks=marks)
