@@ -129,7 +129,7 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     paths = list(dict.fromkeys(plans))
     for path in paths:
         loaded = check_plan(path, defaults=settings.params, severities=settings.severities, sources=sources)
-        steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
+        steps = None if loaded.plan is None else len(loaded.plan.all_steps)
         verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems, plan=loaded.plan or loaded.draft)
         verdicts.append(verdict)
         codes.update(problem.code for problem in verdict.problems)

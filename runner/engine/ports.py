@@ -110,6 +110,14 @@ class QueryResult(Struct, frozen=True, kw_only=True):
     boolean: bool = False
     error: ErrorDetails | None = None
 
+    def truth(self) -> bool | str:
+        """Return the result as that of a condition, or why it has none. NULL is not true."""
+        if self.error is not None:
+            return self.error.message
+        if not self.boolean or len(self.rows) != 1:
+            return "the condition does not return one boolean"
+        return self.rows[0][0] == "t"
+
 
 class StoredBatch(Struct, frozen=True, kw_only=True):
     """What the transaction of an iteration has stored: the number of its rows, and the carried values as texts."""

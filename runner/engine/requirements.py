@@ -46,10 +46,10 @@ async def _unmet(plan: Plan, info: ServerInfo, gateway: Gateway, values: Mapping
         yield Unmet(sentence=sentence)
     if requires.role:
         member = f"SELECT pg_catalog.pg_has_role({quote_literal(requires.role)}, 'member')"
-        if await _holds(gateway, member) is not True:
+        if (await gateway.query(Query(sql=member))).truth() is not True:
             yield Unmet(sentence=not_a_member(info.user, requires.role))
     for check in requires.preconditions:
-        answer = await _holds(gateway, render(check.sql.text, values))
+        answer = (await gateway.query(Query(sql=render(check.sql.text, values)))).truth()
         if isinstance(answer, str):
             yield Unmet(sentence=f"{check.message} ({answer})", certain=False)
         elif not answer:
@@ -88,13 +88,3 @@ def unmet_by_server(requires: Requires, server: _Server) -> Iterator[str]:
 def not_a_member(user: str, role: str) -> str:
     """Return the sentence for a role that the session's role is not a member of."""
     return f'"{user}" is not a member of the role "{role}"'
-
-
-async def _holds(gateway: Gateway, sql: str) -> bool | str:
-    """Return the result of the condition, or why it has none. NULL is not true."""
-    result = await gateway.query(Query(sql=sql))
-    if result.error is not None:
-        return result.error.message
-    if not result.boolean or len(result.rows) != 1:
-        return "the condition does not return one boolean"
-    return result.rows[0][0] == "t"

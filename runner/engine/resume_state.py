@@ -59,7 +59,7 @@ def steps_over(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -
     """
     over = {key for key, record in state.records.items() if is_kept(record, settled)}
     dependents: dict[str, list[tuple[str, NeedOn]]] = {}
-    for step in (*plan.steps, *plan.finally_):
+    for step in plan.all_steps:
         for need in step.needs:
             dependents.setdefault(need.step, []).append((step.id, need.on))
         for owner in _owners(state, step):
@@ -126,7 +126,7 @@ def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
 def expansions(state: RunState, plan: Plan) -> tuple[ev.Expansion, ...]:
     """Return the items in the resumed run of each step that has instances already and whose items the plan lists."""
     found = []
-    for step in (*plan.steps, *plan.finally_):
+    for step in plan.all_steps:
         record = state.records.get(step.id)
         if record is not None and record.instances and step.for_each is not None and step.for_each.sql is None:
             found.append(ev.Expansion(step=step.id, items=_items(state, record, step)))
@@ -138,7 +138,7 @@ def kept_items(state: RunState, plan: Plan) -> Iterator[str]:
 
     UsageError if the SQL of the step would no longer find the values of its items, or would get one instead of a list.
     """
-    for step in (*plan.steps, *plan.finally_):
+    for step in plan.all_steps:
         record = state.records.get(step.id)
         if record is None or record.instances is None or step.for_each is None:
             continue

@@ -139,7 +139,7 @@ def run_started(plan: Plan, at: float, left_out: Collection[str] = ()) -> ev.Run
         database="",
         user="",
         slots=plan.budget.slots,
-        steps=len(plan.steps) + len(plan.finally_),
+        steps=len(plan.all_steps),
         left_out=tuple(left_out),
     )
 

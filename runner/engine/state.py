@@ -432,7 +432,7 @@ def leaves(state: RunState, record: StepRecord) -> Iterator[StepRecord]:
 
 def initial_state(plan: Plan) -> RunState:
     """Return the state at the beginning of a run."""
-    steps = (*plan.steps, *plan.finally_)
+    steps = plan.all_steps
     length = remaining_path(steps)
     state = RunState(
         plan=plan,
@@ -500,7 +500,7 @@ def _capacity(plan: Plan) -> dict[str, int]:
         capacity[WINDOW] = UNLIMITED
     capacity.update({f"pool:{name}": limit for name, limit in plan.budget.pools.items()})
     capacity.update({_HOLD + hold.name: 1 for hold in plan.holds})
-    steps = (*plan.steps, *plan.finally_)
+    steps = plan.all_steps
     capacity.update({_EXCLUSIVE + name: 1 for step in steps for each in (step, *step.steps) for name in each.exclusive})
     for step in steps:
         if step.for_each is not None:

@@ -195,7 +195,7 @@ def _read_ignores(plan: Plan, sources: Sources, known: Collection[str]) -> _Igno
 
 def _commented(plan: Plan) -> Iterator[Step]:
     """Yield the steps of the plan as written out, each also at the place of its group: a comment there is about it."""
-    places = {step.id: step.position for step in (*plan.steps, *plan.finally_)}
+    places = {step.id: step.position for step in plan.all_steps}
     for step in written_steps(plan):
         if step.group is not None:
             yield replace(step, position=places[step.group])

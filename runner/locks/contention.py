@@ -47,7 +47,7 @@ class Overlaps:
     def __init__(self, plan: Plan, wanted: Collection[int] | None = None) -> None:
         """Prepare for the steps with the numbers `wanted`, for all of them by default."""
         self._plan = plan
-        self._steps = (*plan.steps, *plan.finally_)
+        self._steps = plan.all_steps
         needs = {step.id: tuple(need.step for need in step.needs) for step in self._steps}
         place = {step.id: number for number, step in enumerate(self._steps)}
         order = [place[name] for name in topological_order(needs)]

@@ -29,7 +29,7 @@ def is_group(step: Step) -> bool:
 def written_steps(plan: Plan) -> tuple[Step, ...]:
     """Return all steps of the plan as written out, those of `finally` last."""
     written = written_out(plan)
-    return (*written.steps, *written.finally_)
+    return written.all_steps
 
 
 def written_out(plan: Plan) -> Plan:
@@ -38,9 +38,9 @@ def written_out(plan: Plan) -> Plan:
     The first steps of a chain need what the group needs, and a step that needs the group needs the last steps of the
     chain. Of one item this is the order of a run; steps of different items have no order.
     """
-    if not any(map(is_group, (*plan.steps, *plan.finally_))):
+    if not any(map(is_group, plan.all_steps)):
         return plan
-    ends = {step.id: step for step in (*plan.steps, *plan.finally_) if is_group(step)}
+    ends = {step.id: step for step in plan.all_steps if is_group(step)}
     return replace(
         plan,
         steps=tuple(each for step in plan.steps for each in _written(step, ends)),
@@ -83,7 +83,7 @@ def _resolved(need: Need, groups: Mapping[str, Step]) -> Iterator[Need]:
 def mates(plan: Plan) -> Mapping[str, tuple[str, ...]]:
     """Return the ids of the steps of each group, in a plan as written out."""
     found: dict[str, list[str]] = defaultdict(list)
-    for step in (*plan.steps, *plan.finally_):
+    for step in plan.all_steps:
         if step.group is not None:
             found[step.group].append(step.id)
     return {group: tuple(ids) for group, ids in found.items()}

@@ -477,7 +477,12 @@ class Plan(Part, frozen=True, kw_only=True):
 
     def step(self, step_id: str) -> Step:
         """Return the step with this id; KeyError if there is none."""
-        for step in (*self.steps, *self.finally_):
+        for step in self.all_steps:
             if step.id == step_id:
                 return step
         raise KeyError(step_id)
+
+    @property
+    def all_steps(self) -> tuple[Step, ...]:
+        """All steps, those of `finally` last."""
+        return (*self.steps, *self.finally_)

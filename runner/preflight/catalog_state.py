@@ -73,7 +73,7 @@ class Changes:
     """All changes of a plan. `note` them first, in any order, then query them."""
 
     def __init__(self, plan: Plan) -> None:
-        steps = (*plan.steps, *plan.finally_)
+        steps = plan.all_steps
         self._uncertain = {step.id for step in steps if may_not_happen(step)} | after_a_failure(plan)
         self._needs = {step.id: tuple(need.step for need in step.needs) for step in steps}
         self._place = {name: number for number, name in enumerate(topological_order(self._needs))}

@@ -44,7 +44,7 @@ class LockReport(Struct, frozen=True, kw_only=True):
 
 def lock_reports(plan: Plan, locks: LocksOfSteps, durations: Durations) -> tuple[LockReport, ...]:
     """Return the locks of the plan's steps that can block other sessions, the largest relations first."""
-    steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
+    steps = {step.id: step for step in plan.all_steps}
     found: dict[tuple[str, str], LockReport] = {}
     for name, instances in locks.items():
         for instance, taken in instances.items():
@@ -85,7 +85,7 @@ def activity_problems(
     plan: Plan, locks: LocksOfSteps, held: Sequence[HeldLock], snapshots: Sequence[OldTransaction]
 ) -> Iterator[Problem]:
     """Yield sessions that hold a lock or snapshot for which a step would wait now: each step and holder once."""
-    steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
+    steps = {step.id: step for step in plan.all_steps}
     by_relation: dict[Relation, list[HeldLock]] = {}
     for one in held:
         if one.granted and one.mode in _MODES:

@@ -121,7 +121,7 @@ _OF_LOCKS = frozenset({"JP401", "JP402", "JP403"})
 
 def readable_draft(draft: Plan) -> Plan:
     """Return a malformed plan so that its SQL can be checked: each id once, and only possible needs."""
-    steps = {step.id: step for step in reversed((*draft.steps, *draft.finally_))}
+    steps = {step.id: step for step in reversed(draft.all_steps)}
     names = set(steps)
     final = {step.id for step in draft.finally_}
     known = {
@@ -131,7 +131,7 @@ def readable_draft(draft: Plan) -> Plan:
     for cycle in find_cycles({name: [need.step for need in step.needs] for name, step in known.items()}):
         for name in cycle:
             known[name] = replace(known[name], needs=())
-    ordered = [known[step.id] for step in (*draft.steps, *draft.finally_) if step is steps[step.id]]
+    ordered = [known[step.id] for step in draft.all_steps if step is steps[step.id]]
     return replace(
         draft,
         steps=tuple(step for step in ordered if step.id not in final),
@@ -213,7 +213,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         locks=lock_reports(written, locks, durations),
         schedule=schedule,
         holds=tuple(looked.holds),
-        iterations=tuple(filter(None, (outlook(step, plan.values) for step in (*plan.steps, *plan.finally_)))),
+        iterations=tuple(filter(None, (outlook(step, plan.values) for step in plan.all_steps))),
         window=window,
         refused=unmet or any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
         unmet=unmet,

@@ -38,7 +38,7 @@ _STATES: Mapping[str, frozenset[str]] = {
 
 def after_a_failure(plan: Plan) -> frozenset[str]:
     """Return the steps that run only if another step fails, and those that need one of them to succeed."""
-    steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
+    steps = {step.id: step for step in plan.all_steps}
     found: set[str] = set()
     for name in topological_order({name: [need.step for need in step.needs] for name, step in steps.items()}):
         for need in steps[name].needs:

@@ -125,7 +125,7 @@ class StatementLook:
         return step.id in self._left_out or (one_chain and is_left_out(self._left_out, step.id))
 
     def _in_order(self) -> Iterator[Step]:
-        steps = {step.id: step for step in (*self._plan.steps, *self._plan.finally_)}
+        steps = {step.id: step for step in self._plan.all_steps}
         needs = {name: [need.step for need in step.needs] for name, step in steps.items()}
         final = {step.id for step in self._plan.finally_}
         for name in sorted(topological_order(needs), key=lambda name: name in final):
@@ -471,9 +471,4 @@ class StatementLook:
 
     async def _answer(self, unit: Unit, sight: CatalogView) -> bool | str:
         """Return the result of a condition now, or the reason why it has none. NULL is not true."""
-        result = await self._inspector.read(sight.around.settings, unit.sql)
-        if result.error is not None:
-            return result.error.message
-        if not result.boolean or len(result.rows) != 1:
-            return "the condition does not return one boolean"
-        return result.rows[0][0] == "t"
+        return (await self._inspector.read(sight.around.settings, unit.sql)).truth()

@@ -149,7 +149,7 @@ def forecast(
 ) -> Schedule:
     """Return the schedule of a plan; `slots` are the budgets that are tried for comparison."""
     written = written_out(plan)
-    steps = (*written.steps, *written.finally_)
+    steps = written.all_steps
     simulated = forecaster(plan, durations, rows=rows, left_out=left_out)
     bars = _bars(simulated.run(slots=plan.budget.slots), durations)
     widest = max((step.slots for step in steps), default=1)
@@ -226,7 +226,7 @@ def _makespan(bars: Sequence[Bar]) -> float:
 
 def _critical(bars: Sequence[Bar], plan: Plan) -> tuple[str, ...]:
     """Return the chain that ends last: each step with the step that it needed, or whose slot it waited for."""
-    needs = {step.id: {need.step for need in step.needs} for step in (*plan.steps, *plan.finally_)}
+    needs = {step.id: {need.step for need in step.needs} for step in plan.all_steps}
     path: list[str] = []
     current = max((bar for bar in bars if not bar.detached), key=lambda bar: bar.end, default=None)
     while current is not None:
@@ -245,7 +245,7 @@ def _lower_bound(bars: Sequence[Bar], plan: Plan) -> float:
 
     A run does not wait for a step that it detaches.
     """
-    steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
+    steps = {step.id: step for step in plan.all_steps}
     seconds: dict[str, list[float]] = defaultdict(list)
     waited_for = [bar for bar in bars if steps[written_key(bar.step)].on_finish is OnFinish.WAIT]
     for bar in waited_for:

@@ -189,7 +189,7 @@ class _Builder(Struct):
             raise ValueError("the events of a run begin with run_started")
         plan, finished = self.state.plan, self.state.finished
         values = named_values(plan, self.run_id)
-        roots = (self.state.records[step.id] for step in (*plan.steps, *plan.finally_))
+        roots = (self.state.records[step.id] for step in plan.all_steps)
         in_order = (record for root in roots for record in with_instances(self.state, root))
         steps = self._in_lanes(tuple(self._step(record, values) for record in in_order))
         spans = _spans(steps)

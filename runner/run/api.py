@@ -87,7 +87,7 @@ def new_run(
     """
     plan, run_id = ready.plan, ready.run_id
     # A batch whose launch is not in the ledger was never requested: so a runner can be killed in any moment.
-    ledger_first = ledger_first or any(carries(step) for step in (*plan.steps, *plan.finally_))
+    ledger_first = ledger_first or any(carries(step) for step in plan.all_steps)
     context = RunContext(
         run_id=run_id,
         jobplan=__version__,

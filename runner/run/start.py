@@ -102,7 +102,7 @@ def _runner(plan: Plan, context: RunContext, info: ServerInfo, *, ledger_first: 
         "host": context.host,
         "os_pid": context.os_pid,
         "slots": plan.budget.slots,
-        "steps": len(plan.steps) + len(plan.finally_),
+        "steps": len(plan.all_steps),
         "user": info.user,
         "place": info.place,
         "ledger_first": ledger_first and info.ledger is not None,

@@ -396,7 +396,7 @@ class Examination:
 
     def _check_plan(self, alive: Mapping[str, ev.Worker]) -> None:
         """Check that the plan, which may have changed, still has the steps of the running workers."""
-        known = steps_known(self._state, (*self._plan.steps, *self._plan.finally_))
+        known = steps_known(self._state, self._plan.all_steps)
         for key in alive.keys() - known:
             raise PreflightError(
                 f"{key}: its worker (pid {alive[key].pid}) is still running, and the plan no longer has this step.",

@@ -202,7 +202,7 @@ class World:
         self.interrupts = [random.uniform(0.0, 12.0)] if random.random() < 0.2 else []
         if random.random() < 0.03:
             self.interrupts.append(random.uniform(5.0, 25.0))
-        self.cancels = self._random_cancels([step.id for step in (*plan.steps, *plan.finally_)])
+        self.cancels = self._random_cancels([step.id for step in plan.all_steps])
         picky = random.random() < 0.1
         self.not_selected = [step.id for step in plan.steps if picky and random.random() < 0.4]
         self.holds = [script for hold in plan.holds for script in self._random_changes(hold.name)]

@@ -20,7 +20,7 @@ Pair = frozenset[str]
 def overlapping(of: Plan) -> set[Pair]:
     """Return the pairs of steps that can overlap; a step with itself is a pair of one."""
     overlaps = Overlaps(of)
-    steps = (*of.steps, *of.finally_)
+    steps = of.all_steps
     found: set[Pair] = set()
     for overlap in overlaps.steps():
         own = steps[overlap.step].id
@@ -180,7 +180,7 @@ def test_bits_agree_with_a_search_for_each_pair(made: Plan) -> None:
 
 
 def _searched(made: Plan) -> Iterator[Pair]:
-    steps = {each.id: each for each in (*made.steps, *made.finally_)}
+    steps = {each.id: each for each in made.all_steps}
     last = {each.id for each in made.finally_}
     needs = {key: [need.step for need in each.needs] for key, each in steps.items()}
     before = {key: ancestors(needs, [key]) for key in steps}

@@ -31,7 +31,7 @@ finally:
   - {id: last, sql: VACUUM t}
 """
     found = plan(tmp_path, _HOLDS + steps)
-    assert {step.id: step.holds for step in (*found.steps, *found.finally_)} == {
+    assert {step.id: step.holds for step in found.all_steps} == {
         "all": ("a", "b"),
         "one": ("b",),
         "none": (),

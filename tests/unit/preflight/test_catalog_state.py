@@ -13,7 +13,7 @@ from tests.builders import plan, step
 def noted(of: Plan) -> Changes:
     """Return the changes of all of a plan's steps."""
     found = Changes(of)
-    for each in (*of.steps, *of.finally_):
+    for each in of.all_steps:
         for number, statement in enumerate(parse_statements(each.sql.text)):
             found.note(each.id, number, changes(statement))
     return found
