@@ -66,10 +66,8 @@ def doctor(
 
 async def look(conninfo: str, schema: str, trusted_roles: Sequence[str]) -> ServerFacts:
     """Return the facts about the server and its ledgers. ConnectionFailedError if it cannot be reached."""
-    inspector = await Inspector.connect(conninfo, "jobplan doctor")
-    try:
-        return replace(await inspector.facts(), ledgers=await inspector.ledgers(schema, trusted_roles))
-    except ServerLostError as error:
-        raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
-    finally:
-        await inspector.close()
+    async with await Inspector.connect(conninfo, "jobplan doctor") as inspector:
+        try:
+            return replace(await inspector.facts(), ledgers=await inspector.ledgers(schema, trusted_roles))
+        except ServerLostError as error:
+            raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error

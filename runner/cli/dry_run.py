@@ -225,13 +225,11 @@ def _show_in_github(plan: Plan, result: DryRun, left_out: frozenset[str], format
 
 async def look(plan: Plan, conninfo: str, wishes: Wishes) -> DryRun:
     """Check the plan on a server. ConnectionFailedError if it cannot be reached."""
-    inspector = await Inspector.connect(conninfo, "jobplan dry-run")
-    try:
-        return await dry_run(plan, inspector, wishes)
-    except ServerLostError as error:
-        raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
-    finally:
-        await inspector.close()
+    async with await Inspector.connect(conninfo, "jobplan dry-run") as inspector:
+        try:
+            return await dry_run(plan, inspector, wishes)
+        except ServerLostError as error:
+            raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
 
 
 def show(result: DryRun, format_: str, color: str, *, note: str | None = None) -> None:

@@ -81,8 +81,7 @@ async def _status(options: StatusOptions, dsn: str) -> None:
     from runner.gateway.observer import Observer
 
     ledger, journal, wanted = ledger_schema(), options.journal, options.run
-    observer = await Observer.connect(dsn, ledger=ledger, trusted_roles=options.trusted_roles)
-    try:
+    async with await Observer.connect(dsn, ledger=ledger, trusted_roles=options.trusted_roles) as observer:
         looked = await recall_workers(observer, await observer.look(), journal, wanted)
         run = None if wanted is None else find_live_run(looked, wanted, journal, dsn_argument(options.dsn)).run
         reported = None
@@ -97,8 +96,6 @@ async def _status(options: StatusOptions, dsn: str) -> None:
                 return
             await asyncio.sleep(options.every)
             looked = await recall_workers(observer, await observer.look(), journal, wanted)
-    finally:
-        await observer.close()
 
 
 def _only(activity: Activity, run: str | None) -> Activity:

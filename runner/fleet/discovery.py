@@ -149,19 +149,13 @@ def _failed(cluster: str, error: PreflightError | GatewayError) -> PreflightErro
 
 
 async def _place(cluster: Cluster, database: str) -> Place:
-    inspector = await Inspector.connect(target_conninfo(cluster, database), _APPLICATION)
-    try:
+    async with await Inspector.connect(target_conninfo(cluster, database), _APPLICATION) as inspector:
         return read_place(await inspector.reply("place"), await inspector.reply("system"))
-    finally:
-        await inspector.close()
 
 
 async def _discover(cluster: Cluster, query: Discovery) -> tuple[Target, ...]:
-    inspector = await Inspector.connect(target_conninfo(cluster, query.database), _APPLICATION)
-    try:
+    async with await Inspector.connect(target_conninfo(cluster, query.database), _APPLICATION) as inspector:
         result = await inspector.read((), query.sql)
-    finally:
-        await inspector.close()
     if result.error is not None:
         raise PreflightError(f"its query fails: {result.error.message}")
     if _DATABASE not in result.columns:

@@ -103,14 +103,12 @@ async def _look_at(
 ) -> DryRun:
     plan, left_out = plans.of(target)
     conninfo = target_conninfo(targets.clusters[target.cluster], target.database)
-    inspector = await Inspector.connect(conninfo, "jobplan fleet dry-run")
-    try:
-        wishes = Wishes(explain=explain, left_out=left_out, trusted_roles=trusted_roles)
-        return await dry_run(plan, inspector, wishes)
-    except GatewayError as error:
-        raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
-    finally:
-        await inspector.close()
+    wishes = Wishes(explain=explain, left_out=left_out, trusted_roles=trusted_roles)
+    async with await Inspector.connect(conninfo, "jobplan fleet dry-run") as inspector:
+        try:
+            return await dry_run(plan, inspector, wishes)
+        except GatewayError as error:
+            raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
 
 
 def grouped(results: Mapping[str, DryRun]) -> Iterator[GroupedFinding]:

@@ -73,12 +73,9 @@ async def cancel_on_servers(
 
     async def stop(cluster: str, run: LiveRun) -> None:
         conninfo = target_conninfo(targets.clusters[cluster], databases[cluster])
-        observer = await Observer.connect(conninfo, database=run.database or None, ledger=ledger)
-        try:
-            request = CancelRequest(run=run.run, step=None, by=asked_by, key=secrets.token_hex(8))
+        request = CancelRequest(run=run.run, step=None, by=asked_by, key=secrets.token_hex(8))
+        async with await Observer.connect(conninfo, database=run.database or None, ledger=ledger) as observer:
             await Stopper(observer=observer, run=run, request=request).stop(patience)
-        finally:
-            await observer.close()
 
     results = await asyncio.gather(
         *(stop(one.cluster, run) for one in before for run in one.runs), return_exceptions=True
@@ -108,11 +105,8 @@ def _databases(targets: Targets) -> Mapping[str, str]:
 async def _on_cluster(targets: Targets, cluster: str, fleet: str, ledger: str) -> ClusterMembers:
     conninfo = target_conninfo(targets.clusters[cluster], _databases(targets)[cluster])
     try:
-        observer = await Observer.connect(conninfo, ledger=ledger)
-        try:
+        async with await Observer.connect(conninfo, ledger=ledger) as observer:
             activity = await observer.look()
-        finally:
-            await observer.close()
     except (ConnectionFailedError, GatewayError) as error:
         return ClusterMembers(cluster=cluster, problem=error.message)
     runs = tuple(run for run in activity.runs if run.run.startswith(f"{fleet}-"))

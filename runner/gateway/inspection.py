@@ -30,7 +30,7 @@ from runner.gateway.server_facts import (
     RecordedDuration,
     ServerFacts,
 )
-from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, query_result, read_row
+from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, SessionUser, query_result, read_row
 from runner.plan.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from runner.sql.catalog_needs import Mention, ObjectSort
 from runner.sql.placeholders import quote_identifier
@@ -66,7 +66,7 @@ class Probe(Struct, frozen=True, kw_only=True):
     locks: tuple[Row, ...]
 
 
-class Inspector:
+class Inspector(SessionUser):
     """Inspects a server. Open it with `connect`."""
 
     def __init__(self, session: Session, schema: list[str]) -> None:
@@ -103,10 +103,6 @@ class Inspector:
     def version(self) -> int:
         """The server's version as a number: 160004."""
         return self._session.server_version
-
-    async def close(self) -> None:
-        """Close the session."""
-        self._session.discard()
 
     async def rows(self, name: str, *parameters: str) -> tuple[Row, ...]:
         """Return the rows of a named block. PreflightError if the server refuses it."""

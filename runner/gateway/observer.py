@@ -34,7 +34,7 @@ from runner.gateway.server_checks import (
     prepare_session,
     read_place,
 )
-from runner.gateway.session import Reconnecting, Reply, Row, Session, read_row
+from runner.gateway.session import Reconnecting, Reply, Row, Session, SessionUser, read_row
 from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE
 from runner.sql.placeholders import quote_identifier
@@ -52,7 +52,7 @@ class SignalRefusedError(GatewayError):
     """The role lacks the privilege to stop the worker."""
 
 
-class Observer:
+class Observer(SessionUser):
     """See the module's docstring. Open it with `connect`."""
 
     def __init__(self, conninfo: str, session: Session, ledger: str = "", trusted_roles: Sequence[str] = ()) -> None:
@@ -118,10 +118,6 @@ class Observer:
                 before = replace(before, database=found.database, database_oid=found.database_oid)
             found = place_after(before, found, moved=address != self.address)
         self.place, self.address = found, address
-
-    async def close(self) -> None:
-        """Close the session."""
-        self._session.discard()
 
     async def look(self) -> Activity:
         """Return the activity on the server now. ServerLostError if it does not come back within a minute."""

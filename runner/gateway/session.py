@@ -16,7 +16,7 @@ import select
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Self, TypeVar, get_type_hints
 
 import psycopg
 from psycopg import pq
@@ -624,3 +624,20 @@ def _silent(seconds: float) -> str:
 def _error_code(sqlstate: str | None) -> str | None:
     """Return a message's SQLSTATE; None for 00000, which most messages have."""
     return None if sqlstate == "00000" else sqlstate
+
+
+class SessionUser:
+    """Works on one session, and closes it at the end of its `async with` block."""
+
+    _session: Session
+
+    async def close(self) -> None:
+        """Close the session."""
+        self._session.discard()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the session."""
+        await self.close()

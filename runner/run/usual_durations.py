@@ -34,10 +34,8 @@ async def usual_durations(
 
 
 async def _of_ledger(plan: str, conninfo: str, trusted_roles: Sequence[str]) -> KnownDurations:
-    inspector = await Inspector.connect(conninfo, "jobplan run")
-    try:
-        return from_ledger(await inspector.recorded(plan, MAX_RUNS, trusted_roles))
-    except GatewayError:
-        return KnownDurations({})
-    finally:
-        await inspector.close()
+    async with await Inspector.connect(conninfo, "jobplan run") as inspector:
+        try:
+            return from_ledger(await inspector.recorded(plan, MAX_RUNS, trusted_roles))
+        except GatewayError:
+            return KnownDurations({})
