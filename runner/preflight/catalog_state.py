@@ -47,6 +47,16 @@ class Made(Struct, frozen=True, kw_only=True):
     when: When = When.BEFORE
 
     @property
+    def creates(self) -> bool:
+        """Whether the object is there afterwards."""
+        return self.change.action is Action.CREATE
+
+    @property
+    def removes(self) -> bool:
+        """Whether it is certain that the object is not there any more: it is dropped, or has another name."""
+        return self.change.action is Action.DROP and self.when is When.BEFORE
+
+    @property
     def words(self) -> str:
         """Return what happens: `created by step x`."""
         return f"{self.change.action.value} by step `{self.step}`"
@@ -89,9 +99,7 @@ class Changes:
     @property
     def created_schemas(self) -> frozenset[str]:
         """The schemas that a step creates, or gives their name."""
-        return frozenset(
-            name for name, found in self._schemas.items() if any(made.change.action is Action.CREATE for made in found)
-        )
+        return frozenset(name for name, found in self._schemas.items() if any(made.creates for made in found))
 
     def clear(self) -> None:
         """Remove everything that was noted."""
@@ -111,7 +119,7 @@ class Changes:
 
     def altered(self, step: str, number: int, relations: Collection[Relation]) -> Iterator[Altered]:
         """Yield alterations that come, or may come, before a statement: of these relations, and of no relation."""
-        for name in {relation.name for relation in relations}:
+        for name in sorted({relation.name for relation in relations}):
             for one in self._altered_relations.get(name, ()):
                 found = one.alteration.relation
                 if self._comes_before(one, step, number) and any(_is(found, other) for other in relations):
@@ -213,11 +221,6 @@ class Changes:
         ]
         return self._last(found, step, number) is not None
 
-    def opaque(self, step: str, number: int) -> Made | None:
-        """Return the last statement that certainly comes before another one and may have changed anything."""
-        made = self._last(self._anything, step, number)
-        return made if made is not None and made.when is not When.PERHAPS else None
-
     def _implied(self, relation: Relation) -> list[Made]:
         stem = relation.name
         found: list[Made] = []
@@ -255,14 +258,14 @@ class Changes:
         return made.step in self._ancestors(step)
 
     def _may_be_before(self, made: Made | Altered, step: str) -> bool:
-        if made.step == step or (made.step in self._final and step not in self._final):
+        if not step or made.step == step or (made.step in self._final and step not in self._final):
             return False
         return step not in self._ancestors(made.step)
 
     def _ancestors(self, step: str) -> frozenset[str]:
         known = self._before.get(step)
         if known is None:
-            known = self._before[step] = ancestors(self._needs, [step])
+            known = self._before[step] = ancestors(self._needs, [step]) if step else frozenset()
         return known
 
 
@@ -307,66 +310,48 @@ class CatalogView:
     """The catalog as one statement sees it."""
 
     def __init__(self, unit: Unit, around: StatementContext, changes: Changes) -> None:
-        self._around = around
         self._changes = changes
-        self._step = unit.step.id if unit.step is not None else ""
+        #: The surroundings of the statement, its step (empty for a precondition of the plan), and the settings to which
+        #: the step gives a value that is known only when it runs.
+        self.around, self.computed = around, unit.computed
+        self.step = unit.step_id
         #: Conditions before the step see none of its changes, those after it see all.
         before = unit.key in {"on_retry", "if", "preconditions", "for_each.sql"}
         self._number = unit.number if unit.key == "sql" else -1 if before else 1_000_000
-        self._computed = unit.computed
-
-    @property
-    def step(self) -> str:
-        """Return the step of the statement, empty for a precondition of the plan."""
-        return self._step
-
-    @property
-    def computed(self) -> frozenset[str]:
-        """Return the settings to which the step gives a value that is known only when it runs."""
-        return self._computed
 
     def altered(self, relations: Collection[Relation]) -> Iterator[Altered]:
         """Yield what previous steps alter of these relations, and of objects that are not relations."""
-        if self._step:
-            placed = {self._around.placed(relation) for relation in relations}
-            yield from self._changes.altered(self._step, self._number, placed)
+        placed = {self.around.placed(relation) for relation in relations}
+        return self._changes.altered(self.step, self._number, placed)
 
     def altered_columns(self) -> Iterator[Altered]:
         """Yield what previous steps alter of the columns of any relation."""
-        if self._step:
-            yield from self._changes.altered_columns(self._step, self._number)
+        return self._changes.altered_columns(self.step, self._number)
 
     def surely(self, one: Altered) -> bool:
         """Return whether an alteration certainly comes before the statement."""
-        return self._changes.surely(one, self._step, self._number)
+        return self._changes.surely(one, self.step, self._number)
 
     def dropped(self, relation: Relation) -> Made | None:
         """Return the last change before the statement that creates or drops the relation."""
-        return self._changes.of_relation(self._around.placed(relation), self._step, self._number)
+        return self._changes.of_relation(self.around.placed(relation), self.step, self._number)
 
     def dropped_perhaps(self, relation: Relation) -> Made | None:
         """Return an earlier statement that drops the relation, if it happens at all or in that order."""
-        if not self._step:
-            return None
-        return self._changes.dropped_perhaps(self._around.placed(relation), self._step, self._number)
-
-    @property
-    def around(self) -> StatementContext:
-        """Return the surroundings."""
-        return self._around
+        return self._changes.dropped_perhaps(self.around.placed(relation), self.step, self._number)
 
     def relation(self, relation: Relation) -> SeenRelation:
         """Return the relation that the statement finds under this name."""
         if MADE_UP in relation.name or MADE_UP in (relation.schema or ""):
             return SeenRelation(state=State.UNKNOWN, relation=relation, why="its name is an item of for_each")
-        if relation.schema is None and "search_path" in self._computed:
+        if relation.schema is None and "search_path" in self.computed:
             why = "the step sets search_path to a value that is known only when it runs"
             return SeenRelation(state=State.UNKNOWN, relation=relation, why=why)
-        facts = self._around.relations.get(relation)
-        placed = self._searched(relation) or self._around.placed(relation)
+        facts = self.around.relations.get(relation)
+        placed = self._searched(relation) or self.around.placed(relation)
         if facts is not None and facts.relation != placed:
-            facts = self._around.relations.get(placed)
-        made = self._changes.of_relation(placed, self._step, self._number) if self._step else None
+            facts = self.around.relations.get(placed)
+        made = self._changes.of_relation(placed, self.step, self._number)
         if made is None or (made.when is When.PERHAPS and made.change.action is Action.DROP):
             return self._unchanged(relation, facts)
         if made.when is When.PERHAPS:
@@ -384,18 +369,18 @@ class CatalogView:
 
     def _searched(self, relation: Relation) -> Relation | None:
         """Return where search_path finds a name that previous steps create or drop in one of several schemas."""
-        if relation.schema is not None or not self._step:
+        if relation.schema is not None or not self.step:
             return None
         schemas = self.path()
         for schema in schemas if len(schemas) > 1 else ():
             placed = Relation(schema, relation.name)
-            made = self._changes.of_relation(placed, self._step, self._number)
+            made = self._changes.of_relation(placed, self.step, self._number)
             if made is None or made.when is not When.BEFORE:
-                found = placed in self._around.relations
+                found = placed in self.around.relations
             elif made.change.sort is Sort.SCHEMA:  # what is in a schema that is renamed is not known
-                found = made.change.action is Action.CREATE and made.change.kind == "renamed"
+                found = made.creates and made.change.kind == "renamed"
             else:
-                found = made.change.action is Action.CREATE
+                found = made.creates
             if found:
                 return placed
         return None
@@ -404,10 +389,10 @@ class CatalogView:
         """Return the schemas that search_path leads to, also those that previous steps create."""
         created = []
         for name in self._changes.created_schemas:
-            made = self._changes.of_schema(name, self._step, self._number)
-            if made is not None and made.change.action is Action.CREATE:
+            made = self._changes.of_schema(name, self.step, self._number)
+            if made is not None and made.creates:
                 created.append(name)
-        return self._around.path(created)
+        return self.around.path(created)
 
     def new_place(self, relation: Relation) -> Relation:
         """Return the relation with the schema where the statement creates it."""
@@ -419,40 +404,38 @@ class CatalogView:
 
     def _was_dropped(self, relation: Relation, made: Made) -> bool:
         earlier = self._changes.of_relation(relation, made.step, made.number)
-        return earlier is not None and earlier.when is When.BEFORE and earlier.change.action is Action.DROP
+        return earlier is not None and earlier.removes
 
     def _unchanged(self, relation: Relation, facts: RelationFacts | None) -> SeenRelation:
         if facts is not None:
             return SeenRelation(state=State.THERE, relation=relation, facts=facts)
-        if not self._step:
-            return SeenRelation(state=State.MISSING, relation=relation)
-        implied = self._changes.implied(relation, self._step, self._number)
+        implied = self._changes.implied(relation, self.step, self._number)
         if implied is not None and implied.when is When.BEFORE:
             return SeenRelation(state=State.NEW, relation=relation, made=implied)
-        opaque = self._changes.may_be_opaque(self._step, self._number)
+        opaque = self._changes.may_be_opaque(self.step, self._number)
         state = State.MISSING if opaque is None else State.UNKNOWN
         return SeenRelation(state=state, relation=relation, made=opaque)
 
     def schema(self, name: str) -> tuple[SchemaFacts | None, Made | None]:
         """Return the catalog's facts about a schema, and the last change before the statement."""
-        made = self._changes.of_schema(name, self._step, self._number) if self._step else None
-        return self._around.known_schemas.get(name), made
+        made = self._changes.of_schema(name, self.step, self._number)
+        return self.around.known_schemas.get(name), made
 
     def part(self, sort: Sort, name: str, relation: Relation | None = None) -> Made | None:
         """Return the last change before the statement of a column, constraint, function or type."""
-        return self._changes.of_part(sort, name, self._step, self._number, relation) if self._step else None
+        return self._changes.of_part(sort, name, self.step, self._number, relation)
 
     def named(self, sort: ObjectSort, name: Relation) -> NamedFacts | None:
         """Return the catalog's facts about an object that is not a relation, None if it does not exist."""
-        return self._around.named.get((sort, name))
+        return self.around.named.get((sort, name))
 
     def opaque(self) -> Made | None:
         """Return a statement that comes, or may come, before and may have changed anything."""
-        return self._changes.may_be_opaque(self._step, self._number) if self._step else None
+        return self._changes.may_be_opaque(self.step, self._number)
 
     def indexes_made_on(self, relation: Relation) -> bool:
         """Return whether an earlier statement creates a unique index on the relation."""
-        return bool(self._step) and self._changes.has_unique_index(relation, self._step, self._number)
+        return self._changes.has_unique_index(relation, self.step, self._number)
 
 
 async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> None:
@@ -480,23 +463,18 @@ async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> N
 async def _of_room(
     units: Sequence[Unit], room: StatementContext, inspector: Inspector, altered: Collection[str]
 ) -> None:
-    changed = [one for unit in units for one in changes(unit.statement)]
+    statements = [unit.statement for unit in units]
+    changed = [one for statement in statements for one in changes(statement)]
     made = {one.relation for one in changed if one.relation is not None}
     named = {relation for unit in units for relation in _relations(unit)}
     known = set(room.relations)
     await _fill(room, named | made, inspector)
-    placed = {room.placed(relation) for relation in made}
-    indexes = (index for index in (created_index(unit.statement) for unit in units) if index is not None)
-    placed |= {Relation(room.placed(one.table).schema, one.index.name) for one in indexes if one.index is not None}
-    clustered = ((main_relation(unit.statement), clustering_index(unit.statement)) for unit in units)
-    placed |= {Relation(room.placed(table).schema, index) for table, index in clustered if table is not None and index}
-    placed |= {
-        Relation(room.placed(table).schema, index)
-        for unit in units
-        for index in named_indexes(unit.statement)
-        if (table := main_relation(unit.statement)) is not None
-    }
-    placed |= {room.new_place(relation) for relation in made}
+    placed = {room.placed(relation) for relation in made} | {room.new_place(relation) for relation in made}
+    for statement in statements:
+        table, index = main_relation(statement), created_index(statement)
+        indexes = {clustering_index(statement), *named_indexes(statement)} - {""}
+        indexes |= {index.index.name} if index is not None and index.index is not None else set()
+        placed |= {Relation(room.placed(table).schema, name) for name in indexes} if table is not None else set()
     own = room.path()
     if len(own) > 1:  # what is dropped from one schema, or created in it, uncovers or covers what another one has
         names = {relation.name for relation in named | made if relation.schema is None}
@@ -506,12 +484,12 @@ async def _of_room(
     await _fill(room, {other for facts in fresh for other in _others(facts)}, inspector)
     schemas = {one.schema for one in (*room.relations, *placed, *named) if one.schema}
     schemas |= {one.name for one in changed if one.name and one.relation is None}
-    schemas |= {name for name in (reindexed_name(unit.statement) for unit in units) if name}
+    schemas |= set(filter(None, map(reindexed_name, statements)))
     room.known_schemas |= await inspector.schemas(sorted(schemas), room.role)
     await _measure(room, inspector)
-    enums = {one.name for unit in units for one in alterations(unit.statement) if one.value}
+    enums = {one.name for statement in statements for one in alterations(statement) if one.value}
     room.labels |= await inspector.labels(sorted(enums))
-    mentioned = [one for unit in units for one in mentions(unit.statement) if (one.sort, one.name) not in room.named]
+    mentioned = [one for each in statements for one in mentions(each) if (one.sort, one.name) not in room.named]
     room.named |= await inspector.mentioned(mentioned, room.schemas, room.role)
 
 

@@ -8,48 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from runner.preflight import earlier_steps, maintenance_checks, object_checks, option_checks
 from runner.preflight.catalog_state import CatalogView, Made, State, When
-from runner.preflight.earlier_steps import check_gone, check_new_labels
-from runner.preflight.maintenance_checks import (
-    check_abilities,
-    check_catalogs,
-    check_clustering,
-    check_concurrent_drop,
-    check_index_parts,
-    check_leftovers,
-    check_locking,
-    check_named_indexes,
-    check_refreshing,
-    check_reindexing,
-    check_repeated_columns,
-    check_switches,
-    check_vacuum_options,
-    check_whole_database,
-)
-from runner.preflight.object_checks import (
-    check_attached,
-    check_dependents,
-    check_detaching,
-    check_dropped_schemas,
-    check_existence,
-    check_files,
-    check_kind,
-    check_new_names,
-    check_partitioned,
-    check_parts,
-    check_rights,
-)
-from runner.preflight.option_checks import (
-    check_parameters,
-    check_partitioned_cluster,
-    check_repeated,
-    check_replaced_kind,
-    check_subcommands,
-    check_versions,
-)
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
-from runner.sql.catalog_changes import Action, Sort
+from runner.sql.catalog_changes import Sort
 from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions, typed
 from runner.sql.command_objects import adopted_indexes, created_relations
 from runner.sql.command_options import is_cascading
@@ -90,21 +53,20 @@ def check_mentioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
     """Yield the names of objects that do not exist, or that the role may not use."""
     for one in mentions(unit.statement):
         facts, made = sight.named(one.sort, one.name), _made(one, sight)
-        if made is not None and made.change.action is Action.DROP and made.when is When.BEFORE:
-            message = f"the {_CODES[one.sort][1]} {one.name} is {made.words}"
-            yield StatementFinding(code="JP604", message=message, offset=one.offset)
+        if made is not None and made.removes:
+            yield unit.finding("JP604", f"the {_CODES[one.sort][1]} {one.name} is {made.words}", one.offset)
         elif facts is None:
             yield from _absent(unit, one, made, sight)
         elif one.sort is ObjectSort.TABLESPACE and one.name.name == _SHARED and unit.statement.kind in _PLACED:
             message = f"the tablespace {_SHARED} takes only the catalogs that all databases share"
-            yield StatementFinding(code="JP606", message=message, offset=one.offset)
+            yield unit.finding("JP606", message, one.offset)
         elif not facts.open and one.sort is ObjectSort.TYPE:
             yield from _closed_type(unit, one, sight)
         elif not facts.open:
             role = quote_identifier(sight.around.role)
             message = f'role "{sight.around.role}" may not create objects in the tablespace {one.name}'
             hint = f"GRANT CREATE ON TABLESPACE {quote_identifier(one.name.name)} TO {role};"
-            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
+            yield unit.finding("JP610", message, one.offset, hint=hint)
 
 
 def _closed_type(unit: Unit, one: Mention, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -112,7 +74,7 @@ def _closed_type(unit: Unit, one: Mention, sight: CatalogView) -> Iterator[State
     if one.name in typed(unit.statement):
         message = f'role "{sight.around.role}" has no USAGE on the type {one.name}'
         hint = f"GRANT USAGE ON TYPE {one.name} TO {quote_identifier(sight.around.role)};"
-        yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
+        yield unit.finding("JP610", message, one.offset, hint=hint)
 
 
 def _made(one: Mention, sight: CatalogView) -> Made | None:
@@ -122,17 +84,17 @@ def _made(one: Mention, sight: CatalogView) -> Made | None:
 
 def _absent(unit: Unit, one: Mention, made: Made | None, sight: CatalogView) -> Iterator[StatementFinding]:
     code, what = _CODES[one.sort]
-    if made is not None and made.change.action is Action.CREATE:
+    if made is not None and made.creates:
         if made.when is When.PERHAPS:
             message = f"{one.name} is {made.words}, which may run later"
-            yield StatementFinding(code="JP612", message=message, offset=one.offset, hint=f"add `needs: [{made.step}]`")
+            yield unit.finding("JP612", message, one.offset, hint=f"add `needs: [{made.step}]`")
         return
     # Every table has a type with its name, also the one that the statement creates.
     if one.sort is ObjectSort.TYPE and one.name in created_relations(unit.statement):
         return
     if one.sort is ObjectSort.TYPE and sight.relation(one.name).state in {State.THERE, State.NEW, State.PERHAPS}:
         return
-    yield StatementFinding(code=code, message=f"there is no {what} {one.name}", offset=one.offset)
+    yield unit.finding(code, f"there is no {what} {one.name}", one.offset)
 
 
 _K = StatementKind
@@ -146,40 +108,37 @@ def check_command(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
 
 #: Every check of a command, the most basic first.
 CHECKS: tuple[Callable[[Unit, CatalogView], Iterator[StatementFinding]], ...] = (
-    check_existence,
-    check_kind,
-    check_rights,
-    check_files,
-    check_parts,
+    object_checks.check_existence,
+    object_checks.check_kind,
+    object_checks.check_rights,
+    object_checks.check_files,
+    object_checks.check_parts,
     check_mentioned,
-    check_dropped_schemas,
-    check_new_names,
-    check_partitioned,
-    check_refreshing,
-    check_detaching,
-    check_dependents,
-    check_leftovers,
-    check_versions,
-    check_parameters,
-    check_repeated,
-    check_subcommands,
-    check_partitioned_cluster,
-    check_replaced_kind,
-    check_clustering,
-    check_reindexing,
-    check_vacuum_options,
-    check_switches,
-    check_whole_database,
-    check_repeated_columns,
-    check_concurrent_drop,
-    check_catalogs,
-    check_index_parts,
-    check_abilities,
-    check_named_indexes,
-    check_locking,
-    check_attached,
-    check_gone,
-    check_new_labels,
+    object_checks.check_dropped_schemas,
+    object_checks.check_new_names,
+    object_checks.check_partitioned,
+    maintenance_checks.check_refreshing,
+    object_checks.check_detaching,
+    object_checks.check_dependents,
+    maintenance_checks.check_leftovers,
+    option_checks.check_versions,
+    option_checks.check_parameters,
+    option_checks.check_repeated,
+    option_checks.check_subcommands,
+    option_checks.check_partitioned_cluster,
+    option_checks.check_replaced_kind,
+    maintenance_checks.check_clustering,
+    maintenance_checks.check_reindexing,
+    option_checks.check_options,
+    maintenance_checks.check_vacuum,
+    maintenance_checks.check_dropped_indexes,
+    maintenance_checks.check_catalogs,
+    maintenance_checks.check_abilities,
+    maintenance_checks.check_named_indexes,
+    maintenance_checks.check_locking,
+    object_checks.check_attached,
+    earlier_steps.check_gone,
+    earlier_steps.check_new_labels,
 )
 
 #: Commands for which the catalog decides everything; for those below it decides a part, for the rest nothing.

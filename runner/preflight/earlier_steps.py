@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from runner.errors import Severity
 from runner.gateway.catalog import RelationFacts
-from runner.preflight.catalog_state import Altered, CatalogView, State, When
+from runner.preflight.catalog_state import Altered, CatalogView, State
 from runner.preflight.sql_units import MADE_UP, StatementFinding, Unit
 from runner.sql.alter_table import alter_actions
 from runner.sql.catalog_changes import Action, Sort, changes
@@ -132,19 +132,18 @@ def _rights_on_new(unit: Unit, sight: CatalogView) -> Iterator[str]:
     if defines(unit.statement):
         new += [(f"the type {name}", sight.part(Sort.TYPE, name.name)) for name, _ in type_names(unit.statement)]
     for what, made in new:
-        if made is not None and made.change.action is Action.CREATE:
+        if made is not None and made.creates:
             yield f"{what} is {made.words}: its privileges are known only when it runs"
 
 
 def _relevant(unit: Unit, sight: CatalogView, aspects: frozenset[Aspect], message: str) -> Altered | None:
     if not aspects:
         return None
-    said = _Words(unit)
     for one in sight.altered(relations_of(unit, sight)):
         alteration = one.alteration
         if alteration.aspect not in aspects and alteration.aspect is not _A.SETTING:
             continue
-        if alteration.aspect in _NAMED and alteration.name and not said.has(alteration):
+        if alteration.aspect in _NAMED and alteration.name and not _names(unit, alteration):
             continue
         if alteration.aspect is _A.COLUMN and not _could_mend(alteration, message):
             continue
@@ -167,18 +166,17 @@ def _could_mend(alteration: Alteration, message: str) -> bool:
 
 
 def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: CatalogView) -> bool:
-    said, aspect = _Words(unit), alteration.aspect
-    named = said.has(alteration)
+    aspect, named = alteration.aspect, _names(unit, alteration)
     if aspect is _A.COLUMN:
         return _column_may_break(alteration, unit, named=named)
     if aspect in {_A.KEY, _A.CONSTRAINT}:
         # A foreign key of another table, which has no name here, keeps the table from being emptied or dropped.
         referred = not alteration.name and unit.statement.kind in {_K.TRUNCATE, _K.DROP_TABLE}
-        return named or referred or bool(said.words & {"conflict", "references", "group"})
+        return named or referred or bool(words(unit.sql) & {"conflict", "references", "group"})
     if aspect is _A.SEQUENCES:
         return _uses_sequence(unit, sight)
     if aspect is _A.ATTACHED and not alteration.name:
-        return bool(said.words & {"trigger", "rule", "policy"})
+        return bool(words(unit.sql) & {"trigger", "rule", "policy"})
     if aspect in {_A.PARTITION, _A.INHERITANCE}:
         return unit.statement.kind not in {_K.SELECT, _K.UPDATE, _K.DELETE, _K.VACUUM, _K.ANALYZE}
     always = {
@@ -225,24 +223,9 @@ def _uses_sequence(unit: Unit, sight: CatalogView) -> bool:
     return any(one is not None and one.kind == "S" for one in facts)
 
 
-class _Words:
-    """The words of a statement, read on first use."""
-
-    def __init__(self, unit: Unit) -> None:
-        self._unit = unit
-        self._words: frozenset[str] | None = None
-
-    @property
-    def words(self) -> frozenset[str]:
-        """Return all names, keywords and string constants."""
-        if self._words is None:
-            self._words = words(self._unit.sql)
-        return self._words
-
-    def has(self, alteration: Alteration) -> bool:
-        """Return whether the statement has a name of the alteration in it."""
-        names = {alteration.name, alteration.old, alteration.value} - {""}
-        return bool(names & self.words)
+def _names(unit: Unit, alteration: Alteration) -> bool:
+    """Return whether the statement has a name of the alteration in it."""
+    return bool(({alteration.name, alteration.old, alteration.value} - {""}) & words(unit.sql))
 
 
 def relations_of(unit: Unit, sight: CatalogView) -> frozenset[Relation]:
@@ -281,7 +264,7 @@ def check_gone(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     for relation, offset in regclass_constants(unit.statement):
         seen = sight.relation(relation)
         if seen.state is State.GONE and seen.made is not None:
-            yield StatementFinding(code="JP604", message=f"{relation} is {seen.made.words}", offset=offset)
+            yield unit.finding("JP604", f"{relation} is {seen.made.words}", offset)
 
 
 _READS_ROWS = frozenset(
@@ -298,8 +281,7 @@ def check_filled(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         facts = sight.relation(use.relation).facts
         if facts is not None and facts.kind == "m" and not facts.populated:
             message = f"{use.relation} has never been populated and cannot be read"
-            hint = f"REFRESH MATERIALIZED VIEW {use.relation};"
-            yield StatementFinding(code="JP615", message=message, offset=use.offset, hint=hint)
+            yield unit.finding("JP615", message, use.offset, hint=f"REFRESH MATERIALIZED VIEW {use.relation};")
 
 
 def _columns(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -309,12 +291,10 @@ def _columns(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         if table is None or use.name not in table.columns:
             continue
         made = sight.part(Sort.COLUMN, use.name, table.relation)
-        if made is None or made.change.action is not Action.DROP or made.when is not When.BEFORE:
-            continue
-        if use.alone and not _is_alone(use.relation, use.name, facts):
+        if made is None or not made.removes or (use.alone and not _is_alone(use.relation, use.name, facts)):
             continue
         message = f"the column {Relation(None, use.name)} of {use.relation} is {made.words}"
-        yield StatementFinding(code="JP604", message=message, offset=use.offset)
+        yield unit.finding("JP604", message, use.offset)
 
 
 def _is_alone(relation: Relation, name: str, facts: dict[Relation, RelationFacts | None]) -> bool:
@@ -337,22 +317,21 @@ def _arbiters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     )
     if constraint:
         gone = None if added else sight.part(Sort.CONSTRAINT, constraint, table.relation)
-        if gone is not None and gone.change.action is Action.DROP and gone.when is When.BEFORE:
+        if gone is not None and gone.removes:
             message = f"the constraint {Relation(None, constraint)} of {table.relation} is {gone.words}"
-            yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
+            yield unit.finding("JP604", message)
         return
     fitting = [index for index in table.indexes if index.unique and index.plain and index.columns == columns]
     drops = [_dropped(index.relation, table.relation, sight) for index in fitting]
     if fitting and all(drops) and not added:
         message = f"the unique index that ON CONFLICT ({', '.join(sorted(columns))}) needs is {drops[0]}"
-        yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
+        yield unit.finding("JP604", message)
 
 
 def _dropped(index: Relation, table: Relation, sight: CatalogView) -> str | None:
     """Return how a previous step certainly drops an index, or the constraint of its name."""
     for made in (sight.dropped(index), sight.part(Sort.CONSTRAINT, index.name, table)):
-        gone = made is not None and made.change.action is Action.DROP and made.change.kind != "renamed"
-        if gone and made is not None and made.when is When.BEFORE:
+        if made is not None and made.removes and made.change.kind != "renamed":
             return made.words
     return None
 
@@ -362,9 +341,8 @@ def _types(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         return
     for name, offset in type_names(unit.statement):
         made = sight.part(Sort.TYPE, name.name)
-        gone = made is not None and made.change.action is Action.DROP and made.when is When.BEFORE
-        if gone and made is not None and made.change.relation == name:
-            yield StatementFinding(code="JP604", message=f"the type {name} is {made.words}", offset=offset)
+        if made is not None and made.removes and made.change.relation == name:
+            yield unit.finding("JP604", f"the type {name} is {made.words}", offset)
 
 
 def _functions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -382,7 +360,7 @@ def _functions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         ]
         if len(gone) == 1 and gone[0].alteration.old == call.name and sight.surely(gone[0]):
             message = f"the function {call.name}() is dropped, renamed or moved by step `{gone[0].step}`"
-            yield StatementFinding(code="JP604", message=message, offset=call.offset)
+            yield unit.finding("JP604", message, call.offset)
 
 
 def new_label(unit: Unit, sight: CatalogView, value: str) -> StatementFinding | None:
@@ -392,13 +370,10 @@ def new_label(unit: Unit, sight: CatalogView, value: str) -> StatementFinding | 
         if one.alteration.value != value or one.step != sight.step or not sight.surely(one):
             continue
         created = sight.part(Sort.TYPE, enum)
-        if created is not None and created.step == sight.step and created.change.action is Action.CREATE:
+        if created is not None and created.step == sight.step and created.creates:
             continue
         message = f"'{value}' is added to the type {enum} in the same transaction, and cannot be used in it"
-        hint = "add the value in a step of its own"
-        return StatementFinding(
-            code=NEW_LABEL, message=message, offset=unit.statement.start, hint=hint, severity=Severity.ERROR
-        )
+        return unit.finding(NEW_LABEL, message, hint="add the value in a step of its own", severity=Severity.ERROR)
     return None
 
 

@@ -25,7 +25,7 @@ from runner.sql.command_objects import (
     reindexed_name,
     vacuumed,
 )
-from runner.sql.command_options import enabled, is_cascading, is_concurrent, is_guarded, options
+from runner.sql.command_options import enabled, is_cascading, is_concurrent, is_guarded
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
 from runner.sql.statements import StatementKind
@@ -34,13 +34,6 @@ from runner.sql.table_locks import locks_taken
 _K = StatementKind
 #: Relations with smaller OIDs are system catalogs, or TOAST tables and indexes of such (FirstUnpinnedObjectId).
 _FIRST_OF_USERS = 12_000
-#: Kilobytes that BUFFER_USAGE_LIMIT accepts, besides 0.
-_BUFFERS = (128, 16_777_216)
-_UNITS = {"b": 1 / 1024, "kb": 1, "mb": 1024, "gb": 1024**2, "tb": 1024**3, "": 1}
-
-
-def _refused(message: str, offset: int, hint: str | None = None) -> StatementFinding:
-    return StatementFinding(code="JP606", message=message, offset=offset, hint=hint)
 
 
 def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -54,23 +47,21 @@ def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
     if not name:
         if facts.clustered is None:
             hint = f"CLUSTER {table} USING index;"
-            yield _refused(f"{table} has never been clustered, and no index is named", statement.start, hint)
+            yield unit.finding("JP606", f"{table} has never been clustered, and no index is named", hint=hint)
         return
     index = sight.relation(Relation(facts.relation.schema, name))
     if index.state is State.GONE and index.made is not None:
-        message = f"the index {Relation(None, name)} is {index.made.words}"
-        yield StatementFinding(code="JP604", message=message, offset=statement.start)
+        yield unit.finding("JP604", f"the index {Relation(None, name)} is {index.made.words}")
     elif index.state is State.MISSING:
-        message = f"there is no index {Relation(None, name)} in the schema of {table}"
-        yield StatementFinding(code="JP601", message=message, offset=statement.start)
+        yield unit.finding("JP601", f"there is no index {Relation(None, name)} in the schema of {table}")
     elif index.facts is not None:
         of = index.facts.index_of
         if of is None or of.relation != facts.relation:
-            yield _refused(f"{Relation(None, name)} is not an index of {table}", statement.start)
+            yield unit.finding("JP606", f"{Relation(None, name)} is not an index of {table}")
         elif not of.clusterable:
-            yield _refused(f"CLUSTER cannot use the index {Relation(None, name)} ({of.method})", statement.start)
+            yield unit.finding("JP606", f"CLUSTER cannot use the index {Relation(None, name)} ({of.method})")
         elif not of.valid:
-            yield _refused(f"the index {Relation(None, name)} is INVALID", statement.start)
+            yield unit.finding("JP606", f"the index {Relation(None, name)} is INVALID")
 
 
 def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -83,18 +74,16 @@ def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFin
             continue
         index = sight.relation(Relation(facts.relation.schema, name))
         if index.state is State.GONE and index.made is not None:
-            message = f"the index {Relation(None, name)} is {index.made.words}"
-            yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
+            yield unit.finding("JP604", f"the index {Relation(None, name)} is {index.made.words}")
         elif index.state is State.MISSING:
-            message = f"there is no index {Relation(None, name)} of {table}"
-            yield StatementFinding(code="JP601", message=message, offset=unit.statement.start)
+            yield unit.finding("JP601", f"there is no index {Relation(None, name)} of {table}")
     adopted = {action.index for action in alter_actions(unit.statement) if action.using_index}
     for index_facts in facts.indexes if facts is not None else ():
         if index_facts.relation.name in adopted and not (index_facts.unique and index_facts.plain):
             message = (
                 f"the index {index_facts.relation} is not unique, or not on columns alone, and cannot be a constraint"
             )
-            yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
+            yield unit.finding("JP606", message)
 
 
 def check_reindexing(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -107,23 +96,22 @@ def check_reindexing(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
     if target in {ReindexTarget.DATABASE, ReindexTarget.SYSTEM}:
         if name and name != sight.around.database:
             message = f"REINDEX works on the current database, {Relation(None, sight.around.database)}"
-            yield _refused(message, statement.start, "connect to the other database")
+            yield unit.finding("JP606", message, hint="connect to the other database")
         if concurrent and target is ReindexTarget.SYSTEM:
-            yield _refused("system catalogs cannot be rebuilt CONCURRENTLY", statement.start)
+            yield unit.finding("JP606", "system catalogs cannot be rebuilt CONCURRENTLY")
         may = sight.around.abilities & {"superuser", "owns_database", "pg_maintain"}
         if not may and sight.around.abilities_known:
-            yield _denied(f"{statement.kind} {target.name}", "the owner of the database", sight, statement.start)
+            yield unit.finding("JP610", _denied(f"{statement.kind} {target.name}", "the owner of the database", sight))
     elif target is ReindexTarget.SCHEMA:
         if concurrent and name == "pg_catalog":
             message = "system catalogs cannot be rebuilt CONCURRENTLY: REINDEX would skip all of them with a WARNING"
-            severity = skip_severity(unit)
-            yield StatementFinding(code="JP607", message=message, offset=statement.start, severity=severity)
+            yield unit.finding("JP607", message, severity=skip_severity(unit))
         yield from _schema(unit, sight, name)
     elif concurrent:
         yield from _exclusion(unit, sight)
         for one, facts in there(unit, sight):
             if facts.oid < _FIRST_OF_USERS:
-                yield _refused("system catalogs cannot be rebuilt CONCURRENTLY", one.offset)
+                yield unit.finding("JP606", "system catalogs cannot be rebuilt CONCURRENTLY", one.offset)
 
 
 def _exclusion(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -132,29 +120,23 @@ def _exclusion(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         own = facts.index_of
         if own is not None and own.excludes:
             message = f"{one.relation} belongs to an exclusion constraint, and cannot be rebuilt CONCURRENTLY"
-            yield _refused(message, one.offset, f"REINDEX INDEX {one.relation};")
+            yield unit.finding("JP606", message, one.offset, hint=f"REINDEX INDEX {one.relation};")
         left = [index.relation for index in facts.indexes if index.excludes]
         if left:
             message = f"REINDEX CONCURRENTLY would skip {left[0]}, of an exclusion constraint, with a WARNING"
-            severity = skip_severity(unit)
-            yield StatementFinding(code="JP607", message=message, offset=one.offset, severity=severity)
+            yield unit.finding("JP607", message, one.offset, severity=skip_severity(unit))
 
 
 def _schema(unit: Unit, sight: CatalogView, name: str) -> Iterator[StatementFinding]:
     facts, made = sight.schema(name)
-    if made is not None:
-        return
-    if facts is None:
-        yield StatementFinding(
-            code="JP601", message=f"there is no schema {Relation(None, name)}", offset=unit.statement.start
-        )
-    elif not facts.owned and "pg_maintain" not in sight.around.abilities:
-        yield _denied("REINDEX SCHEMA", "the owner of the schema", sight, unit.statement.start)
+    if made is None and facts is None:
+        yield unit.finding("JP601", f"there is no schema {Relation(None, name)}")
+    elif made is None and facts is not None and not facts.owned and "pg_maintain" not in sight.around.abilities:
+        yield unit.finding("JP610", _denied("REINDEX SCHEMA", "the owner of the schema", sight))
 
 
-def _denied(what: str, needed: str, sight: CatalogView, offset: int) -> StatementFinding:
-    message = f'role "{sight.around.role}" may not run {what}: it is not {needed}'
-    return StatementFinding(code="JP610", message=message, offset=offset)
+def _denied(what: str, needed: str, sight: CatalogView) -> str:
+    return f'role "{sight.around.role}" may not run {what}: it is not {needed}'
 
 
 def check_abilities(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -177,14 +159,15 @@ def check_abilities(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
     }.get(statement.kind, (set(), None))
     new = created_schema(statement) if statement.kind is _K.CREATE_SCHEMA else None
     if new is not None and new.startswith("pg_"):
-        yield _refused(f"the name {new} is reserved for the system: it begins with pg_", statement.start)
+        yield unit.finding("JP606", f"the name {new} is reserved for the system: it begins with pg_")
     if wanted and not wanted & abilities:
         schema = created_schema(statement) if is_guarded(statement) else None
         if schema is not None and sight.schema(schema)[0] is not None:
             return
-        message = f'role "{sight.around.role}" may not run {statement.kind}'
-        yield StatementFinding(code="JP610", message=message, offset=statement.start, hint=hint)
+        yield unit.finding("JP610", f'role "{sight.around.role}" may not run {statement.kind}', hint=hint)
 
+
+_OFF = frozenset({"off", "false", "no", "0"})
 
 #: One of these privileges allows every mode of LOCK, but for ACCESS SHARE before version 16.
 _STRONG = frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"})
@@ -209,125 +192,49 @@ def check_locking(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         if not (facts.owned or wanted & facts.privileges):
             message = f'role "{sight.around.role}" has no privilege on {one.relation} that lets it take this lock'
             hint = f"GRANT UPDATE ON {facts.relation} TO {quote_identifier(sight.around.role)};"
-            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
+            yield unit.finding("JP610", message, one.offset, hint=hint)
 
 
-def check_vacuum_options(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
-    """Options of VACUUM and ANALYZE that exclude each other, and values that they do not accept."""
+def check_vacuum(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """VACUUM and ANALYZE name a column once, and skip some tables with a WARNING.
+
+    Without a table they skip what the role may not maintain, such as shared catalogs; ONLY leaves nothing of a
+    partitioned table.
+    """
     statement = unit.statement
     if statement.kind not in {_K.VACUUM, _K.ANALYZE}:
         return
-    given = options(statement)
-    tables = vacuumed(statement)
-    full = enabled(statement, "full")
-    analyze = statement.kind is _K.ANALYZE or enabled(statement, "analyze")
-    columns = any(one.columns for one in tables)
-    clashes = (
-        (full and _number(given.get("parallel")) > 0, "VACUUM FULL cannot work in parallel"),
-        (full and enabled(statement, "disable_page_skipping"), "FULL and DISABLE_PAGE_SKIPPING exclude each other"),
-        (
-            full and "buffer_usage_limit" in given and not analyze,
-            "BUFFER_USAGE_LIMIT has no effect on VACUUM FULL, and is refused",
-        ),
-        ("parallel" in given and given["parallel"] is None, "PARALLEL needs a number"),
-        (not 0 <= _number(given.get("parallel")) <= 1_024, "PARALLEL takes 0 to 1024 workers"),
-        (columns and not analyze, "columns can be named for ANALYZE only: VACUUM (ANALYZE) t (column)"),
-        (enabled(statement, "only_database_stats") and bool(tables), "ONLY_DATABASE_STATS takes no table"),
-        (
-            enabled(statement, "only_database_stats") and bool(given.keys() - {"only_database_stats", "verbose"}),
-            "ONLY_DATABASE_STATS excludes other options",
-        ),
-        ("process_toast" in given and full and not enabled(statement, "process_toast"), "FULL needs PROCESS_TOAST"),
-        (not _is_cleanup(given.get("index_cleanup", "auto")), "INDEX_CLEANUP takes AUTO, ON or OFF"),
-        (not _is_limit(given.get("buffer_usage_limit", "0")), "BUFFER_USAGE_LIMIT takes 0, or 128 kB to 16 GB"),
-    )
-    for clash, message in clashes:
-        if clash:
-            yield _refused(message, statement.start)
-
-
-#: Values of an option that is on or off, and the options of VACUUM and ANALYZE that are.
-_BOOLEANS = frozenset({"on", "off", "true", "false", "1", "0"})
-_OFF = frozenset({"off", "false", "no", "0"})
-_SWITCHES = frozenset(
-    {
-        *("full", "freeze", "verbose", "analyze", "disable_page_skipping", "skip_locked", "process_main"),
-        *("process_toast", "truncate", "skip_database_stats", "only_database_stats"),
-    }
-)
-
-
-def check_switches(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
-    """Options that are on or off take no other word."""
-    if unit.statement.kind in {_K.VACUUM, _K.ANALYZE}:
-        for name, value in options(unit.statement).items():
-            if name in _SWITCHES and value is not None and value.lower() not in _BOOLEANS:
-                yield _refused(f"{name.upper()} takes a boolean, not {value}", unit.statement.start)
-
-
-#: Options of EXPLAIN that are on or off, those that need ANALYZE, and the words that two options take.
-_OF_EXPLAIN = frozenset(
-    {"analyze", "verbose", "costs", "settings", "generic_plan", "buffers", "wal", "timing", "summary", "memory"}
-)
-_OF_ANALYZE = ("timing", "wal")
-_WORDS_OF_EXPLAIN = {"format": {"text", "xml", "json", "yaml"}, "serialize": {"none", "off", "text", "binary"}}
-
-
-def check_explain(unit: Unit) -> Iterator[StatementFinding]:
-    """Yield options of EXPLAIN that contradict each other, and values that they do not take."""
-    statement = unit.statement
-    given = options(statement) if statement.kind is _K.EXPLAIN else {}
-    for name, value in given.items():
-        words = _WORDS_OF_EXPLAIN.get(name, _BOOLEANS if name in _OF_EXPLAIN else None)
-        if words is not None and value is not None and value.lower() not in words:
-            yield _refused(f"the option {name.upper()} of EXPLAIN does not take {value}", statement.start)
-    analyzes = enabled(statement, "analyze")
-    for name in _OF_ANALYZE:
-        if not analyzes and name in given and enabled(statement, name):
-            yield _refused(f"the option {name.upper()} of EXPLAIN requires ANALYZE", statement.start)
-    if not analyzes and "serialize" in given and (given["serialize"] or "text").lower() not in {"none", "off"}:
-        yield _refused("the option SERIALIZE of EXPLAIN requires ANALYZE", statement.start)
-    if analyzes and enabled(statement, "generic_plan"):
-        yield _refused("EXPLAIN takes one of ANALYZE and GENERIC_PLAN", statement.start)
-
-
-def check_whole_database(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """VACUUM and ANALYZE without a table skip, with a WARNING each, what the role may not maintain: shared catalogs."""
-    statement = unit.statement
-    whole = statement.kind in {_K.VACUUM, _K.ANALYZE} and not vacuumed(statement)
-    may = sight.around.abilities & {"superuser", "pg_maintain"}
-    if whole and not enabled(statement, "only_database_stats") and sight.around.abilities_known and not may:
+    may = not sight.around.abilities_known or sight.around.abilities & {"superuser", "pg_maintain"}
+    if not (vacuumed(statement) or enabled(statement, "only_database_stats") or may):
         message = f'role "{sight.around.role}" may not maintain every catalog: {statement.kind} would skip some of them'
-        severity = skip_severity(unit)
-        yield StatementFinding(
-            code="JP610", message=f"{message} with a WARNING", offset=statement.start, severity=severity
-        )
-
-
-def check_repeated_columns(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """ANALYZE names a column once; ONLY leaves nothing of a partitioned table."""
-    statement = unit.statement
+        yield unit.finding("JP610", f"{message} with a WARNING", severity=skip_severity(unit))
     for relation, columns, inherits in vacuumed(statement):
         twice = [name for name, number in Counter(columns).items() if number > 1]
         if twice:
-            yield _refused(f"the column {Relation(None, twice[0])} of {relation} is named twice", statement.start)
+            yield unit.finding("JP606", f"the column {Relation(None, twice[0])} of {relation} is named twice")
         facts = sight.relation(relation).facts
         if statement.kind is _K.VACUUM and not inherits and facts is not None and facts.kind == "p":
             message = f"VACUUM ONLY does nothing with {relation}, which is a partitioned table, but a WARNING"
-            severity = skip_severity(unit)
-            yield StatementFinding(code="JP607", message=message, offset=statement.start, severity=severity)
+            yield unit.finding("JP607", message, severity=skip_severity(unit))
 
 
-def check_concurrent_drop(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
-    """DROP INDEX CONCURRENTLY takes one index, and no CASCADE."""
+def check_dropped_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """DROP INDEX CONCURRENTLY takes one index, and no CASCADE; an index of a partition is dropped with the parent's."""
     statement = unit.statement
-    if statement.kind is not _K.DROP_INDEX or not is_concurrent(statement):
+    if statement.kind is not _K.DROP_INDEX:
         return
-    if len(dropped_relations(statement)) > 1:
+    dropped = dropped_relations(statement)
+    if is_concurrent(statement) and len(dropped) > 1:
         hint = "write a step for each index"
-        yield _refused("DROP INDEX CONCURRENTLY drops one index at a time", statement.start, hint)
-    if is_cascading(statement):
-        yield _refused("DROP INDEX CONCURRENTLY does not take CASCADE", statement.start)
+        yield unit.finding("JP606", "DROP INDEX CONCURRENTLY drops one index at a time", hint=hint)
+    if is_concurrent(statement) and is_cascading(statement):
+        yield unit.finding("JP606", "DROP INDEX CONCURRENTLY does not take CASCADE")
+    together = {sight.around.placed(relation).name for relation in dropped}
+    for one, facts in there(unit, sight):
+        part = facts.index_of.part_of if facts.index_of is not None else None
+        if part is not None and part not in together:
+            message = f"{one.relation} is a part of the index {Relation(None, part)}, and cannot be dropped by itself"
+            yield unit.finding("JP609", message, one.offset, hint=f"DROP INDEX {part};")
 
 
 #: Commands that change the definition of a relation, or all of its rows, and that catalogs refuse.
@@ -348,45 +255,11 @@ def check_catalogs(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]
     for one, facts in there(unit, sight):
         if facts.oid < _FIRST_OF_USERS:
             message = f"{one.relation} is a system catalog, which {unit.statement.kind} does not work on"
-            yield StatementFinding(code="JP607", message=message, offset=one.offset)
+            yield unit.finding("JP607", message, one.offset)
         elif facts.kind == "p" and one.relation in alone:
             hint = "leave out ONLY, or name the partitions"
             message = f"TRUNCATE ONLY does not work on {one.relation}, which is a partitioned table"
-            yield StatementFinding(code="JP607", message=message, offset=one.offset, hint=hint)
-
-
-def _number(text: str | None) -> int:
-    try:
-        return int(text or "0")
-    except ValueError:
-        return -1
-
-
-def _is_cleanup(text: str | None) -> bool:
-    return text is None or text.lower() in {"auto", *_BOOLEANS}
-
-
-def _is_limit(text: str | None) -> bool:
-    digits = (text or "").strip().rstrip("BkKMGTmgtb ")
-    unit = (text or "").strip()[len(digits) :].strip().lower()
-    if not digits.isdigit() or unit not in _UNITS:
-        return False
-    size = int(digits) * _UNITS[unit]
-    return size == 0 or _BUFFERS[0] <= size <= _BUFFERS[1]
-
-
-def check_index_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """An index of a partition can be dropped only with the index of the partitioned table."""
-    if unit.statement.kind is not _K.DROP_INDEX:
-        return
-    together = {sight.around.placed(relation).name for relation in dropped_relations(unit.statement)}
-    for one, facts in there(unit, sight):
-        part_of = facts.index_of.part_of if facts.index_of is not None else None
-        if part_of is not None and part_of not in together:
-            message = (
-                f"{one.relation} is a part of the index {Relation(None, part_of)}, and cannot be dropped by itself"
-            )
-            yield StatementFinding(code="JP609", message=message, offset=one.offset, hint=f"DROP INDEX {part_of};")
+            yield unit.finding("JP607", message, one.offset, hint=hint)
 
 
 def check_refreshing(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -397,13 +270,11 @@ def check_refreshing(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
     for one, facts in there(unit, sight):
         if not facts.populated:
             message = f"{one.relation} has never been populated: the first REFRESH cannot be CONCURRENTLY"
-            yield StatementFinding(
-                code="JP615", message=message, offset=one.offset, hint=f"REFRESH MATERIALIZED VIEW {one.relation};"
-            )
+            yield unit.finding("JP615", message, one.offset, hint=f"REFRESH MATERIALIZED VIEW {one.relation};")
         made = sight.indexes_made_on(one.relation)
         if facts.kind == "m" and not made and not any(index.whole for index in facts.indexes):
             message = f"{one.relation} has no unique index on columns alone, without WHERE"
-            yield StatementFinding(code="JP615", message=message, offset=one.offset)
+            yield unit.finding("JP615", message, one.offset)
 
 
 def check_leftovers(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -414,9 +285,7 @@ def check_leftovers(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
         left = [index.relation for index in facts.indexes if not index.valid and "_cc" in index.relation.name]
         if left:
             message = f"an interrupted rebuild has left the INVALID index {left[0]} on {one.relation}"
-            yield StatementFinding(
-                code="JP514", message=message, offset=one.offset, hint=f"DROP INDEX CONCURRENTLY {left[0]};"
-            )
+            yield unit.finding("JP514", message, one.offset, hint=f"DROP INDEX CONCURRENTLY {left[0]};")
         if facts.index_of is not None and not facts.index_of.valid:
             message = f"{one.relation} is INVALID, left by an interrupted build; REINDEX makes it valid if it succeeds"
-            yield StatementFinding(code="JP514", message=message, offset=one.offset)
+            yield unit.finding("JP514", message, one.offset)

@@ -51,15 +51,13 @@ def absent(
     if seen.state is State.PERHAPS and seen.made is not None:
         hint = f"add `needs: [{seen.made.step}]`"
         message = f"{relation} is created by step `{seen.made.step}`, which may run later"
-        yield StatementFinding(code="JP612", message=message, offset=offset, hint=hint)
+        yield StatementFinding("JP612", message, offset, hint=hint)
     elif missing_ok:
         return
     elif seen.state is State.GONE and seen.made is not None:
-        message = f"{relation} is dropped by step `{seen.made.step}`"
-        yield StatementFinding(code="JP604", message=message, offset=offset)
+        yield StatementFinding("JP604", f"{relation} is dropped by step `{seen.made.step}`", offset)
     elif seen.state is State.UNKNOWN and seen.made is not None and seen.made.change.kind != EXTENSION:
-        message = f"there is no {relation}; step `{seen.made.step}` may create it"
-        yield StatementFinding(code="JP617", message=message, offset=offset)
+        yield StatementFinding("JP617", f"there is no {relation}; step `{seen.made.step}` may create it", offset)
     elif seen.state is State.MISSING:
         yield _missing(relation, offset, sight)
 
@@ -68,12 +66,10 @@ def _missing(relation: Relation, offset: int, sight: CatalogView) -> StatementFi
     if relation.schema is not None and sight.schema(relation.schema)[0] is None:
         made = sight.schema(relation.schema)[1]
         if made is None:
-            return StatementFinding(
-                code="JP601", message=f"there is no schema {Relation(None, relation.schema)}", offset=offset
-            )
+            return StatementFinding("JP601", f"there is no schema {Relation(None, relation.schema)}", offset)
     searched = ", ".join(name for name in sight.around.schemas if name != "pg_catalog")
     where = "" if relation.schema is not None else f" in the schemas of search_path ({searched or 'none'})"
-    return StatementFinding(code="JP601", message=f"there is no relation {relation}{where}", offset=offset)
+    return StatementFinding("JP601", f"there is no relation {relation}{where}", offset)
 
 
 def check_existence(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -99,8 +95,7 @@ def check_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
             message = f"{unit.statement.kind} does not work on {one.relation}, which is {what}"
             skips = unit.statement.kind in {StatementKind.VACUUM, StatementKind.ANALYZE}
             message += f": {unit.statement.kind} would skip it with a WARNING" if skips else ""
-            severity = skip_severity(unit) if skips else None
-            yield StatementFinding(code="JP607", message=message, offset=one.offset, severity=severity)
+            yield unit.finding("JP607", message, one.offset, severity=skip_severity(unit) if skips else None)
 
 
 def skip_severity(unit: Unit) -> Severity | None:
@@ -121,14 +116,14 @@ def check_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         if part.sort is Sort.CONSTRAINT and not part.exists and part.name in seen.facts.inherited:
             continue  # it merges with the parent's
         made = sight.part(part.sort, part.name, part.relation)
-        there = part.name in names if made is None else made.change.action is Action.CREATE
+        there = part.name in names if made is None else made.creates
         if part.exists and not there:
             message = f"{part.relation} has no {part.sort.value} {Relation(None, part.name)}"
-            yield StatementFinding(code="JP602", message=message, offset=part.offset)
+            yield unit.finding("JP602", message, part.offset)
         elif not part.exists and there:
             by = f" ({made.words})" if made is not None else ""
             message = f"{part.relation} has a {part.sort.value} {Relation(None, part.name)} already{by}"
-            yield StatementFinding(code="JP608", message=message, offset=part.offset)
+            yield unit.finding("JP608", message, part.offset)
 
 
 def check_attached(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -139,11 +134,9 @@ def check_attached(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]
             continue
         there_now = (one.sort, one.name) in facts.attached
         if one.exists and not there_now:
-            message = f"{one.relation} has no {one.sort} {Relation(None, one.name)}"
-            yield StatementFinding(code="JP602", message=message, offset=unit.statement.start)
+            yield unit.finding("JP602", f"{one.relation} has no {one.sort} {Relation(None, one.name)}")
         elif not one.exists and there_now:
-            message = f"{one.relation} has a {one.sort} {Relation(None, one.name)} already"
-            yield StatementFinding(code="JP608", message=message, offset=unit.statement.start)
+            yield unit.finding("JP608", f"{one.relation} has a {one.sort} {Relation(None, one.name)} already")
 
 
 def check_dropped_schemas(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -152,16 +145,13 @@ def check_dropped_schemas(unit: Unit, sight: CatalogView) -> Iterator[StatementF
         if change.sort is not Sort.SCHEMA or change.action is not Action.DROP:
             continue
         facts, made = sight.schema(change.name)
-        gone = made is not None and made.change.action is Action.DROP and made.when is When.BEFORE
-        if gone and made is not None and not change.guarded:
-            message = f"the schema {Relation(None, change.name)} is {made.words}"
-            yield StatementFinding(code="JP604", message=message, offset=change.offset)
+        if made is not None and made.removes and not change.guarded:
+            yield unit.finding("JP604", f"the schema {Relation(None, change.name)} is {made.words}", change.offset)
         elif made is None and facts is None and not change.guarded:
-            message = f"there is no schema {Relation(None, change.name)}"
-            yield StatementFinding(code="JP601", message=message, offset=change.offset)
+            yield unit.finding("JP601", f"there is no schema {Relation(None, change.name)}", change.offset)
         elif made is None and facts is not None and not facts.owned:
             message = f'role "{sight.around.role}" does not own the schema {Relation(None, change.name)}'
-            yield StatementFinding(code="JP610", message=message, offset=change.offset)
+            yield unit.finding("JP610", message, change.offset)
 
 
 _K = StatementKind
@@ -178,24 +168,24 @@ def check_dependents(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
             message = (
                 f"{one.relation} belongs to the constraint {facts.index_of.constraint} of {facts.index_of.relation}"
             )
-            yield StatementFinding(code="JP609", message=message, offset=one.offset)
+            yield unit.finding("JP609", message, one.offset)
         if is_cascading(statement):
             continue
         others = (key for key in facts.referenced_by if key.relation not in together)
         keys = [key for key in others if _stays(key.relation, sight) and not _is_dropped(key, sight)]
         for key in keys:
             message = f"{key.relation} refers to {one.relation} by its foreign key {key.constraint}"
-            yield StatementFinding(code="JP609", message=message, offset=one.offset)
+            yield unit.finding("JP609", message, one.offset)
         left = () if statement.kind is _K.TRUNCATE else facts.views
         views = [str(view) for view in left if view not in together and _stays(view, sight)]
         if views:
             message = f"{', '.join(views)} depend{'s' if len(views) == 1 else ''} on {one.relation}"
-            yield StatementFinding(code="JP609", message=message, offset=one.offset)
+            yield unit.finding("JP609", message, one.offset)
         others_left = () if statement.kind is _K.TRUNCATE else facts.dependents
         stay = [each.what for each in others_left if each.relation not in together and _remains(each, sight)]
         if stay:
             message = f"{', '.join(stay)} depend{'s' if len(stay) == 1 else ''} on {one.relation}"
-            yield StatementFinding(code="JP609", message=message, offset=one.offset)
+            yield unit.finding("JP609", message, one.offset)
 
 
 def _remains(one: DependentFacts, sight: CatalogView) -> bool:
@@ -235,13 +225,13 @@ def check_partitioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
         if statement.kind in {_K.REINDEX, _K.CLUSTER} and not unit.alone:
             message = f"{statement.kind} of {one.relation}, which is {what}, cannot share a step with other statements"
             hint = "it runs in a transaction for each partition; give it a step of its own"
-            yield StatementFinding(code="JP611", message=message, offset=one.offset, hint=hint)
+            yield unit.finding("JP611", message, one.offset, hint=hint)
         elif is_concurrent(statement) and statement.kind in {_K.CREATE_INDEX, _K.DROP_INDEX}:
             if statement.kind is _K.CREATE_INDEX and leaves_out_partitions(statement):
                 continue
             message = f"{statement.kind} CONCURRENTLY does not work on {one.relation}, which is {what}"
             hint = "build it on each partition, then CREATE INDEX … ON ONLY the parent and attach them"
-            yield StatementFinding(code="JP611", message=message, offset=one.offset, hint=hint)
+            yield unit.finding("JP611", message, one.offset, hint=hint)
 
 
 def check_detaching(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -255,19 +245,16 @@ def check_detaching(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
         if parent is None or part is None:
             continue
         if part.partition_of != parent.relation:
-            message = f"{action.other} is no partition of {table}"
-            yield StatementFinding(code="JP606", message=message, offset=action.offset)
+            yield unit.finding("JP606", f"{action.other} is no partition of {table}", action.offset)
         if action.kind is not AlterKind.DETACH_PARTITION_CONCURRENTLY:
             continue
         if parent.default_partition is not None:
             message = f"{table} has the DEFAULT partition {parent.default_partition}"
-            yield StatementFinding(
-                code="JP618", message=message, offset=action.offset, hint="detach without CONCURRENTLY"
-            )
+            yield unit.finding("JP618", message, action.offset, hint="detach without CONCURRENTLY")
         if part.detach_pending:
             hint = f"ALTER TABLE {table} DETACH PARTITION {action.other} FINALIZE;"
             message = f"{action.other} is only half detached from {table}, by a previous attempt"
-            yield StatementFinding(code="JP618", message=message, offset=action.offset, hint=hint)
+            yield unit.finding("JP618", message, action.offset, hint=hint)
 
 
 def check_new_names(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -280,11 +267,10 @@ def check_new_names(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
             continue
         if change.sort is Sort.SCHEMA:
             facts, made = sight.schema(change.name)
-            there = facts is not None if made is None else made.change.action is Action.CREATE
+            there = facts is not None if made is None else made.creates
             unsure = made is not None and made.when is not When.BEFORE
             if there and not change.guarded and not unsure:
-                message = f"there is a schema {Relation(None, change.name)} already"
-                yield StatementFinding(code="JP608", message=message, offset=change.offset)
+                yield unit.finding("JP608", f"there is a schema {Relation(None, change.name)} already", change.offset)
         elif change.sort is Sort.RELATION and change.relation is not None and not (creates_schema or change.temporary):
             yield from _new_name(unit, sight, change.relation, guarded=change.guarded, offset=change.offset)
 
@@ -310,11 +296,10 @@ def _new_name(
     seen = sight.relation(relation)
     if seen.facts is not None and seen.facts.index_of is not None and not seen.facts.index_of.valid:
         hint = f"DROP INDEX CONCURRENTLY {relation};"
-        message = f"an interrupted build has left the INVALID index {relation}"
-        yield StatementFinding(code="JP614", message=message, offset=offset, hint=hint)
+        yield unit.finding("JP614", f"an interrupted build has left the INVALID index {relation}", offset, hint=hint)
     elif not guarded and (seen.facts is not None or _is_made(relation, seen)):
         what = KINDS.get(seen.facts.kind, "something") if seen.facts is not None else seen.why_not
-        yield StatementFinding(code="JP608", message=f"the name {relation} is taken: {what}", offset=offset)
+        yield unit.finding("JP608", f"the name {relation} is taken: {what}", offset)
     yield from _open_schema(relation, sight, offset) if seen.facts is None and made_index is None else ()
 
 
@@ -328,32 +313,26 @@ def _is_made(relation: Relation, seen: SeenRelation) -> bool:
 def _open_schema(relation: Relation, sight: CatalogView, offset: int) -> Iterator[StatementFinding]:
     if relation.schema is None:
         if sight.around.error is None and "search_path" not in sight.computed:
-            yield StatementFinding(
-                code="JP601", message="search_path has no schema in which objects could be created", offset=offset
-            )
+            yield StatementFinding("JP601", "search_path has no schema in which objects could be created", offset)
         return
     if relation.schema.startswith("pg_temp"):  # every session may create one
         return
     mods = dict(sight.around.settings).get("allow_system_table_mods", "off").lower()
     if relation.schema in {"pg_catalog", "pg_toast"} and mods in {"off", "false", "no", "0"}:
-        message = f"no role may create {relation}: the schema is the system's"
-        yield StatementFinding(code="JP610", message=message, offset=offset)
+        yield StatementFinding("JP610", f"no role may create {relation}: the schema is the system's", offset)
         return
     facts, made = sight.schema(relation.schema)
     if made is not None:
-        if made.change.action is Action.DROP and made.when is When.BEFORE:
-            message = f"the schema {Relation(None, relation.schema)} is {made.words}"
-            yield StatementFinding(code="JP604", message=message, offset=offset)
+        if made.removes:
+            yield StatementFinding("JP604", f"the schema {Relation(None, relation.schema)} is {made.words}", offset)
         return
     if facts is None:
-        yield StatementFinding(
-            code="JP601", message=f"there is no schema {Relation(None, relation.schema)}", offset=offset
-        )
+        yield StatementFinding("JP601", f"there is no schema {Relation(None, relation.schema)}", offset)
     elif not facts.create:
         role = quote_identifier(sight.around.role)
         message = f'role "{sight.around.role}" may not create anything in the schema {facts.name}'
         hint = f"GRANT CREATE ON SCHEMA {quote_identifier(facts.name)} TO {role};"
-        yield StatementFinding(code="JP610", message=message, offset=offset, hint=hint)
+        yield StatementFinding("JP610", message, offset, hint=hint)
 
 
 def is_guarded_away(unit: Unit, sight: CatalogView) -> bool:
@@ -379,7 +358,7 @@ def check_rights(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         if not facts.reached:
             message = f'role "{role}" may not use the schema {facts.relation.schema}'
             hint = f"GRANT USAGE ON SCHEMA {quote_identifier(facts.relation.schema or '')} TO {quote_identifier(role)};"
-            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
+            yield unit.finding("JP610", message, one.offset, hint=hint)
         elif not _may(one.right, facts, unit):
             right = _right(one.right, sight)
             message = f'role "{role}" has no {right.value} on {one.relation}, which belongs to "{facts.owner}"'
@@ -388,8 +367,7 @@ def check_rights(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
             # With any privilege of its own the role gets a WARNING: nothing was granted.
             some = one.right is Right.GRANT and bool(facts.privileges or facts.on_columns)
             severity = Severity.WARNING if some else None
-            hint = _grant(right, facts, role)
-            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint, severity=severity)
+            yield unit.finding("JP610", message, one.offset, hint=_grant(right, facts, role), severity=severity)
         elif unit.statement.kind in _SKIPS and facts.kind == "p" and facts.unmaintained and not facts.of_database:
             yield _partitions(unit, facts, one.offset, role)
 
@@ -400,8 +378,7 @@ def check_files(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     if wanted is not None and wanted not in sight.around.outside:
         role = sight.around.role
         message = f'role "{role}" may not use files and programs of the server: it is not a member of {wanted}'
-        hint = f"GRANT {wanted} TO {quote_identifier(role)};"
-        yield StatementFinding(code="JP610", message=message, offset=unit.statement.start, hint=hint)
+        yield unit.finding("JP610", message, hint=f"GRANT {wanted} TO {quote_identifier(role)};")
 
 
 def _right(right: Right, sight: CatalogView) -> Right:
@@ -415,7 +392,7 @@ def _partitions(unit: Unit, facts: RelationFacts, offset: int, role: str) -> Sta
         f'role "{role}" may not maintain {len(facts.unmaintained)} of the partitions of {facts.relation}: '
         f"{unit.statement.kind} would skip {names} with a WARNING"
     )
-    return StatementFinding(code="JP610", message=message, offset=offset, severity=skip_severity(unit))
+    return unit.finding("JP610", message, offset, severity=skip_severity(unit))
 
 
 def _may(right: Right, facts: RelationFacts, unit: Unit) -> bool:

@@ -13,6 +13,7 @@ from runner.sql.alter_table import AlterKind, Constraint, alter_actions
 from runner.sql.command_objects import created_relations, main_relation, replaced_view
 from runner.sql.command_options import is_partitioned
 from runner.sql.new_tables import refused_columns, repeated_parts, strangers, system_columns, unknown_key_columns
+from runner.sql.refused_options import refused_options
 from runner.sql.relations import Relation, databases
 from runner.sql.statements import StatementKind
 from runner.sql.storage_parameters import (
@@ -33,21 +34,22 @@ def check_versions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]
     """Yield options, privileges, settings and clauses that the server's version does not have."""
     for need in unmet_needs(unit.statement, sight.around.version // 10_000):
         if need.since is not None:
-            message = f"{need.reason}; this server is {sight.around.version // 10_000}"
-            yield StatementFinding(code="JP624", message=message, offset=need.offset)
+            yield unit.finding("JP624", f"{need.reason}; this server is {sight.around.version // 10_000}", need.offset)
         else:
-            yield StatementFinding(
-                code="JP606", message=f"no version of PostgreSQL has {need.what}", offset=need.offset
-            )
+            yield unit.finding("JP606", f"no version of PostgreSQL has {need.what}", need.offset)
+
+
+def check_options(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
+    """Yield options of VACUUM, ANALYZE and EXPLAIN that the server refuses."""
+    return (unit.finding("JP606", message) for message in refused_options(unit.statement))
 
 
 def check_parameters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     """Yield storage parameters that are unknown for this kind of relation, or out of range."""
     for name in values_in_reset(unit.statement):
-        message = f"RESET takes the name of a parameter alone, and {name} has a value"
-        yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
+        yield unit.finding("JP606", f"RESET takes the name of a parameter alone, and {name} has a value")
     for message, offset in (*refused_of_columns(unit.statement), *refused_of_keys(unit.statement)):
-        yield StatementFinding(code="JP606", message=message, offset=offset)
+        yield unit.finding("JP606", message, offset)
     given = given_parameters(unit.statement)
     if not given:
         return
@@ -55,7 +57,7 @@ def check_parameters(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
     for one in given:
         refused = refused_parameter(one, kind, method)
         if refused is not None:
-            yield StatementFinding(code="JP606", message=refused, offset=one.offset)
+            yield unit.finding("JP606", refused, one.offset)
 
 
 def _kind_of(unit: Unit, sight: CatalogView) -> tuple[str, str]:
@@ -102,26 +104,24 @@ def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
     for action in alter_actions(statement):
         if facts.kind in _NOT_TABLES and action.kind in _OF_TABLES:
             message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
-            yield StatementFinding(code="JP607", message=message, offset=action.offset)
+            yield unit.finding("JP607", message, action.offset)
         if action.kind is AlterKind.ADD_COLUMN and facts.partition_of is not None:
             message = f"ADD COLUMN does not work on {table}, which is a partition of {facts.partition_of}"
             hint = f"add the column to {facts.partition_of}: its partitions get it too"
-            yield StatementFinding(code="JP607", message=message, offset=action.offset, hint=hint)
+            yield unit.finding("JP607", message, action.offset, hint=hint)
         if action.kind is AlterKind.NO_INHERIT and action.other is not None:
             parent = sight.relation(action.other).facts
             if parent is not None and facts.relation not in parent.children:
-                message = f"{action.other} is no parent of {table}"
-                yield StatementFinding(code="JP606", message=message, offset=action.offset)
+                yield unit.finding("JP606", f"{action.other} is no parent of {table}", action.offset)
         alone = facts.children and not statement.node.relation.inh
         if alone and action.kind in (_WITH_PARTITIONS if facts.kind == "p" else _WITH_CHILDREN):
             message = f"{action.kind.value} of {table} alone does not work: it has children"
-            hint = "leave out ONLY: its children change with it"
-            yield StatementFinding(code="JP606", message=message, offset=action.offset, hint=hint)
+            yield unit.finding("JP606", message, action.offset, hint="leave out ONLY: its children change with it")
         if facts.kind != "p":
             continue
         if action.kind in {AlterKind.SET_LOGGED, AlterKind.SET_UNLOGGED} and sight.around.version >= 180_000:
             message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
-            yield StatementFinding(code="JP607", message=message, offset=action.offset, hint="set it on each partition")
+            yield unit.finding("JP607", message, action.offset, hint="set it on each partition")
         foreign = action.constraint is Constraint.FOREIGN_KEY and action.not_valid
         if foreign and sight.around.version < 180_000:
             hint = "add the key to each partition NOT VALID and validate it there, then add it to the partitioned table"
@@ -133,23 +133,20 @@ def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
 def check_repeated(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     """Yield what a new table has twice or cannot have, what its keys name and it has not, and other databases."""
     for what in repeated_parts(unit.statement):
-        yield StatementFinding(code="JP606", message=f"the table has {what} twice", offset=unit.statement.start)
+        yield unit.finding("JP606", f"the table has {what} twice")
     for name in unknown_key_columns(unit.statement):
-        message = f"a key names the column {Relation(None, name)}, which the new table does not have"
-        yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
+        yield unit.finding("JP606", f"a key names the column {Relation(None, name)}, which the new table does not have")
     for name in system_columns(unit.statement):
-        message = f"the name {name} is one of the system's columns, which every table has"
-        yield StatementFinding(code="JP608", message=message, offset=unit.statement.start)
+        yield unit.finding("JP608", f"the name {name} is one of the system's columns, which every table has")
     for name, relation, offset in databases(unit.statement):
         missing = sight.relation(relation).state is State.MISSING and relation not in created_relations(unit.statement)
         if name != sight.around.database and not missing:  # what is missing is reported so
             message = f"the name refers to the database {name}, and PostgreSQL cannot reach another database"
-            yield StatementFinding(code="JP606", message=message, offset=offset)
+            yield unit.finding("JP606", message, offset)
     for message, offset in refused_columns(unit.statement):
-        yield StatementFinding(code="JP606", message=message, offset=offset)
+        yield unit.finding("JP606", message, offset)
     for relation in strangers(unit.statement):
-        message = f"CREATE SCHEMA cannot create {relation}, which is in another schema"
-        yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
+        yield unit.finding("JP606", f"CREATE SCHEMA cannot create {relation}, which is in another schema")
 
 
 def result_columns(names: tuple[str, ...], given: tuple[str, ...]) -> str | None:
@@ -171,7 +168,7 @@ def check_partitioned_cluster(unit: Unit, sight: CatalogView) -> Iterator[Statem
 
 def _partitioned(what: str, since: int, table: Relation, offset: int, hint: str | None = None) -> StatementFinding:
     message = f"{what} works on a partitioned table, such as {table}, from PostgreSQL {since} on"
-    return StatementFinding(code="JP611", message=message, offset=offset, hint=hint)
+    return StatementFinding("JP611", message, offset, hint=hint)
 
 
 def view_there(unit: Unit, sight: CatalogView) -> RelationFacts | None:
@@ -185,7 +182,7 @@ def check_replaced_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFin
     facts = view_there(unit, sight)
     if facts is not None and facts.kind != "v":
         message = f"{facts.relation} is {KINDS.get(facts.kind, 'no view')}, not a view that could be replaced"
-        yield StatementFinding(code="JP607", message=message, offset=unit.statement.start)
+        yield unit.finding("JP607", message)
 
 
 def view_columns(facts: RelationFacts, names: tuple[str, ...], oids: tuple[int, ...]) -> str | None:

@@ -7,7 +7,8 @@ all of them, and then checks one statement after the other, in an order in which
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 
 from runner.codes import new_problem
 from runner.engine.events import Item, Rows
@@ -19,7 +20,7 @@ from runner.gateway.inspection import Inspector, Settings
 from runner.gateway.queries import hold_text, missing_tables
 from runner.plan.graph import topological_order
 from runner.plan.groups import constants, mates
-from runner.plan.model import Check, Hold, Plan, Step, Value
+from runner.plan.model import Check, Hold, Plan, Sql, Step, Value
 from runner.plan.selection import is_left_out
 from runner.preflight.catalog_state import CatalogView, Changes, survey
 from runner.preflight.disk_space import Disks
@@ -162,20 +163,22 @@ class StatementLook:
                     refused = refused_setting(room, 0, () if step.role is None else ("role",))
                     unlikely = step.id in self._unlikely or is_allowed(step, refused)
                     severity = Severity.WARNING if unlikely else None
-                    self._report(refused, f"step `{step.id}`: {refused.message}", step.position, step, severity)
+                    message = f"step `{step.id}`: {refused.message}"
+                    self._report(refused.code, message, step.position, step, severity=severity)
                 return
 
     def _report(
         self,
-        one: StatementFinding,
+        code: str,
         message: str,
         position: Position,
-        step: Step | None,
+        step: Step | None = None,
+        *,
+        hint: str | None = None,
         severity: Severity | None = None,
     ) -> None:
         name = step.id if step is not None else None
-        problem = new_problem(one.code, message, position, hint=one.hint, step=name, severity=severity or one.severity)
-        self._result.problems.append(problem)
+        self._result.problems.append(new_problem(code, message, position, hint=hint, step=name, severity=severity))
 
     # --- the statements and their context -----------------------------------------------------------------------------
 
@@ -292,7 +295,7 @@ class StatementLook:
                     self._report_step(unit.step, why, Coverage.NOT, unit.key)
                 return
             message = error.message
-        self._report(StatementFinding(code="JP606", message=message, offset=0), message, unit.position, unit.step)
+        self._report("JP606", message, unit.position, unit.step)
 
     def _report_step(self, step: Step, why: str, coverage: Coverage, key: str = "for_each") -> None:
         self._result.reports.append(
@@ -332,7 +335,7 @@ class StatementLook:
         elif repeated:
             wrong = f"for_each: its columns need unique names, and {repeated[0]} is not one"
         if wrong is not None:
-            self._report(StatementFinding(code="JP619", message=wrong, offset=0), wrong, unit.at(0), step)
+            self._report("JP619", wrong, unit.at(0), step)
             return None
         self._result.rows[step.group or step.id] = Rows(columns=result.columns, rows=result.rows)
         if self._may_be_another(unit, self._removers):
@@ -341,8 +344,7 @@ class StatementLook:
             return queried_items(step, result.columns, result.rows)
         except ValueError as error:
             del self._result.rows[step.group or step.id]
-            message = f"for_each: an item {error}"
-            self._report(StatementFinding(code="JP619", message=message, offset=0), message, unit.at(0), step)
+            self._report("JP619", f"for_each: an item {error}", unit.at(0), step)
             return None
 
     # --- one statement ------------------------------------------------------------------------------------------------
@@ -350,33 +352,40 @@ class StatementLook:
     def _sight(self, unit: Unit) -> CatalogView:
         return CatalogView(unit, self._rooms.known(unit), self._changes)
 
-    async def _required(self, check: Check) -> None:
-        """Check a precondition of the plan, and evaluate it if it only reads; a run evaluates it before it starts."""
-        key = "requires.preconditions"
-        for unit in units_of(check.sql, self._values, step=None, instance="requires", key=key):
+    async def _evaluable(
+        self, sql: Sql, instance: str, key: str, wrong: Callable[[str, Position], None]
+    ) -> AsyncIterator[tuple[Unit, CatalogView, bool]]:
+        """Check a query of the plan itself; yield it, if nothing is wrong, and whether it may be evaluated now."""
+        for unit in units_of(sql, self._values, step=None, instance=instance, key=key):
             if isinstance(unit, Unreadable):
-                self._broken(check, unit.message, unit.position)
-                self._result.unevaluated = True
+                wrong(unit.message, unit.position)
                 continue
             await self._survey([unit])
             sight = self._sight(unit)
             verdict = await self._examiner.examine(unit, sight)
             for one in verdict.findings:
-                self._broken(check, one.message, unit.within(one.offset))
-                self._result.unevaluated = True
+                wrong(one.message, unit.within(one.offset))
             if not verdict.findings:
-                if await self._is_harmless(unit, sight):
-                    answer = await self._answer(unit, sight)
-                    if answer is not True:
-                        self._broken(check, answer or "", check.sql.start)
-                        self._result.unevaluated |= isinstance(answer, str)
-                else:
-                    verdict.why.append(_NOT_ASKED)
+                harmless = await self._is_harmless(unit, sight)
+                verdict.why += [] if harmless else [_NOT_ASKED]
+                yield unit, sight, harmless
             self._result.reports.append(report_of(unit, verdict))
 
+    async def _required(self, check: Check) -> None:
+        """Check a precondition of the plan, and evaluate it if it only reads; a run evaluates it before it starts."""
+
+        def wrong(why: str, position: Position) -> None:
+            self._broken(check, why, position)
+            self._result.unevaluated = True
+
+        async for unit, sight, harmless in self._evaluable(check.sql, "requires", "requires.preconditions", wrong):
+            answer = await self._answer(unit, sight) if harmless else True
+            if answer is not True:
+                self._broken(check, answer or "", check.sql.start)
+                self._result.unevaluated |= isinstance(answer, str)
+
     def _broken(self, check: Check, why: str, position: Position) -> None:
-        message = f"{check.message} ({why})" if why else check.message
-        self._report(StatementFinding(code="JP520", message=message, offset=0), message, position, None)
+        self._report("JP520", f"{check.message} ({why})" if why else check.message, position)
 
     async def _hold(self, hold: Hold) -> None:
         """Measure a hold once, as a run does before it starts anything."""
@@ -386,45 +395,33 @@ class StatementLook:
             await self._check_tables(hold, settings)
             self._note_hold(hold, read_measurement(hold, await self._inspector.read(settings, text)))
             return
-        for unit in units_of(hold.while_, self._values, step=None, instance=f"hold {hold.name}", key="holds.while"):
-            if isinstance(unit, Unreadable):
-                self._wrong_hold(hold, unit.message, unit.position)
-                continue
-            await self._survey([unit])
-            sight = self._sight(unit)
-            verdict = await self._examiner.examine(unit, sight)
-            for one in verdict.findings:
-                self._wrong_hold(hold, one.message, unit.within(one.offset))
-            if not verdict.findings and await self._is_harmless(unit, sight):
+        wrong = partial(self._wrong_hold, hold)
+        async for unit, sight, harmless in self._evaluable(hold.while_, f"hold {hold.name}", "holds.while", wrong):
+            if harmless:
                 result = await self._inspector.read(sight.around.settings, unit.sql)
                 self._note_hold(hold, read_measurement(hold, result))
-            elif not verdict.findings:
-                verdict.why.append(_NOT_ASKED)
+            else:
                 self._result.holds.append(HoldNow(name=hold.name, value=_NOT_ASKED))
-            self._result.reports.append(report_of(unit, verdict))
 
     async def _check_tables(self, hold: Hold, settings: Settings) -> None:
         found = await self._inspector.read(settings, missing_tables(hold)) if hold.autovacuum_on else None
         for (table,) in found.rows if found is not None else ():
             message = f"hold `{hold.name}`: there is no table {table}, so autovacuum does not work on it"
-            finding = StatementFinding(code="JP629", message=message, offset=0)
-            self._report(finding, message, hold.position, None, Severity.WARNING)
+            self._report("JP629", message, hold.position, severity=Severity.WARNING)
 
     def _note_hold(self, hold: Hold, measured: Measurement) -> None:
         if measured.lacks_privilege:
-            message = f"hold `{hold.name}`: {measured.value}"
-            self._report(StatementFinding(code="JP630", message=message, offset=0), message, hold.position, None)
+            self._report("JP630", f"hold `{hold.name}`: {measured.value}", hold.position)
         elif measured.error is not None:
             self._wrong_hold(hold, measured.value, hold.position)
         elif measured.on:
             message = f"hold `{hold.name}` is on now: {measured.value}; a run would not start what it concerns"
-            self._report(StatementFinding(code="JP631", message=message, offset=0), message, hold.position, None)
+            self._report("JP631", message, hold.position)
         on = None if measured.error is not None else measured.on
         self._result.holds.append(HoldNow(name=hold.name, on=on, value=measured.value))
 
     def _wrong_hold(self, hold: Hold, why: str, position: Position) -> None:
-        message = f"hold `{hold.name}`: {why}"
-        self._report(StatementFinding(code="JP629", message=message, offset=0), message, position, None)
+        self._report("JP629", f"hold `{hold.name}`: {why}", position)
 
     async def _look_at(self, unit: Unit) -> bool:
         """Check one statement, record the findings, and return whether it could run now as far as is known."""
@@ -447,22 +444,19 @@ class StatementLook:
             self._result.units.append((unit, sight))
         self._result.reports.append(report_of(unit, verdict))
         for one in dict.fromkeys(verdict.findings):
-            self._report(one, one.message, unit.within(one.offset), unit.step, self._lowered(unit, one))
+            severity = self._lowered(unit, one) or one.severity
+            self._report(one.code, one.message, unit.within(one.offset), unit.step, hint=one.hint, severity=severity)
         return good
 
     def _lowered(self, unit: Unit, finding: StatementFinding) -> Severity | None:
         """Return a warning instead of an error for a statement that may not run, or may fail."""
-        left_out = MADE_UP in unit.instance or bool({unit.instance, self._name_of(unit)} & self._unlikely)
+        left_out = MADE_UP in unit.instance or bool({unit.instance, unit.step_id} & self._unlikely)
         left_out = left_out or unit.key == "on_retry"  # it finds what a failed attempt has left, not what is there now
         return Severity.WARNING if left_out or is_allowed(unit.step, finding) else None
 
-    @staticmethod
-    def _name_of(unit: Unit) -> str:
-        return unit.step.id if unit.step is not None else ""
-
     def _may_be_another(self, unit: Unit, steps: set[str]) -> bool:
         """Return whether one of these steps comes before a condition or list, and may change its result."""
-        before = (name for name in self._changes.steps_before(self._name_of(unit)) if name in steps)
+        before = (name for name in self._changes.steps_before(unit.step_id) if name in steps)
         return may_change(unit.statement) and next(before, None) is not None
 
     async def _is_harmless(self, unit: Unit, sight: CatalogView) -> bool:

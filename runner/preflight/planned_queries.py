@@ -146,8 +146,7 @@ def _condition(unit: Unit, parse: Reply) -> Iterator[StatementFinding]:
         return
     if not is_boolean(parse.columns):
         gives = ", ".join(column.name for column in parse.columns) or "nothing"
-        message = f"{unit.key} must return one boolean, but returns {gives}"
-        yield StatementFinding(code="JP605", message=message, offset=unit.statement.start)
+        yield unit.finding("JP605", f"{unit.key} must return one boolean, but returns {gives}")
 
 
 def _estimates(explain: Reply) -> tuple[float | None, int | None]:
@@ -171,7 +170,7 @@ def _failed(unit: Unit, reply: Reply, sight: CatalogView, *, shift: int, plannin
     offset = unit.statement.start + max((reply.position or 1) - 1 - shift, 0)
     if state in _BUSY:
         message = f"the server could not plan it within its limits: {error.message}"
-        return Judged(findings=(StatementFinding(code="JP620", message=message, offset=offset),), why=(error.message,))
+        return Judged(findings=(unit.finding("JP620", message, offset),), why=(error.message,))
     if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, sight))):
         return _writes_while_planned(unit, error, sight, offset)
     finding = _finding(error, sight, state, offset, planning=planning)
@@ -204,37 +203,33 @@ def uncertain(unit: Unit, sight: CatalogView, finding: StatementFinding, reason:
     message = f"{finding.message}; step `{opaque.step}` may {verb}"
     if opaque.change.kind == EXTENSION:
         return Judged(why=(message,), blind=True)
-    return Judged(findings=(StatementFinding(code="JP617", message=message, offset=finding.offset),), why=(message,))
+    return Judged(findings=(unit.finding("JP617", message, finding.offset),), why=(message,))
 
 
 def _finding(error: ErrorDetails, sight: CatalogView, state: str, offset: int, *, planning: bool) -> StatementFinding:
     """Return the finding for an error of the server, if it is certain."""
     if state in _NAMES:
-        return StatementFinding(
-            code=_NAMES[state][0], message=error.message, offset=offset, hint=error.hint, sqlstate=state
-        )
+        return StatementFinding(_NAMES[state][0], error.message, offset, hint=error.hint, sqlstate=state)
     if state == _PRIVILEGE:
         message = f'role "{sight.around.role}": {error.message}'
         schema = _SCHEMA.fullmatch(error.message)
         hint = error.hint
         if schema is not None:
             hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(sight.around.role)};"
-        return StatementFinding(code="JP610", message=message, offset=offset, hint=hint, sqlstate=state)
+        return StatementFinding("JP610", message, offset, hint=hint, sqlstate=state)
     major = sight.around.version // 10_000
     if is_syntax_error(state, error.message) and major < GRAMMAR:
         hint = f"{READ_AS} PostgreSQL {GRAMMAR} syntax; the server is {major}"
-        return StatementFinding(code="JP606", message=error.message, offset=offset, hint=hint, sqlstate=state)
+        return StatementFinding("JP606", error.message, offset, hint=hint, sqlstate=state)
     severity = Severity.WARNING if planning and state[:2] in {"P0", "55", "XX", "53"} else None
-    return StatementFinding(
-        code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity, sqlstate=state
-    )
+    return StatementFinding("JP606", error.message, offset, hint=error.hint, severity=severity, sqlstate=state)
 
 
 def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: CatalogView, offset: int) -> Judged:
     blamed = ", ".join(f"{facts.name}()" for facts in run_by_the_planner(unit, sight)) or "a function that it runs"
     message = f"{blamed} is marked STABLE or IMMUTABLE, and planning it would write: {error.message}"
     return Judged(
-        findings=(StatementFinding(code="JP613", message=message, offset=offset, hint="mark it VOLATILE"),),
+        findings=(unit.finding("JP613", message, offset, hint="mark it VOLATILE"),),
         why=("it was not explained, because planning it would run what writes",),
     )
 
@@ -322,7 +317,7 @@ def check_row_rights(unit: Unit, sight: CatalogView) -> RowRights:
         message = f'role "{role}" has no {one.privilege} on {one.relation}, which belongs to "{facts.owner}"'
         name = f"{quote_identifier(facts.relation.schema or '')}.{quote_identifier(facts.relation.name)}"
         hint = f"GRANT {one.privilege} ON {name} TO {quote_identifier(role)};"
-        rights.findings.append(StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint))
+        rights.findings.append(unit.finding("JP610", message, one.offset, hint=hint))
     return rights
 
 
@@ -394,7 +389,7 @@ def hidden_rows(unit: Unit, sight: CatalogView) -> RowRights:
         found.why.append(message)
         if use.use is not Use.READ and unit.statement.kind in _CHANGES and not aware:
             hint = 'with `settings: {row_security: "off"}` the server reports an error instead of hiding rows'
-            found.findings.append(StatementFinding(code="JP625", message=message, offset=use.offset, hint=hint))
+            found.findings.append(unit.finding("JP625", message, use.offset, hint=hint))
     return found
 
 

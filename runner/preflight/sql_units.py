@@ -32,6 +32,20 @@ MAX_INSTANCES = 100
 MADE_UP = "jobplan_item"
 
 
+class StatementFinding(Struct, frozen=True):
+    """One problem of a statement; `offset` counts characters of the whole text, as the parser does.
+
+    `severity` overrides that of the code. `sqlstate` is that of the server's error, if it is one.
+    """
+
+    code: str
+    message: str
+    offset: int
+    hint: str | None = None
+    severity: Severity | None = None
+    sqlstate: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
     """One statement. `key` is the plan's key that holds it, `instance` the step's id with its item.
@@ -56,6 +70,11 @@ class Unit:
     origin: Callable[[int], int] = field(repr=False, compare=False)
 
     @property
+    def step_id(self) -> str:
+        """The id of its step, empty for the plan's own SQL."""
+        return self.step.id if self.step is not None else ""
+
+    @property
     def is_condition(self) -> bool:
         """Whether jobplan evaluates it itself, in a read-only session."""
         return self.key not in ("sql", "on_retry")
@@ -71,6 +90,18 @@ class Unit:
                 found.pop(name, None)  # the order counts
                 found[name] = _RESET if value is None else value
         return tuple(found.items())
+
+    def finding(
+        self,
+        code: str,
+        message: str,
+        offset: int | None = None,
+        *,
+        hint: str | None = None,
+        severity: Severity | None = None,
+    ) -> StatementFinding:
+        """Return a problem at an offset of the whole text, or where the statement begins."""
+        return StatementFinding(code, message, self.statement.start if offset is None else offset, hint, severity)
 
     def at(self, offset: int) -> Position:
         """Return the place in the plan of the character at `offset` of `sql`."""
@@ -94,21 +125,6 @@ class Unreadable:
     message: str
     position: Position
     text: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatementFinding:
-    """One problem of a statement; `offset` counts characters of the whole text, as the parser does.
-
-    `severity` overrides that of the code. `sqlstate` is that of the server's error, if it is one.
-    """
-
-    code: str
-    message: str
-    offset: int
-    hint: str | None = None
-    severity: Severity | None = None
-    sqlstate: str | None = None
 
 
 def base_values(plan: Plan) -> Mapping[str, Value]:

@@ -13,9 +13,8 @@ from runner.preflight.command_checks import NOT_CHECKABLE, check_command, left_o
 from runner.preflight.disk_space import Disks, disk_note
 from runner.preflight.dry_run_result import Coverage, StatementReport
 from runner.preflight.earlier_steps import breakable, check_filled, check_gone
-from runner.preflight.maintenance_checks import check_explain
 from runner.preflight.object_checks import absent, is_guarded_away, of_wrappers
-from runner.preflight.option_checks import check_versions, result_columns, view_columns, view_there
+from runner.preflight.option_checks import check_options, check_versions, result_columns, view_columns, view_there
 from runner.preflight.planned_queries import (
     ANALYSED,
     EXPLAINED,
@@ -150,7 +149,7 @@ class Examiner:
 
     async def _planned(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
         verdict = _of_relations(unit, sight)
-        verdict.findings += (*check_versions(unit, sight), *check_explain(unit))
+        verdict.findings += (*check_versions(unit, sight), *check_options(unit, sight))
         if unit.statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
             known = {(one.offset, one.code) for one in verdict.findings}
             verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)
@@ -216,7 +215,7 @@ class Examiner:
         for name, value in assigned(unit.statement):
             unknown = value is None and name != ALL and "." not in name and await self._unknown_setting(name, sight)
             if unknown:
-                verdict.findings.append(StatementFinding(code="JP523", message=unknown, offset=unit.statement.start))
+                verdict.findings.append(unit.finding("JP523", unknown))
         after = await self._rooms.after(unit)
         if after.error is not None:
             verdict.findings.append(refused_setting(after, unit.statement.start, dict(assigned(unit.statement))))
@@ -267,7 +266,7 @@ class Examiner:
             names = (*given, *names[len(given) :])
             wrong = view_columns(replaced, names, tuple(column.type for column in probe.parse.columns))
             if wrong is not None:
-                verdict.findings.append(StatementFinding(code="JP606", message=wrong, offset=unit.statement.start))
+                verdict.findings.append(unit.finding("JP606", wrong))
                 verdict.keep_certain(unit, sight)
         verdict.why += judged.why
         verdict.blind = judged.blind
@@ -281,14 +280,14 @@ def wrong_columns(unit: Unit, probe: Probe) -> Iterator[StatementFinding]:
         return
     wrong = result_columns(tuple(column.name for column in probe.parse.columns), view_aliases(unit.statement))
     if wrong is not None:
-        yield StatementFinding(code="JP606", message=wrong, offset=unit.statement.start)
+        yield unit.finding("JP606", wrong)
 
 
 def refused_setting(room: StatementContext, offset: int, names: Iterable[str]) -> StatementFinding:
     """Return the finding for a role or a setting that the server refuses."""
     message = room.error or ""
     code = "JP522" if "role" in set(names) and "role" in message else "JP523"
-    return StatementFinding(code=code, message=message, offset=offset)
+    return StatementFinding(code, message, offset)
 
 
 def _of_relations(unit: Unit, sight: CatalogView) -> StatementVerdict:
@@ -324,7 +323,7 @@ def report_of(unit: Unit, verdict: StatementVerdict) -> StatementReport:
     """Return the statement for reports."""
     text = " ".join(unit.sql.split())
     return StatementReport(
-        step=unit.step.id if unit.step is not None else "",
+        step=unit.step_id,
         instance=unit.instance,
         key=unit.key,
         text=text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from runner.sql.statements import Statement, StatementKind, placeholder
@@ -358,6 +359,7 @@ def regclass_constants(statement: Statement) -> Iterator[tuple[Relation, int]]:
             yield Relation(match[1], match[2]), statement.start
 
 
+@lru_cache(maxsize=256)
 def words(sql: str) -> frozenset[str]:
     """Return the names, keywords and string constants of a text, names as PostgreSQL folds them."""
     try:
