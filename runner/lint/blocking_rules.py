@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
 from typing import Final
 
 from runner.durations import format_duration
 from runner.errors import Cause
-from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
+from runner.lint.rule import Created, Finding, Rule, StatementPlace, created_in, on_existing, statements
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, alter_actions
 from runner.sql.bounds import Bound, Check, added_checks, attached_bound, together
@@ -28,19 +27,19 @@ _GENTLE = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.ME
 
 
 def _unbounded_wait(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
-    for rank, step in enumerate(subject.steps):
+    created = created_in(subject)
+    for step in subject.steps:
         if step.step.lock_timeout is None:
-            found = _first_strong(rank, step, created)
+            found = _first_strong(step, created)
             if found is not None:
                 yield found
 
 
-def _first_strong(rank: int, step: StepSql, created: Created) -> Finding | None:
+def _first_strong(step: StepSql, created: Created) -> Finding | None:
     for statement in step.statements:
         if statement.kind in _GENTLE:
             continue
-        place = StatementPlace(rank=rank, step=step, statement=statement)
+        place = StatementPlace(step, statement)
         if _bounds_wait(place):
             return None
         what = None if never_waits(statement) else _strong_lock(place, created)
@@ -87,13 +86,9 @@ def _lock_words(lock: RelationLock) -> str:
 
 
 def _validated_at_once(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
-    for _, places in groupby(statements(subject, Kind.ALTER_TABLE), key=attrgetter("rank")):
+    for _, found in groupby(on_existing(subject, Kind.ALTER_TABLE), key=lambda found: found[0].step.rank):
         pending: defaultdict[tuple[str, str | None], list[Relation]] = defaultdict(list)
-        for place in places:
-            table = main_relation(place.statement)
-            if table is None or created.is_new(table, place):
-                continue
+        for place, table in found:
             for action in alter_actions(place.statement):
                 if action.kind is AlterKind.ADD_CONSTRAINT and action.not_valid:
                     pending[table.name, action.name].append(table)
@@ -111,7 +106,7 @@ def _is_pending(
 
 
 def _checked_at_once(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
+    created = created_in(subject)
     proofs = _Proofs(subject)
     for place in statements(subject, Kind.ALTER_TABLE):
         table = main_relation(place.statement)
@@ -294,21 +289,18 @@ def _not_verified(subject: Subject) -> Iterator[Finding]:
 
 
 def _index_build(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
-    for place in statements(subject, Kind.CREATE_INDEX):
-        table = main_relation(place.statement)
-        if table is None or is_concurrent(place.statement) or leaves_out_partitions(place.statement):
-            continue
+    created = created_in(subject)
+    for place, table in on_existing(subject, Kind.CREATE_INDEX):
         # IF NOT EXISTS on a table that the plan creates IF NOT EXISTS: both exist already, or the table is new.
         as_the_table = is_guarded(place.statement) and created.is_own(table, place)
-        if not as_the_table and not created.is_new(table, place):
+        if not (as_the_table or is_concurrent(place.statement) or leaves_out_partitions(place.statement)):
             message = f"CREATE INDEX blocks writes to `{table}` until the index is built"
             hint = f"CREATE INDEX CONCURRENTLY, {_ALONE}; on a partitioned table, ON ONLY and then each partition"
             yield place.finding(message, hint=hint)
 
 
 def _reindex(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
+    created = created_in(subject)
     for place in statements(subject, Kind.REINDEX):
         relation = main_relation(place.statement)
         if is_concurrent(place.statement) or reindex_target(place.statement) is ReindexTarget.SYSTEM:
@@ -323,12 +315,8 @@ def _reindex(subject: Subject) -> Iterator[Finding]:
 
 
 def _refresh(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
-    for place in statements(subject, Kind.REFRESH_MATERIALIZED_VIEW):
-        view = main_relation(place.statement)
-        if view is None or is_concurrent(place.statement) or leaves_out_data(place.statement):
-            continue
-        if not created.is_new(view, place):
+    for place, view in on_existing(subject, Kind.REFRESH_MATERIALIZED_VIEW):
+        if not is_concurrent(place.statement) and not leaves_out_data(place.statement):
             message = f"REFRESH blocks reads of `{view}` until it is refreshed"
             yield place.finding(message, hint="REFRESH … CONCURRENTLY, which needs a unique index on the view")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
+from runner.lint.rule import Created, Finding, Rule, StatementPlace, created_in, on_existing, statements
 from runner.plan.parsed_sql import Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, Rewrite, alter_actions
 from runner.sql.command_objects import (
@@ -37,12 +37,8 @@ _OF_DATABASE = _QUERIES | {
 
 
 def _rewrites(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
     known = _Known(subject)
-    for place in statements(subject, Kind.ALTER_TABLE, Kind.ALTER_MATERIALIZED_VIEW):
-        table = main_relation(place.statement)
-        if table is None or created.is_new(table, place):
-            continue
+    for place, table in on_existing(subject, Kind.ALTER_TABLE, Kind.ALTER_MATERIALIZED_VIEW):
         for action in alter_actions(place.statement):
             rewrite = known.rewrite(action)
             if rewrite is not Rewrite.NO:
@@ -92,11 +88,7 @@ def _nodes(places: Iterable[StatementPlace]) -> Iterator[Statement]:
 
 
 def _new_not_null(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
-    for place in statements(subject, Kind.ALTER_TABLE):
-        table = main_relation(place.statement)
-        if table is None or created.is_new(table, place):
-            continue
+    for place, table in on_existing(subject, Kind.ALTER_TABLE):
         column = None
         for action in alter_actions(place.statement):
             if action.kind is AlterKind.ADD_COLUMN:
@@ -113,7 +105,7 @@ def _new_not_null(subject: Subject) -> Iterator[Finding]:
 
 
 def _full_vacuum(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
+    created = created_in(subject)
     for place in statements(subject, Kind.VACUUM, Kind.CLUSTER):
         statement = place.statement
         if statement.kind is Kind.VACUUM and not enabled(statement, "full"):
@@ -142,7 +134,7 @@ def _in_body(place: StatementPlace) -> Iterator[tuple[BodyCommand, frozenset[str
 
 
 def _without_where(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
+    created = created_in(subject)
     for place in statements(subject, Kind.DO):
         for command, own in _in_body(place):
             for use in unfiltered_writes(command.statement):
@@ -160,7 +152,7 @@ def _without_where(subject: Subject) -> Iterator[Finding]:
 
 
 def _destructive(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
+    created = created_in(subject)
     for place in statements(subject):
         if place.statement.kind is Kind.DO:
             for command, own in _in_body(place):
@@ -206,7 +198,7 @@ def _loop_in_one_transaction(subject: Subject) -> Iterator[Finding]:
 
 
 def _renames(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
+    created = created_in(subject)
     for place in statements(subject, Kind.RENAME, Kind.SET_SCHEMA):
         found = renamed(place.statement)
         if found is not None and not created.is_new(found[0], place):

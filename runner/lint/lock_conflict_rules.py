@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner.durations import format_duration
 from runner.errors import Cause
@@ -28,29 +27,14 @@ def _is_harmless_before(meeting: Meeting) -> bool:
     return meeting.outcome is ContentionResult.FAILURE and natures == {LockTiming.DETACH, LockTiming.PLAIN} and added
 
 
-class _Shares(threading.local):
-    """The findings of one subject, computed together and taken rule by rule; the last one releases the subject."""
-
-    def __init__(self) -> None:
-        self._subject: Subject | None = None
-        self._shares: dict[ContentionResult, list[Finding]] = {}
-
-    def take(self, subject: Subject, outcome: ContentionResult) -> Sequence[Finding]:
-        """Return a rule's findings; they are computed if the rule has already taken its share."""
-        if self._subject is not subject or outcome not in self._shares:
-            self._subject = subject
-            self._shares = {each: [] for each in ContentionResult}
-            newest = max(allowed_versions(subject.plan.requires.server_version), default=_GETS_IN_BETWEEN)
-            for meeting in find_contention(subject):
-                if newest >= _GETS_IN_BETWEEN or not _is_harmless_before(meeting):
-                    self._shares[meeting.outcome].extend(findings_of(meeting))
-        share = self._shares.pop(outcome)
-        if not self._shares:
-            self._subject = None
-        return share
-
-
-_SHARES = _Shares()
+def _findings(subject: Subject) -> Mapping[ContentionResult, Sequence[Finding]]:
+    """Return the findings of all three rules, which one search gives."""
+    found: dict[ContentionResult, list[Finding]] = {each: [] for each in ContentionResult}
+    newest = max(allowed_versions(subject.plan.requires.server_version), default=_GETS_IN_BETWEEN)
+    for meeting in find_contention(subject):
+        if newest >= _GETS_IN_BETWEEN or not _is_harmless_before(meeting):
+            found[meeting.outcome].extend(findings_of(meeting))
+    return found
 
 
 def findings_of(meeting: Meeting) -> Iterator[Finding]:
@@ -179,18 +163,6 @@ def _hint(meeting: Meeting) -> str:
     return f"order them (`needs: [{first.id}]` in `{second.id}`), or {apart}"
 
 
-def _failing(subject: Subject) -> Iterable[Finding]:
-    return _SHARES.take(subject, ContentionResult.FAILURE)
-
-
-def _waiting(subject: Subject) -> Iterable[Finding]:
-    return _SHARES.take(subject, ContentionResult.WAIT)
-
-
-def _deadlocking(subject: Subject) -> Iterable[Finding]:
-    return _SHARES.take(subject, ContentionResult.DEADLOCK)
-
-
 #: The codes of what two steps can come to.
 CODES_OF_OUTCOMES = {
     ContentionResult.FAILURE: "JP401",
@@ -198,8 +170,9 @@ CODES_OF_OUTCOMES = {
     ContentionResult.DEADLOCK: "JP403",
 }
 
-RULES = (
-    Rule(code="JP401", check=_failing),
-    Rule(code="JP402", check=_waiting),
-    Rule(code="JP403", check=_deadlocking),
-)
+
+def _of(outcome: ContentionResult) -> Callable[[Subject], Sequence[Finding]]:
+    return lambda subject: subject.once("contention", _findings)[outcome]
+
+
+RULES = tuple(Rule(code=code, check=_of(outcome)) for outcome, code in CODES_OF_OUTCOMES.items())

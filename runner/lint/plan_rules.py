@@ -55,10 +55,9 @@ def _unsafe_retry(subject: Subject) -> Iterator[Finding]:
 
 
 def _no_result(subject: Subject) -> Iterator[Finding]:
-    for rank, step in enumerate(subject.steps):
+    for step in subject.steps:
         if step.statements and (step.step.expect is not None or step.step.capture_rows):
-            place = StatementPlace(rank=rank, step=step, statement=step.statements[-1])
-            yield from _missing_result(step, place)
+            yield from _missing_result(step, StatementPlace(step, step.statements[-1]))
 
 
 def _missing_result(step: StepSql, place: StatementPlace) -> Iterator[Finding]:
@@ -87,14 +86,14 @@ def _wants_count(step: StepSql) -> bool:
 
 
 def _endless_repeat(subject: Subject) -> Iterator[Finding]:
-    for rank, step in enumerate(subject.steps):
+    for step in subject.steps:
         repeat = step.step.repeat
         if repeat is None or repeat.until_sql is not None or repeat.carry or not step.statements:
             continue
         reason = no_row_count(step.statements[-1])
         if reason is not None:
             message = f"`until: no_rows` needs a number of rows, and {reason}"
-            place = StatementPlace(rank=rank, step=step, statement=step.statements[-1])
+            place = StatementPlace(step, step.statements[-1])
             yield place.finding(message, hint="write `until: SELECT …`, or end the step with the statement that counts")
 
 
@@ -127,7 +126,7 @@ def _own_temporary(subject: Subject) -> Iterator[Finding]:
 
 def _out_of_reach(subject: Subject, step: StepSql, query: QuerySql, use: RelationUse) -> Finding:
     name = use.relation.name
-    certain = use.relation.schema == _OWN_SCHEMA or name not in _permanent_names(subject)
+    certain = use.relation.schema == _OWN_SCHEMA or name not in subject.once("permanent names", _permanent_names)
     return Finding(
         position=query.sql.position(use.offset),
         message=f"`{query.key}` cannot see the temporary table `{name}`: only the session of the worker has it",
@@ -142,24 +141,18 @@ def _out_of_reach(subject: Subject, step: StepSql, query: QuerySql, use: Relatio
 
 def _permanent_names(subject: Subject) -> frozenset[str]:
     """Return the names that the plan's SQL uses for relations that are not temporary."""
-    known: frozenset[str] | None = subject.shared.get("permanent names")
-    if known is None:
-        names: set[str] = set()
-        for step in subject.steps:
-            made: set[str] = set()
-            for statement in step.statements:
-                names.update(
-                    use.relation.name
-                    for use in query_relations(statement)
-                    if use.relation.schema not in {None, _OWN_SCHEMA} or use.relation.name not in made
-                )
-                created = {relation.name for relation in created_relations(statement)}
-                if is_temporary(statement):
-                    made |= created
-                else:
-                    names |= created
-        known = subject.shared["permanent names"] = frozenset(names)
-    return known
+    names: set[str] = set()
+    for step in subject.steps:
+        made: set[str] = set()
+        for statement in step.statements:
+            names.update(
+                use.relation.name
+                for use in query_relations(statement)
+                if use.relation.schema not in {None, _OWN_SCHEMA} or use.relation.name not in made
+            )
+            created = {relation.name for relation in created_relations(statement)}
+            (made if is_temporary(statement) else names).update(created)
+    return frozenset(names)
 
 
 RETRY_RULES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runner.lint.rule import Finding, Rule, StatementPlace
-from runner.plan.parsed_sql import StepSql, Subject
+from runner.plan.parsed_sql import Subject
 from runner.sql.carried_rows import can_be_extended, can_store, has_order
 from runner.sql.returned_rows import column_names, no_rows_to_read, rows_out_of_reach
 from runner.sql.statements import StatementKind
@@ -14,33 +14,28 @@ from runner.sql.transactions import row_may_come_first
 _WRAP = "write `WITH batch AS (… RETURNING id) SELECT max(id) AS {} FROM batch`"
 
 
-def _carrying(subject: Subject) -> Iterator[tuple[StepSql, StatementPlace]]:
-    """Yield the steps with carried values, each with its last statement."""
-    for rank, step in enumerate(subject.steps):
+def _carrying(subject: Subject) -> Iterator[tuple[StatementPlace, tuple[str, ...]]]:
+    """Yield the last statement of each step with carried values, and the names of those."""
+    for step in subject.steps:
         if step.step.repeat is not None and step.step.repeat.carry and step.statements:
-            yield step, StatementPlace(rank=rank, step=step, statement=step.statements[-1])
+            yield StatementPlace(step, step.statements[-1]), tuple(step.step.repeat.carry)
 
 
-def _names(step: StepSql) -> tuple[str, ...]:
-    return tuple(step.step.repeat.carry) if step.step.repeat is not None else ()
-
-
-def _why_unreadable(step: StepSql, place: StatementPlace) -> str | None:
+def _why_unreadable(place: StatementPlace) -> str | None:
     """Return why no carried value can be read from the last statement; None if one can."""
     last = place.statement
     reason = no_rows_to_read(last) or rows_out_of_reach(last)
     if reason is not None:
         return reason
-    if last.kind is StatementKind.CALL or can_be_extended(step.statements, place.text):
+    if last.kind is StatementKind.CALL or can_be_extended(place.step.statements, place.text):
         return None
     return f"{last.kind} cannot be part of another query"
 
 
 def _not_returned(subject: Subject) -> Iterator[Finding]:
-    for step, place in _carrying(subject):
-        names = _names(step)
+    for place, names in _carrying(subject):
         hint = _WRAP.format(names[0])
-        reason = _why_unreadable(step, place)
+        reason = _why_unreadable(place)
         if reason is not None:
             yield place.finding(f"`carry` needs a last statement that returns `{names[0]}`, and {reason}", hint=hint)
             continue
@@ -57,10 +52,9 @@ def _not_returned(subject: Subject) -> Iterator[Finding]:
 
 
 def _without_order(subject: Subject) -> Iterator[Finding]:
-    for step, place in _carrying(subject):
-        if _why_unreadable(step, place) is not None or has_order(place.statement):
+    for place, names in _carrying(subject):
+        if _why_unreadable(place) is not None or has_order(place.statement):
             continue
-        names = _names(step)
         listed = ", ".join(names)
         if place.statement.kind is StatementKind.SELECT:
             message = f"`carry` takes `{listed}` from the last row, and these rows have no order"
@@ -72,8 +66,9 @@ def _without_order(subject: Subject) -> Iterator[Finding]:
 
 
 def _may_be_lost(subject: Subject) -> Iterator[Finding]:
-    for step, place in _carrying(subject):
-        if step.step.idempotent or step.step.verify is not None or _why_unreadable(step, place) is not None:
+    for place, _ in _carrying(subject):
+        step = place.step
+        if step.step.idempotent or step.step.verify is not None or _why_unreadable(place) is not None:
             continue
         if can_store(step.statements, place.text) and row_may_come_first(step.statements):
             continue
@@ -86,12 +81,12 @@ def _may_be_lost(subject: Subject) -> Iterator[Finding]:
 
 
 def _unused(subject: Subject) -> Iterator[Finding]:
-    for rank, step in enumerate(subject.steps):
+    for step in subject.steps:
         repeat = step.step.repeat
         if repeat is None or step.template is None or not step.statements:
             continue
         used = {reference.name for reference in step.template.references}
-        place = StatementPlace(rank=rank, step=step, statement=step.statements[0])
+        place = StatementPlace(step, step.statements[0])
         for name in repeat.carry:
             if name not in used:
                 message = f"`{name}` is carried from one iteration to the next, and the SQL does not use it"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 
 from runner.codes import new_problem
 from runner.errors import Cause, Position, Problem, Severity
@@ -21,6 +22,9 @@ from runner.sql.statements import Statement, StatementKind, placeholder
 from runner.sql.statements import StatementKind as Kind
 from runner.sql.syntax_tree import label
 from runner.structs import Struct
+
+#: A step's number and an offset in its SQL: the order in the plan.
+_Where = tuple[int, int]
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -61,12 +65,16 @@ class Rule(Struct, frozen=True, kw_only=True):
     optional: bool = False
 
 
-class StatementPlace(Struct, frozen=True, kw_only=True):
-    """A statement of a step; `rank` is the step's number in the plan, counted from 0."""
+class StatementPlace(Struct, frozen=True):
+    """A statement of a step."""
 
-    rank: int
     step: StepSql
     statement: Statement
+
+    @property
+    def order(self) -> _Where:
+        """Its place in the order of the plan: the number of its step, and where it begins in the step's SQL."""
+        return self.step.rank, self.statement.start
 
     @property
     def text(self) -> str:
@@ -105,28 +113,28 @@ _Places = tuple[list[StatementPlace], dict[StatementKind, list[StatementPlace]]]
 
 def statements(subject: Subject, *kinds: StatementKind) -> Iterator[StatementPlace]:
     """Yield every statement of the plan's steps, or those of some kinds only, in the order of the plan."""
-    places, by_kind = _places(subject)
+    places, by_kind = subject.once("places", _places)
     if not kinds:
         return iter(places)
-    return heapq.merge(
-        *(by_kind[kind] for kind in kinds if kind in by_kind), key=lambda place: (place.rank, place.statement.start)
-    )
+    return heapq.merge(*(by_kind[kind] for kind in kinds if kind in by_kind), key=attrgetter("order"))
 
 
 def _places(subject: Subject) -> _Places:
     """Find the statements once for all rules: most look for kinds that few steps of a large plan have."""
-    known: _Places | None = subject.shared.get("places")
-    if known is not None:
-        return known
-    places: list[StatementPlace] = []
+    places = [StatementPlace(step, statement) for step in subject.steps for statement in step.statements]
     by_kind: dict[StatementKind, list[StatementPlace]] = {}
-    for rank, step in enumerate(subject.steps):
-        for statement in step.statements:
-            place = StatementPlace(rank=rank, step=step, statement=statement)
-            places.append(place)
-            by_kind.setdefault(statement.kind, []).append(place)
-    subject.shared["places"] = places, by_kind
+    for place in places:
+        by_kind.setdefault(place.statement.kind, []).append(place)
     return places, by_kind
+
+
+def on_existing(subject: Subject, *kinds: StatementKind) -> Iterator[tuple[StatementPlace, Relation]]:
+    """Yield the statements that change a relation which the plan has not created before, each with the relation."""
+    created = created_in(subject)
+    for place in statements(subject, *kinds):
+        relation = main_relation(place.statement)
+        if relation is not None and not created.is_new(relation, place):
+            yield place, relation
 
 
 def step_finding(step: StepSql, message: str, *, hint: str | None = None, cause: Cause | None = None) -> Finding:
@@ -143,8 +151,6 @@ _TAKES_OVER = (Kind.RENAME, Kind.SET_SCHEMA, Kind.ALTER_TABLE)
 _JOINS = frozenset({AlterKind.ATTACH_PARTITION, AlterKind.INHERIT, AlterKind.ADD_CONSTRAINT})
 _RENAMED = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE", "OBJECT_FOREIGN_TABLE"})
 
-#: A step's number and an offset in its SQL: the order in the plan.
-_Where = tuple[int, int]
 _NEVER: _Where = (sys.maxsize, 0)
 #: The step, by its number, or the group that an object belongs to; None if the whole plan sees it.
 _Owner = int | str | None
@@ -160,7 +166,6 @@ class Created:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._read = False
         self._relations: dict[tuple[_Owner, str | None, str], _Where] = {}
         self._of_any_schema: dict[tuple[_Owner, str], _Where] = {}
         self._schemas: dict[str, _Where] = {}
@@ -168,19 +173,23 @@ class Created:
         self._taken_over: dict[str, _Where] = {}
         self._schemas_entered: dict[str, _Where] = {}
         self._views_of_others: dict[str, _Where] = {}
+        for place in statements(subject, *_CREATES, *_TAKES_OVER):
+            if place.statement.kind in _TAKES_OVER:
+                self._note_taken_over(place)
+            else:
+                self._note(place)
 
     def is_new(self, relation: Relation, place: StatementPlace) -> bool:
         """Return whether the plan creates the relation before `place`, and it did not exist before the plan.
 
         With IF NOT EXISTS or OR REPLACE it may have existed, unless it is temporary.
         """
-        new = any(where < _where(place) for where in self._found(relation, place))
-        return new and self._taken_over.get(relation.name, _NEVER) >= _where(place)
+        new = any(where < place.order for where in self._found(relation, place))
+        return new and self._taken_over.get(relation.name, _NEVER) >= place.order
 
     def shows_others(self, relation: Relation, place: StatementPlace) -> bool:
         """Return whether the plan creates the relation before `place` as a view of one that is not new."""
-        self._read_once()
-        return self._views_of_others.get(relation.name, _NEVER) < _where(place)
+        return self._views_of_others.get(relation.name, _NEVER) < place.order
 
     def is_own(self, relation: Relation, place: StatementPlace) -> bool:
         """Return whether the plan creates the relation anywhere, also again after a DROP."""
@@ -188,13 +197,11 @@ class Created:
 
     def schema_is_new(self, schema: str, place: StatementPlace) -> bool:
         """Return whether the plan creates the schema before `place`, and it did not exist before the plan."""
-        self._read_once()
-        entered = self._schemas_entered.get(schema, _NEVER) < _where(place)
-        return self._schemas.get(schema, _NEVER) < _where(place) and not entered
+        entered = self._schemas_entered.get(schema, _NEVER) < place.order
+        return self._schemas.get(schema, _NEVER) < place.order and not entered
 
     def _found(self, relation: Relation, place: StatementPlace) -> Iterator[_Where]:
-        self._read_once()
-        for step in (place.rank, place.step.step.group if self._is_item(relation, place) else None):
+        for step in (place.step.rank, place.step.step.group if self._is_item(relation, place) else None):
             if relation.schema is None:
                 found = [self._of_any_schema.get((step, relation.name))]
             else:
@@ -209,16 +216,6 @@ class Created:
         names = {placeholder(part) for part in (relation.schema, relation.name) if part is not None} - {None}
         bound = {bound.param.name for bound in place.step.step.bound}
         return bool(names - (self._subject.plan.params.keys() - bound))
-
-    def _read_once(self) -> None:
-        """Read the plan on first use: most plans need it never."""
-        if not self._read:
-            self._read = True
-            for place in statements(self._subject, *_CREATES, *_TAKES_OVER):
-                if place.statement.kind in _TAKES_OVER:
-                    self._note_taken_over(place)
-                else:
-                    self._note(place)
 
     def _note_taken_over(self, place: StatementPlace) -> None:
         """Note names and parents that objects of others get, and the new names of the plan's own objects."""
@@ -237,7 +234,7 @@ class Created:
 
     def _note_renamed(self, old: Relation, new: Relation, place: StatementPlace) -> None:
         if self.is_new(old, place):
-            self._add(new, _where(place), place, temporary=False)
+            self._add(new, place.order, place, temporary=False)
         else:
             _begin(self._taken_over, new.name, place)
 
@@ -255,7 +252,7 @@ class Created:
     def _note(self, place: StatementPlace) -> None:
         statement = place.statement
         temporary = is_temporary(statement)
-        where = _where(place) if temporary or not is_guarded(statement) else _NEVER
+        where = place.order if temporary or not is_guarded(statement) else _NEVER
         schema = created_schema(statement)
         if schema is not None:
             sure = _NEVER if _is_unsure(place) else where
@@ -272,16 +269,16 @@ class Created:
                 _begin(self._views_of_others, relation.name, place)
 
     def _add(self, relation: Relation, where: _Where, place: StatementPlace, *, temporary: bool) -> None:
-        step: _Owner = place.rank if temporary or _is_unsure(place) else None
+        step: _Owner = place.step.rank if temporary or _is_unsure(place) else None
         if step is None and self._is_item(relation, place):
-            step = place.step.step.group or place.rank
+            step = place.step.step.group or place.step.rank
         full, short = (step, relation.schema, relation.name), (step, relation.name)
         self._relations[full] = min(where, self._relations.get(full, _NEVER))
         self._of_any_schema[short] = min(where, self._of_any_schema.get(short, _NEVER))
 
 
 def _begin(noted: dict[str, _Where], name: str, place: StatementPlace) -> None:
-    noted[name] = min(_where(place), noted.get(name, _NEVER))
+    noted[name] = min(place.order, noted.get(name, _NEVER))
 
 
 def _is_unsure(place: StatementPlace) -> bool:
@@ -291,5 +288,6 @@ def _is_unsure(place: StatementPlace) -> bool:
     return step.allow_failure is not None or step.if_ is not None or after_failure
 
 
-def _where(place: StatementPlace) -> _Where:
-    return (place.rank, place.statement.start)
+def created_in(subject: Subject) -> Created:
+    """Return what the plan creates."""
+    return subject.once("created", Created)

@@ -73,11 +73,10 @@ GRAMMAR_RULES = (
 
 # The bulk of most plans. What they can have that is new stands in a word that is looked for first.
 _ROWS = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.DO, Kind.CALL})
-_NEEDS = "version needs"
 
 
 def _unknown_option(subject: Subject) -> Iterator[Finding]:
-    for place, need in _needs(subject):
+    for place, need in subject.once("version needs", _needs):
         if need.since is None:
             near = difflib.get_close_matches(_option(need), OPTIONS.get(place.statement.kind, ()), n=1)
             hint = f"did you mean {near[0].upper()}?" if near else "remove it"
@@ -101,7 +100,7 @@ def _newer_option(subject: Subject) -> Iterator[Finding]:
                 message, hint, severity = _lacking(what, since, wanted, allowed)
                 found = step_finding(step, message, hint=hint)
                 yield replace(found, severity=severity)
-    for place, need in _needs(subject):
+    for place, need in subject.once("version needs", _needs):
         if need.since is None or need.met_by(allowed[0]):
             continue
         message, hint, severity = _lacking(need.what, need.since, wanted, allowed)
@@ -118,17 +117,13 @@ def _lacking(what: str, since: int, wanted: str, allowed: Sequence[int]) -> tupl
     return message, hint, Severity.ERROR if never else None
 
 
-def _needs(subject: Subject) -> Iterator[tuple[StatementPlace, VersionNeed]]:
-    known: list[tuple[StatementPlace, VersionNeed]] | None = subject.shared.get(_NEEDS)
-    if known is None:
-        known = [
-            (place, need)
-            for place in statements(subject)
-            if place.statement.kind not in _ROWS or subject.plan.requires.server_version is not None
-            for need in version_needs(place.statement)
-        ]
-        subject.shared[_NEEDS] = known
-    return iter(known)
+def _needs(subject: Subject) -> list[tuple[StatementPlace, VersionNeed]]:
+    return [
+        (place, need)
+        for place in statements(subject)
+        if place.statement.kind not in _ROWS or subject.plan.requires.server_version is not None
+        for need in version_needs(place.statement)
+    ]
 
 
 OPTION_RULES = (

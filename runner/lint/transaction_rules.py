@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from runner.errors import Cause, Severity
-from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
+from runner.lint.rule import Created, Finding, Rule, StatementPlace, created_in, statements
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.catalog_changes import Sort, made
 from runner.sql.enum_values import AddedValue, added_value, value_used
@@ -73,17 +73,17 @@ def _client_copy(subject: Subject) -> Iterator[Finding]:
 
 
 def _useless_lock(subject: Subject) -> Iterator[Finding]:
-    for rank, step in enumerate(subject.steps):
-        yield from reversed(list(_at_the_end(rank, step)))
+    for step in subject.steps:
+        yield from reversed(list(_at_the_end(step)))
 
 
-def _at_the_end(rank: int, step: StepSql) -> Iterator[Finding]:
+def _at_the_end(step: StepSql) -> Iterator[Finding]:
     lone = len(step.statements) == 1
     for statement in reversed(step.statements):
         advisory = not lone and _is_useless_advisory(step, statement)
         if statement.kind not in _IDLE and not advisory:
             return
-        place = StatementPlace(rank=rank, step=step, statement=statement)
+        place = StatementPlace(step, statement)
         severity = Severity.ERROR if lone and cannot_stand_alone(statement) is not None else None
         if statement.kind is Kind.LOCK or advisory:
             message = "no statement runs under this lock: it is released when the SQL of the step ends"
@@ -176,13 +176,13 @@ _WRITING_WORDS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 
 
 def _new_enum_value(subject: Subject) -> Iterator[Finding]:
-    for rank, _ in groupby(statements(subject, Kind.ALTER_TYPE), key=attrgetter("rank")):
+    for rank in dict.fromkeys(place.step.rank for place in statements(subject, Kind.ALTER_TYPE)):
         step = subject.steps[rank]
         own: list[Relation] = []
         added: list[AddedValue] = []
         for statement in step.statements:
             own += (one.relation for one in made(statement) if one.sort is Sort.TYPE and one.relation is not None)
-            place = StatementPlace(rank=rank, step=step, statement=statement)
+            place = StatementPlace(step, statement)
             for value in added:
                 use = value_used(value, statement)
                 if use is not None:
@@ -199,8 +199,8 @@ def _new_enum_value(subject: Subject) -> Iterator[Finding]:
 
 
 def _held_through_backfill(subject: Subject) -> Iterator[Finding]:
-    created = Created(subject)
-    for rank, places in groupby(statements(subject, *_DDL), key=attrgetter("rank")):
+    created = created_in(subject)
+    for _, places in groupby(statements(subject, *_DDL), key=attrgetter("step.rank")):
         first = next(((place, lock) for place in places if (lock := _strong(place, created)) is not None), None)
         if first is None:
             continue
@@ -208,7 +208,7 @@ def _held_through_backfill(subject: Subject) -> Iterator[Finding]:
         for statement in place.step.statements:
             if statement.start <= place.statement.start or statement.kind not in _FILLS:
                 continue
-            filling = StatementPlace(rank=rank, step=place.step, statement=statement)
+            filling = StatementPlace(place.step, statement)
             if not _is_long(filling, lock.relation, created):
                 continue
             message = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from runner.errors import Position
 from runner.plan.groups import constants, written_out
@@ -13,6 +13,8 @@ from runner.sql.statements import SqlSyntaxError, Statement, Template, parse_tem
 from runner.sql.tokens import client_parts, invisible_characters, name_of
 from runner.sql.version_needs import NewerSyntax, newer_syntax
 from runner.structs import Struct, field, replace
+
+_Found = TypeVar("_Found")
 
 
 class Unparsed(Struct, frozen=True, kw_only=True):
@@ -60,12 +62,14 @@ class StepSql(Struct, frozen=True, kw_only=True):
     """A step and its SQL as parsed; `template` is None when it does not parse, which has a rule of its own.
 
     `queries` are its conditions, checks and lists in the order of the keys; `final` says that it is in `finally`.
+    `rank` is its number in the plan, counted from 0.
     """
 
     step: Step
     template: Template | None
     queries: tuple[QuerySql, ...] = ()
     final: bool = False
+    rank: int = 0
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -94,11 +98,18 @@ class Subject(Struct, frozen=True, kw_only=True, eq=False):
     invisible: tuple[Invisible, ...] = ()
     shared: dict[str, Any] = field(default_factory=dict)
 
+    def once(self, key: str, find: Callable[[Subject], _Found]) -> _Found:
+        """Return what `find` finds in this plan; for all rules together it is called once."""
+        if key not in self.shared:
+            self.shared[key] = find(self)
+        found: _Found = self.shared[key]
+        return found
+
 
 def of_on_retry(subject: Subject) -> Subject:
     """Return the plan's `on_retry` texts as if they were steps, for rules about what a worker refuses."""
     steps = tuple(
-        StepSql(step=replace(step.step, sql=query.sql), template=query.template, final=step.final)
+        StepSql(step=replace(step.step, sql=query.sql), template=query.template, final=step.final, rank=step.rank)
         for step in subject.steps
         for query in step.queries
         if query.key == "on_retry"
@@ -110,9 +121,9 @@ def read_subject(plan: Plan) -> Subject:
     """Return what the rules look at; SQL that does not parse is in it too, as `unparsed`."""
     plan = written_out(plan)
     reader = _Reader(plan.values)
-    steps = (
-        *(reader.step(step, final=False) for step in plan.steps),
-        *(reader.step(step, final=True) for step in plan.finally_),
+    steps = tuple(
+        reader.step(step, rank, final=rank >= len(plan.steps))
+        for rank, step in enumerate((*plan.steps, *plan.finally_))
     )
     checks = plan.requires.preconditions
     preconditions = tuple(reader.query("requires.preconditions", check.sql, None) for check in checks)
@@ -140,11 +151,11 @@ class _Reader:
         self.unparsed: list[Unparsed] = []
         self.invisible: list[Invisible] = []
 
-    def step(self, step: Step, *, final: bool) -> StepSql:
+    def step(self, step: Step, rank: int, *, final: bool) -> StepSql:
         bound = constants(step)
         template = self._template(sql=step.sql, step=step.id, bound=bound)
         queries = tuple(self.query(key, sql, step.id, bound) for key, sql in self._queries(step))
-        return StepSql(step=step, template=template, queries=queries, final=final)
+        return StepSql(step=step, template=template, queries=queries, final=final, rank=rank)
 
     def _queries(self, step: Step) -> Iterator[tuple[str, Sql]]:
         is_first = step.group is None or step.group not in self._groups
