@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypedDict, Unpack
 
 from runner.errors import ParameterError, PlanError, Position, Problem, Severity
 from runner.lint.parameter_rules import BODY_RULES
@@ -69,32 +70,31 @@ def _as_wanted(problems: Iterable[Problem], severities: Mapping[str, str]) -> It
             yield replace(problem, severity=Severity(wanted))
 
 
+class PlanInputs(TypedDict, total=False):
+    """What gives the parameters of a plan their values, as in `runner.plan.load_plan`."""
+
+    given: Mapping[str, str] | None
+    params_file: str | Path | None
+    environment: Mapping[str, str] | None
+    defaults: Mapping[str, str] | None
+    require_values: bool
+
+
 def check_plan(
     path: str | Path,
     *,
-    given: Mapping[str, str] | None = None,
-    params_file: str | Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    defaults: Mapping[str, str] | None = None,
     severities: Mapping[str, str] | None = None,
-    require_values: bool = False,
     sources: Sources | None = None,
+    **inputs: Unpack[PlanInputs],
 ) -> Loaded:
     """Read and check a plan, and return every problem; no content of the file raises an error.
 
-    The values of parameters are as in `runner.plan.load_plan`, so that rules see the tables that they name;
-    `severities` are as in `lint`. The result has the plan if there is no error; warnings are among the problems.
+    Parameters have their values, so that rules see the tables that they name; `severities` are as in `lint`. The result
+    has the plan if there is no error; warnings are among the problems.
     """
     severities = severities or {}
     with without_collection():
-        loaded = load_plan(
-            path,
-            given=given,
-            params_file=params_file,
-            environment=environment,
-            defaults=defaults,
-            require_values=require_values,
-        )
+        loaded = load_plan(path, **inputs)
         problems = loaded.problems
         if loaded.plan is not None:
             problems += lint(loaded.plan, sources, severities=severities)
@@ -106,31 +106,14 @@ def check_plan(
     return Loaded(plan=plan, problems=shown, draft=loaded.draft, unjudged=loaded.unjudged)
 
 
-def read_plan(
-    path: str | Path,
-    *,
-    given: Mapping[str, str] | None = None,
-    params_file: str | Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    defaults: Mapping[str, str] | None = None,
-    severities: Mapping[str, str] | None = None,
-    require_values: bool = True,
-) -> Plan:
+def read_plan(path: str | Path, *, severities: Mapping[str, str] | None = None, **inputs: Unpack[PlanInputs]) -> Plan:
     """Return a plan that is ready to run; PlanError, with every error but no warning, if it is invalid.
 
-    ParameterError, which is a PlanError, if only the values of its parameters are wrong.
-
-    Without `require_values` parameters need no values: the plan is not run.
+    ParameterError, which is a PlanError, if only the values of its parameters are wrong. With `require_values=False`
+    parameters need no values: the plan is not run.
     """
-    loaded = check_plan(
-        path,
-        given=given,
-        params_file=params_file,
-        environment=environment,
-        defaults=defaults,
-        severities=severities,
-        require_values=require_values,
-    )
+    inputs.setdefault("require_values", True)
+    loaded = check_plan(path, severities=severities, **inputs)
     if loaded.plan is None:
         raise invalid_plan(path, loaded)
     return loaded.plan

@@ -215,7 +215,7 @@ def _slow_check(action: AlterAction, table: Relation, proofs: _Proofs) -> _Slow 
         return f"SET NOT NULL reads every row for `{action.name}`", hint, True
     if action.kind is not AlterKind.ADD_CONSTRAINT:
         return None
-    if action.constraint is Constraint.PRIMARY_KEY and action.using_index:
+    if action.constraint is Constraint.PRIMARY_KEY and action.index is not None:
         open_ = [name for name in proofs.columns_of(action.index) if not proofs.is_filled(table, name)]
         if open_:
             hint = "first add a validated CHECK (… IS NOT NULL) and SET NOT NULL: then no rows are read"

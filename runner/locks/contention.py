@@ -31,7 +31,7 @@ class Overlap(Struct, frozen=True, kw_only=True):
     """A step, by its number in the plan (`finally` last), and the previous steps that can run at the same time.
 
     `with_itself`: two instances of the step can run at the same time. `of_other_items`: those of the others that can
-    run at the same time only for different items. `others` are bits: see `numbers`.
+    run at the same time only for different items. `others` are bits: see `bits_of` and `number`.
     """
 
     step: int
@@ -70,14 +70,6 @@ class Overlaps:
     def number(self, bit: int) -> int:
         """Return the number of a bit's step."""
         return self._by_bit[bit]
-
-    def numbers(self, bits: int) -> Iterator[int]:
-        """Yield the numbers of the steps whose bits are set, in a possible order of execution."""
-        return map(self.number, self.bits(bits))
-
-    def bits(self, bits: int) -> Iterator[int]:
-        """Yield the bits that are set, the lowest first."""
-        return _bits(bits)
 
     def steps(self) -> Iterator[Overlap]:
         """Yield each wanted step once, in a possible order of execution, with the previous ones that can overlap."""
@@ -181,7 +173,7 @@ class _Branches:
     def _after(ends: list[int], bits: Mapping[int, int], forks: int) -> list[int]:
         found: list[list[int]] = [[] for _ in range(forks)]
         for number, bit in bits.items():
-            for fork in _bits(ends[number]):
+            for fork in bits_of(ends[number]):
                 found[fork].append(bit)
         return [_mask(iter(after)) for after in found]
 
@@ -189,7 +181,7 @@ class _Branches:
         """Return the bits of the steps that do not run if this one does."""
         found = 0
         for ends, others in ((self._good[number], self._after_bad), (self._bad[number], self._after_good)):
-            for fork in _bits(ends):
+            for fork in bits_of(ends):
                 found |= others[fork]
         return found
 
@@ -206,7 +198,8 @@ class _Branches:
             self._bad[number] |= self._bad[needed]
 
 
-def _bits(mask: int) -> Iterator[int]:
+def bits_of(mask: int) -> Iterator[int]:
+    """Yield the numbers of the bits that are set, the lowest first."""
     while mask:
         lowest = mask & -mask
         yield lowest.bit_length() - 1
@@ -359,7 +352,7 @@ class _Finder:
         deadlocked = 0
         for on, found in met.items():
             group = self._groups[on] if found.wait & open_ else _Group()
-            for bit in self._overlaps.bits(found.wait & open_):
+            for bit in bits_of(found.wait & open_):
                 if (
                     min(
                         _SEARCHED - group.searched,
@@ -393,7 +386,7 @@ class _Finder:
 
     def _report(self, outcome: ContentionResult, on: Lockable, overlap: Overlap, bits: int) -> None:
         group = self._groups[on] if bits else _Group()
-        for bit in self._overlaps.bits(bits):
+        for bit in bits_of(bits):
             if len(group.reported[outcome]) >= MAX_REPORTED:
                 break
             bits ^= 1 << bit

@@ -75,8 +75,8 @@ class Altered(Struct, frozen=True, kw_only=True):
         return f"step `{self.step}` changes {self.alteration.what} before it"
 
 
-_NOTHING = Alteration(aspect=Aspect.RELATION)
-_ANY_ROLE = Alteration(aspect=Aspect.ROLE)
+_NOTHING = Alteration(Aspect.RELATION)
+_ANY_ROLE = Alteration(Aspect.ROLE)
 
 
 class Changes:

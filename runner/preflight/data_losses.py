@@ -53,7 +53,7 @@ def _of_unit(unit: Unit, sight: CatalogView, created: Collection[str]) -> Iterat
             table = _there(use.relation, sight) if use.relation.name in created else None
             if table is not None:
                 message = f"the statement changes every row of {table}, which exists: {use.why}"
-                yield new_problem(_EVERY_ROW, message, unit.within(use.offset), hint=use.hint, step=unit.step.id)
+                yield new_problem(_EVERY_ROW, message, unit.position(use.offset), hint=use.hint, step=unit.step.id)
         return
     for loss in losses(unit.statement):
         own = loss.relation is not None and loss.relation.name in created
@@ -61,7 +61,7 @@ def _of_unit(unit: Unit, sight: CatalogView, created: Collection[str]) -> Iterat
         if table is not None:
             message = f"{loss.what}; the table {table} exists"
             hint = "if that is intended, add a comment to the step: `# jobplan: ignore=JP353`"
-            yield new_problem(_LOST, message, unit.at(0), hint=hint, step=unit.step.id)
+            yield new_problem(_LOST, message, unit.position(), hint=hint, step=unit.step.id)
 
 
 def _there(relation: Relation, sight: CatalogView) -> Relation | None:

@@ -68,7 +68,7 @@ def disk_problems(units: Sequence[tuple[Unit, CatalogView]], disks: Disks) -> It
                 f"{_shown(free)} of the disk are free{where}"
             )
             step = unit.step.id if unit.step is not None else None
-            yield new_problem("JP616", message, unit.at(0), step=step)
+            yield new_problem("JP616", message, unit.position(), step=step)
 
 
 def disk_note(unit: Unit, sight: CatalogView, disks: Disks) -> str | None:

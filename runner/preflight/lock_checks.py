@@ -65,7 +65,7 @@ def read_locks(units: Sequence[tuple[Unit, CatalogView]]) -> LocksOfSteps:
 def _of_text(text: Sequence[tuple[Unit, CatalogView]]) -> Iterator[RealLock]:
     """Return the locks of all statements of a step: other sessions cannot see objects that it creates."""
     statements = tuple(unit.statement for unit, _ in text)
-    read = read_text(Template(text=text[0][0].text, references=(), statements=statements))
+    read = read_text(Template(text=text[0][0].rendered.text, references=(), statements=statements))
     yield from _touched(read, *text[0])
     for statement, (unit, sight) in zip(read, text, strict=True):
         for lock in statement.locks:

@@ -77,7 +77,7 @@ def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFin
             yield unit.finding("JP604", f"the index {Relation(None, name)} is {index.made.words}")
         elif index.state is State.MISSING:
             yield unit.finding("JP601", f"there is no index {Relation(None, name)} of {table}")
-    adopted = {action.index for action in alter_actions(unit.statement) if action.using_index}
+    adopted = {action.index for action in alter_actions(unit.statement)} - {None}
     for index_facts in facts.indexes if facts is not None else ():
         if index_facts.relation.name in adopted and not (index_facts.unique and index_facts.plain):
             message = (

@@ -214,7 +214,7 @@ class StatementLook:
 
     def _note_functions(self, units: list[Unit]) -> None:
         """Record that a VOLATILE function that is not built in may have changed anything."""
-        anything = (Change(action=Action.CREATE, sort=Sort.ANYTHING),)
+        anything = (Change(Action.CREATE, Sort.ANYTHING),)
         for unit in units:
             if unit.step is None or unit.key != "sql":
                 continue
@@ -335,7 +335,7 @@ class StatementLook:
         elif repeated:
             wrong = f"for_each: its columns need unique names, and {repeated[0]} is not one"
         if wrong is not None:
-            self._report("JP619", wrong, unit.at(0), step)
+            self._report("JP619", wrong, unit.position(), step)
             return None
         self._result.rows[step.group or step.id] = Rows(columns=result.columns, rows=result.rows)
         if self._may_be_another(unit, self._removers):
@@ -344,7 +344,7 @@ class StatementLook:
             return queried_items(step, result.columns, result.rows)
         except ValueError as error:
             del self._result.rows[step.group or step.id]
-            self._report("JP619", f"for_each: an item {error}", unit.at(0), step)
+            self._report("JP619", f"for_each: an item {error}", unit.position(), step)
             return None
 
     # --- one statement ------------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ class StatementLook:
             sight = self._sight(unit)
             verdict = await self._examiner.examine(unit, sight)
             for one in verdict.findings:
-                wrong(one.message, unit.within(one.offset))
+                wrong(one.message, unit.position(one.offset))
             if not verdict.findings:
                 harmless = await self._is_harmless(unit, sight)
                 verdict.why += [] if harmless else [_NOT_ASKED]
@@ -445,7 +445,7 @@ class StatementLook:
         self._result.reports.append(report_of(unit, verdict))
         for one in dict.fromkeys(verdict.findings):
             severity = self._lowered(unit, one) or one.severity
-            self._report(one.code, one.message, unit.within(one.offset), unit.step, hint=one.hint, severity=severity)
+            self._report(one.code, one.message, unit.position(one.offset), unit.step, hint=one.hint, severity=severity)
         return good
 
     def _lowered(self, unit: Unit, finding: StatementFinding) -> Severity | None:

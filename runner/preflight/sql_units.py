@@ -7,8 +7,7 @@ plan's files.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.engine.batches import first_values
@@ -18,6 +17,7 @@ from runner.engine.step_sql import with_values
 from runner.errors import Position, Severity
 from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
 from runner.gateway.inspection import Inspector, Settings
+from runner.locks.relation_names import identifiers
 from runner.plan.model import FOR_EACH_SQL, ItemValues, Plan, Sql, Step, Value
 from runner.sql.catalog_needs import ObjectSort
 from runner.sql.placeholders import Rendered, TemplateError, render_traced
@@ -50,9 +50,9 @@ class StatementFinding(Struct, frozen=True):
 class Unit:
     """One statement. `key` is the plan's key that holds it, `instance` the step's id with its item.
 
-    `number` counts the statements of `text` from 0, `last` says that no other one follows, `alone` that it is the only
-    one. `settings` are what the statements before it have set, `computed` the settings to which they give a value that
-    is known only when they run. `origin` turns an offset in `text` into one in the plan's own text.
+    `number` counts the statements of the text from 0, `alone` says that it is the only one. `settings` are what the
+    statements before it have set, `computed` the settings to which they give a value that is known only when they run.
+    `rendered` is the whole text with its values, `source` as it is in the plan.
     """
 
     step: Step | None
@@ -61,13 +61,11 @@ class Unit:
     sql: str
     statement: Statement
     number: int = 0
-    last: bool = True
     alone: bool = True
     settings: tuple[tuple[str, str], ...] = ()
     computed: frozenset[str] = frozenset()
-    text: str = field(default="", repr=False)
-    locate: Callable[[int], Position] = field(repr=False, compare=False)
-    origin: Callable[[int], int] = field(repr=False, compare=False)
+    source: Sql = field(repr=False, compare=False)
+    rendered: Rendered = field(repr=False, compare=False)
 
     @property
     def step_id(self) -> str:
@@ -103,13 +101,13 @@ class Unit:
         """Return a problem at an offset of the whole text, or where the statement begins."""
         return StatementFinding(code, message, self.statement.start if offset is None else offset, hint, severity)
 
-    def at(self, offset: int) -> Position:
-        """Return the place in the plan of the character at `offset` of `sql`."""
-        return self.locate(offset)
+    def position(self, offset: int | None = None) -> Position:
+        """Return the place in the plan of an offset of the whole text, or of the statement."""
+        return self.source.position(self.origin(self.statement.start if offset is None else offset))
 
-    def within(self, offset: int) -> Position:
-        """Return the place of an offset that counts from the beginning of the whole text, as the parser does."""
-        return self.locate(offset - self.statement.start)
+    def origin(self, offset: int) -> int:
+        """Return the offset in the plan's own text of one in the whole text with its values."""
+        return self.rendered.original(offset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,21 +158,15 @@ def units_of(
             sql=rendered.text[statement.start : statement.end],
             statement=statement,
             number=number,
-            last=number == len(statements) - 1,
             alone=len(statements) == 1,
             settings=settings,
             computed=computed,
-            text=rendered.text,
-            locate=_locator(sql, rendered, statement.start),
-            origin=rendered.original,
+            source=sql,
+            rendered=rendered,
         )
         yield unit
         settings = unit.settings_after
         computed = computed_after(computed, statement)
-
-
-def _locator(sql: Sql, rendered: Rendered, start: int) -> Callable[[int], Position]:
-    return lambda offset: sql.position(rendered.original(start + offset))
 
 
 def step_units(step: Step, values: ItemValues, items: tuple[Item, ...]) -> Iterator[Unit | Unreadable]:
@@ -202,10 +194,6 @@ def _instance(step: Step, instance: str, values: ItemValues) -> Iterator[Unit | 
 _OF_TRANSACTION = "transaction_"
 #: The value of a setting that RESET or SET … TO DEFAULT has restored.
 _RESET = "\0"
-
-
-#: A name in the value of search_path.
-_NAME = re.compile(r"""("(?:[^"]|"")*")|([^\s,"']+)""")
 
 
 class EventTrigger(Struct, frozen=True, kw_only=True):
@@ -258,10 +246,7 @@ class StatementContext:
         """Return the schemas that search_path leads to, without the system's; `created` by previous steps."""
         known = {name for name in self.schemas if not name.startswith("pg_")}
         setting = next((value for name, value in reversed(self.settings) if name.lower() == "search_path"), "")
-        written = [
-            quoted[1:-1].replace('""', '"') if quoted else plain.lower() for quoted, plain in _NAME.findall(setting)
-        ]
-        named = [self.role if name == "$user" else name for name in written]
+        named = [self.role if name == "$user" else name for name in identifiers(setting)]
         if not any(name in created and name not in known for name in named):
             return tuple(name for name in self.schemas if name in known)
         return tuple(dict.fromkeys(name for name in named if name in known or name in created))
@@ -274,12 +259,8 @@ class StatementContext:
 
     def placed(self, relation: Relation) -> Relation:
         """Return the relation with its schema: where it is found, else where it would be created."""
-        if relation.schema is not None:
-            return relation
-        found = self.relations.get(relation)
-        if found is not None:
-            return found.relation
-        return self.new_place(relation)
+        found = self.relations.get(relation) if relation.schema is None else None
+        return found.relation if found is not None else self.new_place(relation)
 
 
 class Rooms:

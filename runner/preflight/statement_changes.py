@@ -43,15 +43,17 @@ class Consequences:
         self._around = around
         self._fixed = "search_path" not in unit.computed and around.error is None
 
+    def _facts(self, relation: Relation | None) -> RelationFacts | None:
+        return self._around.relations.get(relation) if relation is not None else None
+
     @property
     def changes(self) -> tuple[Change, ...]:
         """Return what is created and dropped by name."""
         found = tuple(self._placed(change) for change in changes(self._unit.statement))
-        if self._unit.statement.kind is _K.RENAME and len(found) == 2 and found[0].relation is not None:
+        if self._unit.statement.kind is _K.RENAME and len(found) == 2:
             old, new = found
             if new.sort is Sort.RELATION and new.relation is not None and old.relation is not None:
-                new = replace(new, relation=Relation(old.relation.schema, new.relation.name))
-            found = (old, new)
+                found = (old, replace(new, relation=Relation(old.relation.schema, new.relation.name)))
         return (*found, *self._along(found))
 
     @property
@@ -69,16 +71,13 @@ class Consequences:
 
     def _of_child_columns(self, found: list[Alteration]) -> list[Alteration]:
         """Return the alterations of the children's columns along with the parent's."""
-        along = []
-        for one in found:
-            facts = self._around.relations.get(one.relation) if one.relation is not None else None
-            if facts is not None and one.aspect in {Aspect.COLUMN, Aspect.CONSTRAINT}:
-                along += [replace(one, relation=child) for child in facts.children]
-        return along
+        of_columns = [one for one in found if one.aspect in {Aspect.COLUMN, Aspect.CONSTRAINT}]
+        known = [(one, facts) for one in of_columns if (facts := self._facts(one.relation)) is not None]
+        return [replace(one, relation=child) for one, facts in known for child in facts.children]
 
     def _is_guarded_away(self, one: Alteration) -> bool:
         """Return whether IF NOT EXISTS makes it do nothing, because the column or index exists."""
-        facts = self._around.relations.get(one.relation) if one.guarded and one.relation is not None else None
+        facts = self._facts(one.relation) if one.guarded else None
         if facts is None:
             return False
         return one.name in (facts.columns if one.aspect is Aspect.COLUMN else {x.relation.name for x in facts.indexes})
@@ -112,19 +111,19 @@ class Consequences:
         stack = list(seen)
         while stack:
             relation = stack.pop()
-            facts = self._around.relations.get(relation) if relation is not None else None
+            facts = self._facts(relation)
             if facts is None:
                 continue
             for view in facts.views:
                 if view not in seen:
                     seen.add(view)
                     stack.append(view)
-                    yield Change(action=Action.DROP, sort=Sort.RELATION, relation=view, offset=dropped[0].offset)
+                    yield Change(Action.DROP, Sort.RELATION, view, offset=dropped[0].offset)
             for key in facts.referenced_by:
                 yield Change(
-                    action=Action.DROP,
-                    sort=Sort.CONSTRAINT,
-                    relation=key.relation,
+                    Action.DROP,
+                    Sort.CONSTRAINT,
+                    key.relation,
                     name=key.constraint,
                     offset=dropped[0].offset,
                 )
@@ -133,7 +132,7 @@ class Consequences:
         """Yield the indexes and sequences that are dropped with their table, or moved with it (SET SCHEMA)."""
         for one in found:
             gone = one.action is Action.DROP and one.sort is Sort.RELATION and one.kind != "renamed"
-            facts = self._around.relations.get(one.relation) if gone and one.relation is not None else None
+            facts = self._facts(one.relation) if gone else None
             if facts is None:
                 continue
             falls = facts.kind == "p" or is_cascading(self._unit.statement)
@@ -144,7 +143,7 @@ class Consequences:
                 yield replace(one, relation=relation)
                 for new in filter(None, moved):
                     there = Relation(new.schema, relation.name)
-                    yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=there, kind=kind, offset=one.offset)
+                    yield Change(Action.CREATE, Sort.RELATION, there, kind=kind, offset=one.offset)
 
     def _children_of(self, one: Change, facts: RelationFacts) -> Iterator[Change]:
         """Yield the partitions that are dropped with their table, and the children that CASCADE drops."""
@@ -158,7 +157,7 @@ class Consequences:
         """Yield the index that is dropped or renamed with its constraint, and the constraint that is with its index."""
         renamed = self._unit.statement.kind is _K.RENAME and len(found) == 2
         for one in found:
-            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            facts = self._facts(one.relation)
             if facts is None or one.action is not Action.DROP:
                 continue
             if one.sort is Sort.CONSTRAINT:
@@ -167,9 +166,7 @@ class Consequences:
                     yield replace(one, sort=Sort.RELATION, relation=index, name="")
                     if renamed:
                         new = Relation(index.schema, found[1].name)
-                        yield Change(
-                            action=Action.CREATE, sort=Sort.RELATION, relation=new, kind="i", offset=one.offset
-                        )
+                        yield Change(Action.CREATE, Sort.RELATION, new, kind="i", offset=one.offset)
             elif facts.index_of is not None and facts.index_of.constraint is not None:
                 table = facts.index_of.relation
                 yield replace(one, sort=Sort.CONSTRAINT, relation=table, name=facts.index_of.constraint)
@@ -180,7 +177,7 @@ class Consequences:
     def _of_children(self, found: tuple[Change, ...]) -> Iterator[Change]:
         """Yield the columns that are added, dropped or renamed in children along with their parent."""
         for one in found:
-            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            facts = self._facts(one.relation)
             if facts is None or one.sort is not Sort.COLUMN:
                 continue
             dropped = one.action is Action.DROP and one.kind != "renamed"
@@ -190,24 +187,24 @@ class Consequences:
 
     def _indexes_gone(self, found: tuple[Change, ...]) -> Iterator[Change]:
         for one in found:
-            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            facts = self._facts(one.relation)
             if facts is None or one.sort is not Sort.COLUMN or one.action is not Action.DROP or one.kind == "renamed":
                 continue
             for index in facts.indexes:
                 if one.name in index.columns:
-                    yield Change(action=Action.DROP, sort=Sort.RELATION, relation=index.relation, offset=one.offset)
+                    yield Change(Action.DROP, Sort.RELATION, index.relation, offset=one.offset)
         for old, new in adopted_indexes(self._unit.statement):
             schema = found[0].relation.schema if found and found[0].relation is not None else None
             if old != new:
-                yield Change(action=Action.DROP, sort=Sort.RELATION, relation=Relation(schema, old), kind="renamed")
-                yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=Relation(schema, new), kind="i")
+                yield Change(Action.DROP, Sort.RELATION, Relation(schema, old), kind="renamed")
+                yield Change(Action.CREATE, Sort.RELATION, Relation(schema, new), kind="i")
 
     def _of_dropped(self, relation: Relation) -> Iterator[Alteration]:
         facts = self._around.relations.get(relation)
         if facts is None:
             return
         if facts.index_of is not None:
-            yield Alteration(aspect=Aspect.KEY, relation=facts.index_of.relation, removes=True, old=relation.name)
-            yield Alteration(aspect=Aspect.CLUSTERING, relation=facts.index_of.relation, removes=True)
+            yield Alteration(Aspect.KEY, facts.index_of.relation, removes=True, old=relation.name)
+            yield Alteration(Aspect.CLUSTERING, facts.index_of.relation, removes=True)
         if facts.partition_of is not None:
-            yield Alteration(aspect=Aspect.PARTITION, relation=facts.partition_of, removes=True, old=relation.name)
+            yield Alteration(Aspect.PARTITION, facts.partition_of, removes=True, old=relation.name)

@@ -81,7 +81,6 @@ class AlterAction(Struct, frozen=True, kw_only=True):
     scans: bool = False
     constraint: Constraint | None = None
     not_valid: bool = False
-    using_index: bool = False
     has_default: bool = False
     type: Relation | None = None
     calls: tuple[str, ...] = ()
@@ -205,7 +204,6 @@ def _add_constraint(node: Tree, _: str, statement: Statement) -> Iterator[AlterA
         scans=not node.skip_validation and not node.indexname,
         constraint=constraint,
         not_valid=node.skip_validation,
-        using_index=bool(node.indexname),
         filled=tuple(_filled(node)),
         index=node.indexname or None,
         other=relation_of(node.pktable) if foreign else None,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.locks.contention import Overlaps
+from runner.locks.contention import Overlaps, bits_of
 from runner.plan.graph import ancestors
 from runner.plan.model import Budget, ForEach, Need, NeedOn, Plan, Step
 from tests.builders import plan, step
@@ -26,7 +26,7 @@ def overlapping(of: Plan) -> set[Pair]:
         own = steps[overlap.step].id
         if overlap.with_itself:
             found.add(frozenset({own}))
-        found.update(frozenset({own, steps[other].id}) for other in overlaps.numbers(overlap.others))
+        found.update(frozenset({own, steps[other].id}) for other in map(overlaps.number, bits_of(overlap.others)))
     return found
 
 
@@ -126,7 +126,8 @@ def test_a_detached_worker_has_given_back_what_it_shared() -> None:
 def test_only_wanted_steps_are_compared() -> None:
     steps = [step(f"s{n}", "", needs=[f"s{n - 1}"] if n % 3 else []) for n in range(9)]
     overlaps = Overlaps(plan(*steps), {1, 2, 5, 8})
-    found = {frozenset({each.step, other}) for each in overlaps.steps() for other in overlaps.numbers(each.others)}
+    numbers = ((each.step, overlaps.number(bit)) for each in overlaps.steps() for bit in bits_of(each.others))
+    found = set(map(frozenset, numbers))
     assert found == {frozenset(pair) for pair in ((1, 5), (1, 8), (2, 5), (2, 8), (5, 8))}
 
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.sql.carried_rows import (
-    can_store,
-    carry_form,
-    has_order,
-    store_values,
-    without_extension,
-)
+from runner.sql.carried_rows import can_store, carry_form, has_order, store_values, without_extension
 from runner.sql.returned_rows import column_names
 from runner.sql.statements import parse_statements
 
