@@ -159,8 +159,7 @@ def _statement_at(template: Template, offset: int) -> Statement | None:
 def _not_used(subject: Subject) -> Iterator[Finding]:
     used: set[str] = set()
     for text in _texts(subject):
-        used.update(reference.name for reference in text.template.references)
-        used.update(name for _, name, _ in _unreplaced(subject, text))
+        used.update(_names_in(subject, text))
     broken = any(step.template is None or None in (query.template for query in step.queries) for step in subject.steps)
     for step in subject.steps:
         used.update(_named_by_keys(step.step))
@@ -188,18 +187,21 @@ def _item_not_used(step: StepSql, name: str) -> Finding:
     return Finding(position=step.step.position, message=message, hint=hint, step=step.step.id)
 
 
+def _names_in(subject: Subject, text: _ParameterText) -> Iterator[str]:
+    """Yield the parameters that a text names, also those that are not replaced there."""
+    yield from (reference.name for reference in text.template.references)
+    yield from (name for _, name, _ in _unreplaced(subject, text))
+
+
 def _never_names_its_item(subject: Subject, step: StepSql) -> bool:
     each = step.step.for_each
     queries = [query for query in step.queries if query.key != "for_each.sql"]
     if each is None or step.template is None or None in (query.template for query in queries):
         return False
     used = set(_named_by_keys(step.step))
-    for text in (text for query in queries for text in _text(step, query)):
-        used.update(reference.name for reference in text.template.references)
-        used.update(name for _, name, _ in _unreplaced(subject, text))
     whole = _ParameterText(step, step.step.sql, step.template)
-    used.update(reference.name for reference in step.template.references)
-    used.update(name for _, name, _ in _unreplaced(subject, whole))
+    for text in (whole, *(text for query in queries for text in _text(step, query))):
+        used.update(_names_in(subject, text))
     return not any(_is_item(each, name) for name in used)
 
 

@@ -22,7 +22,7 @@ from runner.sql.relations import Relation
 from runner.sql.session_settings import settings_changed
 from runner.sql.statements import Statement, StatementKind, Template
 from runner.sql.table_locks import ForeignKey, RowChange, RowChangeKind, locks_taken, row_changes, sweeping_lock
-from runner.structs import Struct
+from runner.structs import Struct, replace
 
 _K = StatementKind
 
@@ -59,6 +59,30 @@ class TextStatement(Struct, frozen=True, kw_only=True):
     def planned(self) -> bool:
         """Whether the planner opens the relations of the statement, and so their indexes too."""
         return self.parsed.kind in _PLANNED
+
+    def holds(
+        self,
+        on: Lockable,
+        mode: LockMode,
+        name: str,
+        offset: int,
+        item: int | None = None,
+        *,
+        order: tuple[int, int] | None = None,
+        nature: LockTiming = LockTiming.PLAIN,
+    ) -> Held:
+        """Return a lock that the statement takes; without an `order`, when it begins."""
+        return Held(
+            on=on,
+            mode=mode,
+            nature=nature,
+            order=(self.number, 0) if order is None else order,
+            what=self.what,
+            name=name,
+            offset=offset,
+            item=item,
+            planned=self.planned,
+        )
 
     def is_own(self, relation: Relation) -> bool:
         """Return whether the text has created the relation itself, so that no other session sees it."""
@@ -272,23 +296,9 @@ def _on_parent(action: AlterAction, key: ForeignKey) -> LockMode | None:
 
 
 def _held(
-    statement: TextStatement,
-    link: _Link,
-    on: Lockable,
-    mode: LockMode,
-    *,
-    item: int | None,
-    offset: int,
+    statement: TextStatement, link: _Link, on: Lockable, mode: LockMode, *, item: int | None, offset: int
 ) -> Held:
-    return Held(
-        on=on,
-        mode=mode,
-        nature=LockTiming.PLAIN,
-        order=(statement.number, 0),
-        what=statement.what,
-        name=str(link.key.child if on == link.child else link.key.parent),
-        offset=offset,
-        via=str(link.key),
-        item=item,
-        planned=mode in {LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE},  # the server checks with queries of its own
-    )
+    name = str(link.key.child if on == link.child else link.key.parent)
+    # The server checks with queries of its own.
+    planned = mode in {LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE}
+    return replace(statement.holds(on, mode, name, offset, item), via=str(link.key), planned=planned)

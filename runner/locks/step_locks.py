@@ -172,17 +172,8 @@ def held_lock(
     offset: int | None = None,
 ) -> Held:
     """Return the lock of a statement on a relation; `offset` replaces that of the lock in the statement's text."""
-    return Held(
-        on=on,
-        mode=lock.mode,
-        nature=statement.nature,
-        order=lock.order,
-        what=statement.what,
-        name=name,
-        offset=lock.offset if offset is None else offset,
-        item=item,
-        planned=statement.planned,
-    )
+    place = lock.offset if offset is None else offset
+    return statement.holds(on, lock.mode, name, place, item, order=lock.order, nature=statement.nature)
 
 
 def _touched(
@@ -194,48 +185,27 @@ def _touched(
     statement = next((statement for statement in text if is_opaque(statement.parsed)), text[-1])
     for relation in touched_by(sql.step, known):
         for named in naming.read(relation):
-            yield Held(
-                on=named.on,
-                mode=TOUCHED,
-                nature=LockTiming.PLAIN,
-                order=(statement.number, 0),
-                what=f"`touches`, {statement.what}",
-                name=str(named.relation),
-                offset=statement.parsed.start,
-            )
+            held = statement.holds(named.on, TOUCHED, str(named.relation), statement.parsed.start)
+            yield replace(held, what=f"`touches`, {statement.what}", planned=False)
 
 
 def _with_upgrades(step: Locking) -> Locking:
-    """Mark the locks that wait while their transaction has a weaker one on the same relation."""
-    if len(step.held) < 2:
-        return step
-    seen: dict[tuple[Lockable, int | None], _Earlier] = defaultdict(_Earlier)
-    held: list[Held] = []
+    """Mark the locks that wait while their transaction has only weaker ones on the same relation."""
+    first: dict[tuple[Lockable, int | None], tuple[int, int]] = {}
+    first_strong: dict[tuple[Lockable, int | None], tuple[int, int]] = {}
     for lock in step.held:
-        previous = seen[lock.on, lock.item]
-        previous.advance_to(lock)
-        upgrades = lock.nature is LockTiming.PLAIN and previous.weak
-        held.append(replace(lock, nature=LockTiming.UPGRADE) if upgrades else lock)
-    return replace(step, held=tuple(held))
+        first.setdefault((lock.on, lock.item), lock.order)
+        if _is_strong(lock):
+            first_strong.setdefault((lock.on, lock.item), lock.order)
 
+    def upgrades(lock: Held) -> bool:
+        target = lock.on, lock.item
+        weak_before = first[target] < lock.order <= first_strong.get(target, lock.order)
+        return weak_before and lock.nature is LockTiming.PLAIN
 
-class _Earlier:
-    """The locks on the same relation before a lock; locks with the same order are not before it."""
-
-    def __init__(self) -> None:
-        self._order: tuple[int, int] | None = None
-        self._strong_now = False
-        self._strong_before = False
-        self.weak = False
-
-    def advance_to(self, lock: Held) -> None:
-        """Set `weak`: whether only weak locks come before this one."""
-        if self._order is not None and self._order < lock.order:
-            self._strong_before = self._strong_before or self._strong_now
-            self._strong_now = False
-            self.weak = not self._strong_before
-        self._order = lock.order
-        self._strong_now = self._strong_now or _is_strong(lock)
+    return replace(
+        step, held=tuple(replace(lock, nature=LockTiming.UPGRADE) if upgrades(lock) else lock for lock in step.held)
+    )
 
 
 def _is_strong(held: Held) -> bool:

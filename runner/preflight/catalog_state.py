@@ -75,10 +75,6 @@ class Altered(Struct, frozen=True, kw_only=True):
         return f"step `{self.step}` changes {self.alteration.what} before it"
 
 
-_NOTHING = Alteration(Aspect.RELATION)
-_ANY_ROLE = Alteration(Aspect.ROLE)
-
-
 class Changes:
     """All changes of a plan. `note` them first, in any order, then query them."""
 
@@ -88,49 +84,56 @@ class Changes:
         self._needs = {step.id: tuple(need.step for need in step.needs) for step in steps}
         self._place = {name: number for number, name in enumerate(topological_order(self._needs))}
         self._final = {step.id for step in plan.finally_}
-        self._relations: dict[str, list[Made]] = defaultdict(list)
-        self._parts: dict[tuple[Sort, str], list[Made]] = defaultdict(list)
-        self._schemas: dict[str, list[Made]] = defaultdict(list)
-        self._anything: list[Made] = []
-        self._before: dict[str, frozenset[str]] = {}
-        self._altered_relations: dict[str, list[Altered]] = defaultdict(list)
-        self._altered_others: list[Altered] = []
+        self._before: dict[str, frozenset[str]] = {"": frozenset()}
+        #: By sort and name: of a relation without its schema, of a column its own name.
+        self._made: dict[tuple[Sort, str], list[Made]] = defaultdict(list)
+        #: By the name of the relation, empty if none is altered.
+        self._altered: dict[str, list[Altered]] = defaultdict(list)
+
+    # --- what was noted -----------------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Remove everything that was noted."""
+        self._made.clear()
+        self._altered.clear()
+
+    def note(self, step: str, number: int, changes: Iterable[Change]) -> None:
+        """Record what a statement of a step changes."""
+        for change in changes:
+            name = change.name or (change.relation.name if change.relation is not None else "")
+            self._made[change.sort, name].append(Made(change=change, step=step, number=number))
+
+    def note_alterations(self, step: str, number: int, alterations: Iterable[Alteration]) -> None:
+        """Record what a statement of a step alters."""
+        for one in alterations:
+            name = one.relation.name if one.relation is not None else ""
+            self._altered[name].append(Altered(alteration=one, step=step, number=number))
 
     @property
     def created_schemas(self) -> frozenset[str]:
         """The schemas that a step creates, or gives their name."""
-        return frozenset(name for name, found in self._schemas.items() if any(made.creates for made in found))
+        return frozenset(
+            name
+            for (sort, name), found in self._made.items()
+            if sort is Sort.SCHEMA and any(made.creates for made in found)
+        )
 
-    def clear(self) -> None:
-        """Remove everything that was noted."""
-        for kept in (self._relations, self._parts, self._schemas, self._altered_relations):
-            kept.clear()
-        self._anything.clear()
-        self._altered_others.clear()
-
-    def note_alterations(self, step: str, number: int, alterations: Iterable[Alteration]) -> None:
-        """Record what a statement of a step alters."""
-        for alteration in alterations:
-            altered = Altered(alteration=alteration, step=step, number=number)
-            if alteration.relation is None:
-                self._altered_others.append(altered)
-            else:
-                self._altered_relations[alteration.relation.name].append(altered)
+    # --- alterations --------------------------------------------------------------------------------------------------
 
     def altered(self, step: str, number: int, relations: Collection[Relation]) -> Iterator[Altered]:
         """Yield alterations that come, or may come, before a statement: of these relations, and of no relation."""
-        for name in sorted({relation.name for relation in relations}):
-            for one in self._altered_relations.get(name, ()):
+        for name in (*sorted({relation.name for relation in relations}), ""):
+            for one in self._altered.get(name, ()):
                 found = one.alteration.relation
-                if self._comes_before(one, step, number) and any(_is(found, other) for other in relations):
+                of_these = found is None or any(found.may_be(other) for other in relations)
+                if of_these and self._comes_before(one, step, number):
                     yield one
-        yield from (one for one in self._altered_others if self._comes_before(one, step, number))
 
     def altered_columns(self, step: str, number: int) -> Iterator[Altered]:
         """Yield alterations of columns of any relation that come, or may come, before a statement."""
-        for found in self._altered_relations.values():
-            columns = (one for one in found if one.alteration.aspect is Aspect.COLUMN)
-            yield from (one for one in columns if self._comes_before(one, step, number))
+        for one in (one for name, found in self._altered.items() if name for one in found):
+            if one.alteration.aspect is Aspect.COLUMN and self._comes_before(one, step, number):
+                yield one
 
     def surely(self, one: Altered, step: str, number: int) -> bool:
         """Return whether an alteration certainly comes before a statement."""
@@ -138,100 +141,69 @@ class Changes:
 
     def steps_before(self, step: str) -> list[str]:
         """Return the steps that come, or may come, before a step, in an order in which they can run."""
-        names = sorted(self._place, key=self._place.__getitem__)
-        found = (Altered(alteration=_NOTHING, step=name, number=0) for name in names if name != step)
-        return [one.step for one in found if self._comes_before(one, step, 0)]
+        others = (Made(change=_NOTHING, step=name, number=0) for name in self._place if name != step)
+        return [one.step for one in others if self._comes_before(one, step, 0)]
 
-    def makes_role(self, step: str, number: int, role: str) -> Altered | None:
-        """Return a change that comes, or may come, before a statement and creates the role or grants it."""
-        found = (one for one in self._altered_others if self._comes_before(one, step, number))
-        for one in found:
-            alteration = one.alteration
-            if alteration.aspect is Aspect.ROLE or (alteration.aspect is Aspect.PRIVILEGE and not alteration.name):
-                return one
-        opaque = self.may_be_opaque(step, number)
-        return Altered(alteration=_ANY_ROLE, step=opaque.step, number=opaque.number) if opaque and role else None
+    def makes_role(self, step: str, role: str | None) -> bool:
+        """Return whether a statement may come before a step and create its role, or grant it."""
+        of_roles = (
+            one.alteration.aspect is Aspect.ROLE
+            or (one.alteration.aspect is Aspect.PRIVILEGE and not one.alteration.name)
+            for one in self.altered(step, 0, ())
+        )
+        return any(of_roles) or (role is not None and self.may_be_opaque(step, 0) is not None)
 
-    def _comes_before(self, one: Altered, step: str, number: int) -> bool:
-        return self._is_before(one, step, number) or self._may_be_before(one, step)
+    # --- changes ------------------------------------------------------------------------------------------------------
 
     def may_be_opaque(self, step: str, number: int) -> Made | None:
         """Return a statement that certainly or possibly comes before another one and may have changed anything."""
-        return self._last(self._anything, step, number)
+        return self._last(self._made.get((Sort.ANYTHING, ""), ()), step, number)
 
     def dropped_perhaps(self, relation: Relation, step: str, number: int) -> Made | None:
         """Return a statement before another one that drops the relation, if it runs, and if it runs before."""
+        schema = self._made.get((Sort.SCHEMA, relation.schema or ""), ())
         found = [
             made
-            for made in (*self._relations.get(relation.name, ()), *self._schemas.get(relation.schema or "", ()))
-            if made.change.action is Action.DROP
-            and (made.change.relation is None or _is(made.change.relation, relation))
-            and (self._is_before(made, step, number) or self._may_be_before(made, step))
+            for made in (*self._of_relation(relation), *schema)
+            if made.change.action is Action.DROP and self._comes_before(made, step, number)
         ]
         return found[-1] if found else None
 
-    def note(self, step: str, number: int, changes: Iterable[Change]) -> None:
-        """Record what a statement of a step changes."""
-        for change in changes:
-            made = Made(change=change, step=step, number=number)
-            if change.sort is Sort.RELATION and change.relation is not None:
-                self._relations[change.relation.name].append(made)
-            elif change.sort is Sort.SCHEMA:
-                self._schemas[change.name].append(made)
-            elif change.sort is Sort.ANYTHING:
-                self._anything.append(made)
-            else:
-                name = change.name or (change.relation.name if change.relation is not None else "")
-                self._parts[change.sort, name].append(made)
-
     def of_relation(self, relation: Relation, step: str, number: int) -> Made | None:
         """Return the last change before a statement that creates or drops the relation, or its schema."""
-        found = [
-            made
-            for made in self._relations.get(relation.name, ())
-            if made.change.action is not Action.ALTER and _is(made.change.relation, relation)
-        ]
+        found = [made for made in self._of_relation(relation) if made.change.action is not Action.ALTER]
         if relation.schema is not None:  # IF NOT EXISTS keeps the contents of a schema, IF EXISTS does not
-            schemas = self._schemas.get(relation.schema, ())
+            schemas = self._made.get((Sort.SCHEMA, relation.schema), ())
             # CREATE SCHEMA can include the relation, which then counts: of two changes in one statement the last one.
             found[:0] = [made for made in schemas if made.change.action is Action.DROP or not made.change.guarded]
         return self._last(found, step, number)
 
+    def _of_relation(self, relation: Relation, sort: Sort = Sort.RELATION) -> Iterator[Made]:
+        return (made for made in self._made.get((sort, relation.name), ()) if _is(made.change.relation, relation))
+
     def implied(self, relation: Relation, step: str, number: int) -> Made | None:
         """Return the change that creates the table of an index or sequence with this name, such as orders_pkey."""
-        return self._last(self._implied(relation), step, number)
+        words = relation.name.split("_")
+        stems = ("_".join(words[:count]) for count in range(len(words) - 1, 0, -1))
+        made = (made for stem in stems for made in self._made.get((Sort.RELATION, stem), ()))
+        return self._last([one for one in made if one.creates and one.change.kind in {"r", "p"}], step, number)
 
     def of_schema(self, name: str, step: str, number: int) -> Made | None:
         """Return the last change before a statement that creates or drops the schema."""
-        return self._last(self._schemas.get(name, ()), step, number)
+        return self._last(self._made.get((Sort.SCHEMA, name), ()), step, number)
 
-    def of_part(self, sort: Sort, name: str, step: str, number: int, relation: Relation | None = None) -> Made | None:
+    def of_part(self, sort: Sort, name: str, step: str, number: int, relation: Relation | None) -> Made | None:
         """Return the last change before a statement that concerns a column, constraint, function or type."""
         found = [
             made
-            for made in self._parts.get((sort, name), ())
+            for made in self._made.get((sort, name), ())
             if relation is None or made.change.relation is None or made.change.relation.name == relation.name
         ]
         return self._last(found, step, number)
 
     def has_unique_index(self, relation: Relation, step: str, number: int) -> bool:
         """Return whether a statement before creates a unique index on the relation."""
-        found = [
-            made for made in self._parts.get((Sort.UNIQUE, relation.name), ()) if _is(made.change.relation, relation)
-        ]
-        return self._last(found, step, number) is not None
-
-    def _implied(self, relation: Relation) -> list[Made]:
-        stem = relation.name
-        found: list[Made] = []
-        while "_" in stem:
-            stem = stem.rpartition("_")[0]
-            found += (
-                made
-                for made in self._relations.get(stem, ())
-                if made.change.action is Action.CREATE and made.change.kind in {"r", "p"}
-            )
-        return found
+        return self._last(list(self._of_relation(relation, Sort.UNIQUE)), step, number) is not None
 
     def _last(self, everything: Sequence[Made], step: str, number: int) -> Made | None:
         """Return the last change before a statement; a DROP that may not happen is not followed."""
@@ -246,9 +218,13 @@ class Changes:
             last = max(reversed(sure), key=lambda made: (self._place[made.step], made.number))
             uncertain = last.step != step and last.step in self._uncertain
             return replace(last, when=When.IF) if uncertain else last
-        perhaps = (made for made in found if self._may_be_before(made, step))
-        made = next(perhaps, None)
+        made = next((made for made in found if self._may_be_before(made, step)), None)
         return None if made is None else replace(made, when=When.PERHAPS)
+
+    # --- the order of steps -------------------------------------------------------------------------------------------
+
+    def _comes_before(self, one: Made | Altered, step: str, number: int) -> bool:
+        return self._is_before(one, step, number) or self._may_be_before(one, step)
 
     def _is_before(self, made: Made | Altered, step: str, number: int) -> bool:
         if made.step == step:
@@ -263,10 +239,12 @@ class Changes:
         return step not in self._ancestors(made.step)
 
     def _ancestors(self, step: str) -> frozenset[str]:
-        known = self._before.get(step)
-        if known is None:
-            known = self._before[step] = ancestors(self._needs, [step]) if step else frozenset()
-        return known
+        if step not in self._before:
+            self._before[step] = ancestors(self._needs, [step])
+        return self._before[step]
+
+
+_NOTHING = Change(Action.ALTER, Sort.ANYTHING)
 
 
 def _is(one: Relation | None, other: Relation) -> bool:

@@ -142,7 +142,7 @@ def readable_draft(draft: Plan) -> Plan:
 def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Problem]:
     """Return offline findings and those of the server, without offline findings that the server's replace."""
     errors = [one for one in found if one.severity is Severity.ERROR]
-    places = {(one.position.file, one.position.line, one.position.column) for one in errors}
+    places = {one.position for one in errors}
     unreadable = {one.step for one in errors if one.code.startswith(("JP2", "JP30")) and one.step is not None}
     codes = {one.code for one in problems}
     certain = {one.step for one in problems if one.code == NEW_LABEL}
@@ -151,12 +151,7 @@ def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Pro
         for one in found
         if not (one.code in _OF_LOCKS and one.code in codes) and not (one.code == NEW_LABEL and one.step in certain)
     ]
-    said = [
-        one
-        for one in problems
-        if one.code != "JP606"
-        or not (one.step in unreadable or (one.position.file, one.position.line, one.position.column) in places)
-    ]
+    said = [one for one in problems if one.code != "JP606" or not (one.step in unreadable or one.position in places)]
     return [*kept, *said]
 
 
@@ -235,9 +230,7 @@ def _named(looked: Looked) -> dict[str, RelationFacts]:
 def worst_first(problems: list[Problem]) -> tuple[Problem, ...]:
     """Return each problem once: errors first, and the server's before the plan's."""
 
-    def place(problem: Problem) -> tuple[bool, bool, str, int, int]:
-        position = problem.position
-        of_server = problem.code.startswith("JP5")
-        return (problem.severity is not Severity.ERROR, not of_server, position.file, position.line, position.column)
+    def place(problem: Problem) -> tuple[bool, bool, Position]:
+        return problem.severity is not Severity.ERROR, not problem.code.startswith("JP5"), problem.position
 
     return tuple(sorted(dict.fromkeys(problems), key=place))

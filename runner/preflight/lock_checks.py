@@ -156,10 +156,9 @@ def _over_keys(statement: TextStatement, unit: Unit, sight: CatalogView) -> Iter
 
 def _by_key(statement: TextStatement, key: KeyFacts, mode: LockMode, offset: int, sight: CatalogView) -> RealLock:
     relation = key.relation
-    lock = TextLock(relation=relation, mode=mode, order=(statement.number, 0), offset=offset)
-    held = held_lock(statement, lock, Lockable(relation.schema, relation.name), str(relation), offset=offset)
-    held = replace(held, nature=LockTiming.PLAIN, via=key.constraint)
-    return RealLock(held=held, relation=relation, facts=sight.relation(relation).facts, direct=False)
+    held = statement.holds(Lockable(relation.schema, relation.name), mode, str(relation), offset)
+    facts = sight.relation(relation).facts
+    return RealLock(held=replace(held, via=key.constraint), relation=relation, facts=facts, direct=False)
 
 
 def _real(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from runner.preflight.catalog_state import CatalogView, State
+from runner.preflight.catalog_state import CatalogView, SeenRelation, State
 from runner.preflight.object_checks import skip_severity, there
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import alter_actions
@@ -50,11 +50,8 @@ def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
             yield unit.finding("JP606", f"{table} has never been clustered, and no index is named", hint=hint)
         return
     index = sight.relation(Relation(facts.relation.schema, name))
-    if index.state is State.GONE and index.made is not None:
-        yield unit.finding("JP604", f"the index {Relation(None, name)} is {index.made.words}")
-    elif index.state is State.MISSING:
-        yield unit.finding("JP601", f"there is no index {Relation(None, name)} in the schema of {table}")
-    elif index.facts is not None:
+    yield from _absent_index(unit, index, name, f"in the schema of {table}")
+    if index.facts is not None:
         of = index.facts.index_of
         if of is None or of.relation != facts.relation:
             yield unit.finding("JP606", f"{Relation(None, name)} is not an index of {table}")
@@ -62,6 +59,13 @@ def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
             yield unit.finding("JP606", f"CLUSTER cannot use the index {Relation(None, name)} ({of.method})")
         elif not of.valid:
             yield unit.finding("JP606", f"the index {Relation(None, name)} is INVALID")
+
+
+def _absent_index(unit: Unit, index: SeenRelation, name: str, where: str) -> Iterator[StatementFinding]:
+    if index.state is State.GONE and index.made is not None:
+        yield unit.finding("JP604", f"the index {Relation(None, name)} is {index.made.words}")
+    elif index.state is State.MISSING:
+        yield unit.finding("JP601", f"there is no index {Relation(None, name)} {where}")
 
 
 def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -73,10 +77,7 @@ def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFin
         if table is None or facts is None or name in made_here or None in made_here:
             continue
         index = sight.relation(Relation(facts.relation.schema, name))
-        if index.state is State.GONE and index.made is not None:
-            yield unit.finding("JP604", f"the index {Relation(None, name)} is {index.made.words}")
-        elif index.state is State.MISSING:
-            yield unit.finding("JP601", f"there is no index {Relation(None, name)} of {table}")
+        yield from _absent_index(unit, index, name, f"of {table}")
     adopted = {action.index for action in alter_actions(unit.statement)} - {None}
     for index_facts in facts.indexes if facts is not None else ():
         if index_facts.relation.name in adopted and not (index_facts.unique and index_facts.plain):

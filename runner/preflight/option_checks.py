@@ -12,7 +12,7 @@ from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, Constraint, alter_actions
 from runner.sql.command_objects import created_relations, main_relation, replaced_view
 from runner.sql.command_options import is_partitioned
-from runner.sql.new_tables import refused_columns, repeated_parts, strangers, system_columns, unknown_key_columns
+from runner.sql.new_tables import refused_tables, system_columns
 from runner.sql.refused_options import refused_options
 from runner.sql.relations import Relation, databases
 from runner.sql.statements import StatementKind
@@ -132,10 +132,8 @@ def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
 
 def check_repeated(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     """Yield what a new table has twice or cannot have, what its keys name and it has not, and other databases."""
-    for what in repeated_parts(unit.statement):
-        yield unit.finding("JP606", f"the table has {what} twice")
-    for name in unknown_key_columns(unit.statement):
-        yield unit.finding("JP606", f"a key names the column {Relation(None, name)}, which the new table does not have")
+    for message, offset in refused_tables(unit.statement):
+        yield unit.finding("JP606", message, offset)
     for name in system_columns(unit.statement):
         yield unit.finding("JP608", f"the name {name} is one of the system's columns, which every table has")
     for name, relation, offset in databases(unit.statement):
@@ -143,10 +141,6 @@ def check_repeated(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]
         if name != sight.around.database and not missing:  # what is missing is reported so
             message = f"the name refers to the database {name}, and PostgreSQL cannot reach another database"
             yield unit.finding("JP606", message, offset)
-    for message, offset in refused_columns(unit.statement):
-        yield unit.finding("JP606", message, offset)
-    for relation in strangers(unit.statement):
-        yield unit.finding("JP606", f"CREATE SCHEMA cannot create {relation}, which is in another schema")
 
 
 def result_columns(names: tuple[str, ...], given: tuple[str, ...]) -> str | None:

@@ -159,7 +159,7 @@ class StatementLook:
         for condition in (False, True):
             room = await self._rooms.of_step(step, condition=condition)
             if room.error is not None:
-                if self._changes.makes_role(step.id, 0, step.role or "") is None:
+                if not self._changes.makes_role(step.id, step.role):
                     refused = refused_setting(room, 0, () if step.role is None else ("role",))
                     unlikely = step.id in self._unlikely or is_allowed(step, refused)
                     severity = Severity.WARNING if unlikely else None

@@ -40,7 +40,18 @@ _SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "cmin", "xmax", "cmax", "tableoid"}
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def refused_columns(statement: Statement) -> Iterator[tuple[str, int]]:
+def refused_tables(statement: Statement) -> Iterator[tuple[str, int]]:
+    """Yield what the server refuses of new tables, their columns and their keys, each with its offset."""
+    yield from ((f"the table has {what} twice", statement.start) for what in _repeated(statement))
+    for name in _unknown_key_columns(statement):
+        message = f"a key names the column {Relation(None, name)}, which the new table does not have"
+        yield message, statement.start
+    yield from _refused_columns(statement)
+    for relation in _outside_of_schema(statement):
+        yield f"CREATE SCHEMA cannot create {relation}, which is in another schema", statement.start
+
+
+def _refused_columns(statement: Statement) -> Iterator[tuple[str, int]]:
     """Yield what the server refuses of new columns of CREATE TABLE and ALTER TABLE, each with its offset."""
     if statement.kind not in {_K.CREATE_TABLE, _K.CREATE_FOREIGN_TABLE, _K.ALTER_TABLE}:
         return
@@ -90,7 +101,7 @@ def _refused(column: Tree) -> str | None:
     return None
 
 
-def repeated_parts(statement: Statement) -> Iterator[str]:
+def _repeated(statement: Statement) -> Iterator[str]:
     """Yield what a table has or gets twice and may have once: a column of one name, a primary key."""
     names: list[str] = []
     if statement.kind is _K.ALTER_TABLE:
@@ -104,7 +115,7 @@ def repeated_parts(statement: Statement) -> Iterator[str]:
     yield from (f"the column {Relation(None, name)}" for name, number in Counter(names).items() if number > 1)
 
 
-def unknown_key_columns(statement: Statement) -> Iterator[str]:
+def _unknown_key_columns(statement: Statement) -> Iterator[str]:
     """Yield the columns that a key or foreign key of a new table names, and that the table does not have."""
     node = statement.node
     if statement.kind is not _K.CREATE_TABLE or node.inh_relations or node.HasField("of_typename"):
@@ -127,7 +138,7 @@ def system_columns(statement: Statement) -> Iterator[str]:
         yield from {statement.node.newname} & _SYSTEM_COLUMNS
 
 
-def strangers(statement: Statement) -> Iterator[Relation]:
+def _outside_of_schema(statement: Statement) -> Iterator[Relation]:
     """Yield the relations in CREATE SCHEMA that are in another schema than the one that it creates."""
     schema = created_schema(statement)
     for element in map(unwrap, statement.node.schema_elts) if schema is not None else ():
