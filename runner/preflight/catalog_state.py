@@ -17,8 +17,8 @@ from runner.gateway.inspection import Inspector
 from runner.locks.relation_names import relation_in
 from runner.plan.graph import ancestors, topological_order
 from runner.plan.model import Plan
-from runner.preflight.likely import after_a_failure, may_not_happen
-from runner.preflight.sql_units import MADE_UP, Rooms, StatementContext, Unit
+from runner.preflight.sql_units import MADE_UP, StatementContext, StatementContexts, Unit
+from runner.preflight.uncertain_steps import after_a_failure, may_not_happen
 from runner.sql.alter_table import alter_actions
 from runner.sql.catalog_changes import Action, Change, Sort, changes
 from runner.sql.catalog_needs import ObjectSort, mentions, needed
@@ -287,11 +287,11 @@ class SeenRelation(Struct, frozen=True, kw_only=True):
 class CatalogView:
     """The catalog as one statement sees it."""
 
-    def __init__(self, unit: Unit, around: StatementContext, changes: Changes) -> None:
+    def __init__(self, unit: Unit, context: StatementContext, changes: Changes) -> None:
         self._changes = changes
         #: The surroundings of the statement, its step (empty for a precondition of the plan), and the settings to which
         #: the step gives a value that is known only when it runs.
-        self.around, self.computed = around, unit.computed
+        self.context, self.computed = context, unit.computed
         self.step = unit.step_id
         #: Conditions before the step see none of its changes, those after it see all.
         before = unit.key in {"on_retry", "if", "preconditions", "for_each.sql"}
@@ -299,7 +299,7 @@ class CatalogView:
 
     def altered(self, relations: Collection[Relation]) -> Iterator[Altered]:
         """Yield what previous steps alter of these relations, and of objects that are not relations."""
-        placed = {self.around.placed(relation) for relation in relations}
+        placed = {self.context.placed(relation) for relation in relations}
         return self._changes.altered(self.step, self._number, placed)
 
     def altered_columns(self) -> Iterator[Altered]:
@@ -312,11 +312,11 @@ class CatalogView:
 
     def dropped(self, relation: Relation) -> Made | None:
         """Return the last change before the statement that creates or drops the relation."""
-        return self._changes.of_relation(self.around.placed(relation), self.step, self._number)
+        return self._changes.of_relation(self.context.placed(relation), self.step, self._number)
 
     def dropped_perhaps(self, relation: Relation) -> Made | None:
         """Return an earlier statement that drops the relation, if it happens at all or in that order."""
-        return self._changes.dropped_perhaps(self.around.placed(relation), self.step, self._number)
+        return self._changes.dropped_perhaps(self.context.placed(relation), self.step, self._number)
 
     def relation(self, relation: Relation) -> SeenRelation:
         """Return the relation that the statement finds under this name."""
@@ -325,10 +325,10 @@ class CatalogView:
         if relation.schema is None and "search_path" in self.computed:
             why = "the step sets search_path to a value that is known only when it runs"
             return SeenRelation(state=State.UNKNOWN, relation=relation, why=why)
-        facts = self.around.relations.get(relation)
-        placed = self._searched(relation) or self.around.placed(relation)
+        facts = self.context.relations.get(relation)
+        placed = self._searched(relation) or self.context.placed(relation)
         if facts is not None and facts.relation != placed:
-            facts = self.around.relations.get(placed)
+            facts = self.context.relations.get(placed)
         made = self._changes.of_relation(placed, self.step, self._number)
         if made is None or (made.when is When.PERHAPS and made.change.action is Action.DROP):
             return self._unchanged(relation, facts)
@@ -354,7 +354,7 @@ class CatalogView:
             placed = Relation(schema, relation.name)
             made = self._changes.of_relation(placed, self.step, self._number)
             if made is None or made.when is not When.BEFORE:
-                found = placed in self.around.relations
+                found = placed in self.context.relations
             elif made.change.sort is Sort.SCHEMA:  # what is in a schema that is renamed is not known
                 found = made.creates and made.change.kind == "renamed"
             else:
@@ -370,7 +370,7 @@ class CatalogView:
             made = self._changes.of_schema(name, self.step, self._number)
             if made is not None and made.creates:
                 created.append(name)
-        return self.around.path(created)
+        return self.context.path(created)
 
     def new_place(self, relation: Relation) -> Relation:
         """Return the relation with the schema where the statement creates it."""
@@ -397,7 +397,7 @@ class CatalogView:
     def schema(self, name: str) -> tuple[SchemaFacts | None, Made | None]:
         """Return the catalog's facts about a schema, and the last change before the statement."""
         made = self._changes.of_schema(name, self.step, self._number)
-        return self.around.known_schemas.get(name), made
+        return self.context.known_schemas.get(name), made
 
     def part(self, sort: Sort, name: str, relation: Relation | None = None) -> Made | None:
         """Return the last change before the statement of a column, constraint, function or type."""
@@ -405,7 +405,7 @@ class CatalogView:
 
     def named(self, sort: ObjectSort, name: Relation) -> NamedFacts | None:
         """Return the catalog's facts about an object that is not a relation, None if it does not exist."""
-        return self.around.named.get((sort, name))
+        return self.context.named.get((sort, name))
 
     def opaque(self) -> Made | None:
         """Return a statement that comes, or may come, before and may have changed anything."""
@@ -416,72 +416,72 @@ class CatalogView:
         return self._changes.has_unique_index(relation, self.step, self._number)
 
 
-async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> None:
+async def survey(units: Sequence[Unit], contexts: StatementContexts, inspector: Inspector) -> None:
     """Add the catalog's facts about the objects that the statements name to their contexts."""
-    by_room: dict[int, list[Unit]] = defaultdict(list)
+    by_context: dict[int, list[Unit]] = defaultdict(list)
     found: dict[int, StatementContext] = {}
     for unit in units:
-        room = await rooms.of(unit)
-        found[id(room)] = room
-        by_room[id(room)].append(unit)
+        context = await contexts.of(unit)
+        found[id(context)] = context
+        by_context[id(context)].append(unit)
     own: dict[str, list[FunctionFacts]] = defaultdict(list)
     builtin: dict[str, list[FunctionFacts]] = defaultdict(list)
     names = {call.name for unit in units for call in functions_called(unit.statement)}
     for facts in await inspector.functions(sorted(names)):
         (builtin if facts.schema == "pg_catalog" else own)[facts.name].append(facts)
     changed = {one.relation.name for unit in units for one in changes(unit.statement) if one.relation is not None}
-    for key, room in found.items():
-        if room.error is not None:  # the role is unknown: there is nothing to query
+    for key, context in found.items():
+        if context.error is not None:  # the role is unknown: there is nothing to query
             continue
-        room.functions |= own
-        room.builtin |= builtin
-        await _of_room(by_room[key], room, inspector, changed)
+        context.functions |= own
+        context.builtin |= builtin
+        await _of_context(by_context[key], context, inspector, changed)
 
 
-async def _of_room(
-    units: Sequence[Unit], room: StatementContext, inspector: Inspector, altered: Collection[str]
+async def _of_context(
+    units: Sequence[Unit], context: StatementContext, inspector: Inspector, altered: Collection[str]
 ) -> None:
     statements = [unit.statement for unit in units]
     changed = [one for statement in statements for one in changes(statement)]
     made = {one.relation for one in changed if one.relation is not None}
     named = {relation for unit in units for relation in _relations(unit)}
-    known = set(room.relations)
-    await _fill(room, named | made, inspector)
-    placed = {room.placed(relation) for relation in made} | {room.new_place(relation) for relation in made}
+    known = set(context.relations)
+    await _fill(context, named | made, inspector)
+    placed = {context.placed(relation) for relation in made} | {context.new_place(relation) for relation in made}
     for statement in statements:
         table, index = main_relation(statement), created_index(statement)
         indexes = {clustering_index(statement), *named_indexes(statement)} - {""}
         indexes |= {index.index.name} if index is not None and index.index is not None else set()
-        placed |= {Relation(room.placed(table).schema, name) for name in indexes} if table is not None else set()
-    own = room.path()
+        placed |= {Relation(context.placed(table).schema, name) for name in indexes} if table is not None else set()
+    own = context.path()
     if len(own) > 1:  # what is dropped from one schema, or created in it, uncovers or covers what another one has
         names = {relation.name for relation in named | made if relation.schema is None}
         placed |= {Relation(schema, name) for name in names.intersection(altered) for schema in own}
-    await _fill(room, placed, inspector)
-    fresh = [facts for name, facts in room.relations.items() if name not in known]
-    await _fill(room, {other for facts in fresh for other in _others(facts)}, inspector)
-    schemas = {one.schema for one in (*room.relations, *placed, *named) if one.schema}
+    await _fill(context, placed, inspector)
+    fresh = [facts for name, facts in context.relations.items() if name not in known]
+    await _fill(context, {other for facts in fresh for other in _others(facts)}, inspector)
+    schemas = {one.schema for one in (*context.relations, *placed, *named) if one.schema}
     schemas |= {one.name for one in changed if one.name and one.relation is None}
     schemas |= set(filter(None, map(reindexed_name, statements)))
-    room.known_schemas |= await inspector.schemas(sorted(schemas), room.role)
-    await _measure(room, inspector)
+    context.known_schemas |= await inspector.schemas(sorted(schemas), context.role)
+    await _measure(context, inspector)
     enums = {one.name for statement in statements for one in alterations(statement) if one.value}
-    room.labels |= await inspector.labels(sorted(enums))
-    mentioned = [one for each in statements for one in mentions(each) if (one.sort, one.name) not in room.named]
-    room.named |= await inspector.mentioned(mentioned, room.schemas, room.role)
+    context.labels |= await inspector.labels(sorted(enums))
+    mentioned = [one for each in statements for one in mentions(each) if (one.sort, one.name) not in context.named]
+    context.named |= await inspector.mentioned(mentioned, context.schemas, context.role)
 
 
-async def _fill(room: StatementContext, relations: set[Relation], inspector: Inspector) -> None:
-    unknown = sorted(relations - room.relations.keys(), key=str)
-    room.relations |= await inspector.relations(unknown, room.schemas, room.role)
+async def _fill(context: StatementContext, relations: set[Relation], inspector: Inspector) -> None:
+    unknown = sorted(relations - context.relations.keys(), key=str)
+    context.relations |= await inspector.relations(unknown, context.schemas, context.role)
 
 
-async def _measure(room: StatementContext, inspector: Inspector) -> None:
-    new = {facts.oid: facts for facts in room.relations.values() if facts.size is None}
+async def _measure(context: StatementContext, inspector: Inspector) -> None:
+    new = {facts.oid: facts for facts in context.relations.values() if facts.size is None}
     sizes = await inspector.sizes(list(new.values())) if new else {}
-    for name, facts in room.relations.items():
+    for name, facts in context.relations.items():
         if facts.oid in sizes:
-            room.relations[name] = replace(facts, size=sizes[facts.oid])
+            context.relations[name] = replace(facts, size=sizes[facts.oid])
 
 
 def _relations(unit: Unit) -> Iterator[Relation]:

@@ -49,40 +49,40 @@ _SORTS: Mapping[ObjectSort, Sort] = {
 }
 
 
-def check_mentioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_mentioned(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield the names of objects that do not exist, or that the role may not use."""
     for one in mentions(unit.statement):
-        facts, made = sight.named(one.sort, one.name), _made(one, sight)
+        facts, made = catalog.named(one.sort, one.name), _made(one, catalog)
         if made is not None and made.removes:
             yield unit.finding("JP604", f"the {_CODES[one.sort][1]} {one.name} is {made.words}", one.offset)
         elif facts is None:
-            yield from _absent(unit, one, made, sight)
+            yield from _absent(unit, one, made, catalog)
         elif one.sort is ObjectSort.TABLESPACE and one.name.name == _SHARED and unit.statement.kind in _PLACED:
             message = f"the tablespace {_SHARED} takes only the catalogs that all databases share"
             yield unit.finding("JP606", message, one.offset)
         elif not facts.open and one.sort is ObjectSort.TYPE:
-            yield from _closed_type(unit, one, sight)
+            yield from _closed_type(unit, one, catalog)
         elif not facts.open:
-            role = quote_identifier(sight.around.role)
-            message = f'role "{sight.around.role}" may not create objects in the tablespace {one.name}'
+            role = quote_identifier(catalog.context.role)
+            message = f'role "{catalog.context.role}" may not create objects in the tablespace {one.name}'
             hint = f"GRANT CREATE ON TABLESPACE {quote_identifier(one.name.name)} TO {role};"
             yield unit.finding("JP610", message, one.offset, hint=hint)
 
 
-def _closed_type(unit: Unit, one: Mention, sight: CatalogView) -> Iterator[StatementFinding]:
+def _closed_type(unit: Unit, one: Mention, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield a type of a column, domain or routine that the role may not use; a cast needs no privilege."""
     if one.name in typed(unit.statement):
-        message = f'role "{sight.around.role}" has no USAGE on the type {one.name}'
-        hint = f"GRANT USAGE ON TYPE {one.name} TO {quote_identifier(sight.around.role)};"
+        message = f'role "{catalog.context.role}" has no USAGE on the type {one.name}'
+        hint = f"GRANT USAGE ON TYPE {one.name} TO {quote_identifier(catalog.context.role)};"
         yield unit.finding("JP610", message, one.offset, hint=hint)
 
 
-def _made(one: Mention, sight: CatalogView) -> Made | None:
+def _made(one: Mention, catalog: CatalogView) -> Made | None:
     sort = _SORTS.get(one.sort)
-    return sight.part(sort, one.name.name) if sort is not None else None
+    return catalog.part(sort, one.name.name) if sort is not None else None
 
 
-def _absent(unit: Unit, one: Mention, made: Made | None, sight: CatalogView) -> Iterator[StatementFinding]:
+def _absent(unit: Unit, one: Mention, made: Made | None, catalog: CatalogView) -> Iterator[StatementFinding]:
     code, what = _CODES[one.sort]
     if made is not None and made.creates:
         if made.when is When.PERHAPS:
@@ -92,7 +92,7 @@ def _absent(unit: Unit, one: Mention, made: Made | None, sight: CatalogView) -> 
     # Every table has a type with its name, also the one that the statement creates.
     if one.sort is ObjectSort.TYPE and one.name in created_relations(unit.statement):
         return
-    if one.sort is ObjectSort.TYPE and sight.relation(one.name).state in {State.THERE, State.NEW, State.PERHAPS}:
+    if one.sort is ObjectSort.TYPE and catalog.relation(one.name).state in {State.THERE, State.NEW, State.PERHAPS}:
         return
     yield unit.finding(code, f"there is no {what} {one.name}", one.offset)
 
@@ -100,10 +100,10 @@ def _absent(unit: Unit, one: Mention, made: Made | None, sight: CatalogView) -> 
 _K = StatementKind
 
 
-def check_command(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_command(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield what is wrong with a command, as far as the catalog shows it."""
     for check in CHECKS:
-        yield from check(unit, sight)
+        yield from check(unit, catalog)
 
 
 #: Every check of a command, the most basic first.

@@ -39,34 +39,34 @@ def loss_problems(
         if change.action is Action.CREATE and change.relation is not None
     }
     problems = [
-        one for unit, sight in units for one in _of_unit(unit, sight, created) if (one.code, one.step) not in known
+        one for unit, catalog in units for one in _of_unit(unit, catalog, created) if (one.code, one.step) not in known
     ]
     kept = without_ignored(dict.fromkeys(problems), plan, sources, [rule.code for rule in RULES])
     return tuple(one for one in kept if one.code in {_LOST, _EVERY_ROW})
 
 
-def _of_unit(unit: Unit, sight: CatalogView, created: Collection[str]) -> Iterator[Problem]:
+def _of_unit(unit: Unit, catalog: CatalogView, created: Collection[str]) -> Iterator[Problem]:
     if unit.step is None or unit.key != "sql":
         return
     if unit.statement.kind in _WRITES:
         for use in unfiltered_writes(unit.statement):
-            table = _there(use.relation, sight) if use.relation.name in created else None
+            table = _there(use.relation, catalog) if use.relation.name in created else None
             if table is not None:
                 message = f"the statement changes every row of {table}, which exists: {use.why}"
                 yield new_problem(_EVERY_ROW, message, unit.position(use.offset), hint=use.hint, step=unit.step.id)
         return
     for loss in losses(unit.statement):
         own = loss.relation is not None and loss.relation.name in created
-        table = _there(loss.relation, sight) if own and loss.relation is not None else None
+        table = _there(loss.relation, catalog) if own and loss.relation is not None else None
         if table is not None:
             message = f"{loss.what}; the table {table} exists"
             hint = "if that is intended, add a comment to the step: `# jobplan: ignore=JP353`"
             yield new_problem(_LOST, message, unit.position(), hint=hint, step=unit.step.id)
 
 
-def _there(relation: Relation, sight: CatalogView) -> Relation | None:
+def _there(relation: Relation, catalog: CatalogView) -> Relation | None:
     """Return the table of others that the statement finds under a name, None if there is none."""
-    seen = sight.relation(relation)
+    seen = catalog.relation(relation)
     if seen.state is not State.THERE or seen.facts is None or seen.facts.kind not in _TABLES:
         return None
     return seen.facts.relation

@@ -57,8 +57,8 @@ class Disks:
 
 def disk_problems(units: Sequence[tuple[Unit, CatalogView]], disks: Disks) -> Iterator[Problem]:
     """Yield the statements that write more than the free space."""
-    for unit, sight in units:
-        written = rewritten(unit, sight)
+    for unit, catalog in units:
+        written = rewritten(unit, catalog)
         free = disks.free(written.location) if written is not None else None
         if written is not None and free is not None and written.bytes > free:
             verb = "may write" if written.maybe else "writes"
@@ -71,9 +71,9 @@ def disk_problems(units: Sequence[tuple[Unit, CatalogView]], disks: Disks) -> It
             yield new_problem("JP616", message, unit.position(), step=step)
 
 
-def disk_note(unit: Unit, sight: CatalogView, disks: Disks) -> str | None:
+def disk_note(unit: Unit, catalog: CatalogView, disks: Disks) -> str | None:
     """Return how much a statement writes and how much is free; None if it is little or nothing."""
-    written = rewritten(unit, sight)
+    written = rewritten(unit, catalog)
     if written is None or written.bytes < _WORTH_TELLING:
         return None
     free = disks.free(written.location)
@@ -82,26 +82,26 @@ def disk_note(unit: Unit, sight: CatalogView, disks: Disks) -> str | None:
     return f"{verb} about {_shown(written.bytes)} in addition to the existing data; {room}"
 
 
-def rewritten(unit: Unit, sight: CatalogView) -> Rewritten | None:
+def rewritten(unit: Unit, catalog: CatalogView) -> Rewritten | None:
     """Return which copies of existing relations a statement writes; None if it writes none."""
     statement = unit.statement
     match statement.kind:
         case _K.VACUUM if enabled(statement, "full"):
-            found = _facts(unit, sight)
+            found = _facts(unit, catalog)
         case _K.CLUSTER | _K.REINDEX | _K.REFRESH_MATERIALIZED_VIEW:
-            found = _facts(unit, sight)
+            found = _facts(unit, catalog)
         case _K.ALTER_TABLE | _K.ALTER_MATERIALIZED_VIEW:
-            return _altered(unit, sight)
+            return _altered(unit, catalog)
         case _:
             return None
     count = _of_indexes if statement.kind is _K.REINDEX else _of_all
-    return _sum(unit, sight, [(facts, count(facts)) for facts in found])
+    return _sum(unit, catalog, [(facts, count(facts)) for facts in found])
 
 
-def _altered(unit: Unit, sight: CatalogView) -> Rewritten | None:
+def _altered(unit: Unit, catalog: CatalogView) -> Rewritten | None:
     """Return what an ALTER TABLE moves to another tablespace: the rows, without the indexes."""
     table = main_relation(unit.statement)
-    facts = sight.relation(table).facts if table is not None else None
+    facts = catalog.relation(table).facts if table is not None else None
     actions = alter_actions(unit.statement)
     if facts is None:
         return None
@@ -112,21 +112,21 @@ def _altered(unit: Unit, sight: CatalogView) -> Rewritten | None:
     if not rewrites and not moves:
         return None
     size = facts.all_bytes if rewrites else facts.all_bytes - facts.index_bytes
-    return _sum(unit, sight, [(facts, size)], maybe=Rewrite.YES not in rewrites and not moves)
+    return _sum(unit, catalog, [(facts, size)], maybe=Rewrite.YES not in rewrites and not moves)
 
 
 def _sum(
-    unit: Unit, sight: CatalogView, sizes: Sequence[tuple[RelationFacts, int]], *, maybe: bool = False
+    unit: Unit, catalog: CatalogView, sizes: Sequence[tuple[RelationFacts, int]], *, maybe: bool = False
 ) -> Rewritten | None:
     if not sizes:
         return None
-    named = (sight.named(one.sort, one.name) for one in mentions(unit.statement) if one.sort is ObjectSort.TABLESPACE)
+    named = (catalog.named(one.sort, one.name) for one in mentions(unit.statement) if one.sort is ObjectSort.TABLESPACE)
     location = next((facts.location for facts in named if facts is not None), sizes[0][0].location)
     return Rewritten(bytes=sum(size for _, size in sizes), location=location, maybe=maybe)
 
 
-def _facts(unit: Unit, sight: CatalogView) -> tuple[RelationFacts, ...]:
-    seen = (sight.relation(one.relation).facts for one in needed(unit.statement))
+def _facts(unit: Unit, catalog: CatalogView) -> tuple[RelationFacts, ...]:
+    seen = (catalog.relation(one.relation).facts for one in needed(unit.statement))
     return tuple(facts for facts in seen if facts is not None)
 
 

@@ -220,7 +220,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
 def _named(looked: Looked) -> dict[str, RelationFacts]:
     """Return the existing relations that statements name, by their full names."""
     found = (
-        view.around.relations.get(use.relation)
+        view.context.relations.get(use.relation)
         for unit, view in looked.units
         for use in query_relations(unit.statement)
     )

@@ -53,9 +53,9 @@ LocksOfSteps = dict[str, dict[str, list[RealLock]]]
 def read_locks(units: Sequence[tuple[Unit, CatalogView]]) -> LocksOfSteps:
     """Return the locks of every step; `units` are its statements."""
     texts: dict[tuple[str, str], list[tuple[Unit, CatalogView]]] = defaultdict(list)
-    for unit, sight in units:
+    for unit, catalog in units:
         if unit.step is not None and unit.key == "sql":
-            texts[unit.step.id, unit.instance].append((unit, sight))
+            texts[unit.step.id, unit.instance].append((unit, catalog))
     found: LocksOfSteps = defaultdict(dict)
     for (step, instance), text in texts.items():
         found[step][instance] = list(_of_text(text))
@@ -67,39 +67,39 @@ def _of_text(text: Sequence[tuple[Unit, CatalogView]]) -> Iterator[RealLock]:
     statements = tuple(unit.statement for unit, _ in text)
     read = read_text(Template(text=text[0][0].rendered.text, references=(), statements=statements))
     yield from _touched(read, *text[0])
-    for statement, (unit, sight) in zip(read, text, strict=True):
+    for statement, (unit, catalog) in zip(read, text, strict=True):
         for lock in statement.locks:
-            yield from _of_lock(statement, lock, unit, sight)
-        yield from _over_keys(statement, unit, sight)
+            yield from _of_lock(statement, lock, unit, catalog)
+        yield from _over_keys(statement, unit, catalog)
 
 
-def _touched(read: Sequence[TextStatement], unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
+def _touched(read: Sequence[TextStatement], unit: Unit, catalog: CatalogView) -> Iterator[RealLock]:
     """Assign the relations of `touches` to the first opaque statement, else to the last one."""
     statement = next((one for one in read if is_opaque(one.parsed)), read[-1])
     for relation in filter(None, map(relation_in, unit.step.touches if unit.step is not None else ())):
         lock = TextLock(relation=relation, mode=TOUCHED, order=(statement.number, 0), offset=statement.parsed.start)
         touching = replace(statement, what=f"`touches`, {statement.what}", nature=LockTiming.PLAIN)
-        yield from _of_lock(touching, lock, unit, sight)
+        yield from _of_lock(touching, lock, unit, catalog)
 
 
-def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
+def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, catalog: CatalogView) -> Iterator[RealLock]:
     offset = unit.origin(lock.offset)
     if lock.relation is None:
         everywhere = f"every table of the schema {lock.schema}" if lock.schema else "every table"
         held = held_lock(statement, lock, Lockable(lock.schema, None), everywhere, offset=offset)
         yield RealLock(held=held, relation=Relation(lock.schema, ""))
         return
-    facts = sight.relation(lock.relation).facts
-    real = facts.relation if facts is not None else sight.around.placed(lock.relation)
+    facts = catalog.relation(lock.relation).facts
+    real = facts.relation if facts is not None else catalog.context.placed(lock.relation)
     match lock.target:
         case Target.RELATION:
             yield _real(statement, lock, real, offset, facts)
             if facts is not None:
-                yield from _below(statement, lock, facts, offset, sight)
+                yield from _below(statement, lock, facts, offset, catalog)
         case Target.TABLE_OF_INDEX:
             if facts is not None and facts.index_of is not None:
                 table = facts.index_of.relation
-                yield _real(statement, lock, table, offset, sight.relation(table).facts)
+                yield _real(statement, lock, table, offset, catalog.relation(table).facts)
         case Target.INDEXES_OF_TABLE:
             on = Lockable(real.schema, real.name, indexes=True)
             held = held_lock(statement, lock, on, f"the indexes of {real}", offset=offset)
@@ -107,57 +107,57 @@ def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, sight: Catalo
 
 
 def _below(
-    statement: TextStatement, lock: TextLock, facts: RelationFacts, offset: int, sight: CatalogView
+    statement: TextStatement, lock: TextLock, facts: RelationFacts, offset: int, catalog: CatalogView
 ) -> Iterator[RealLock]:
     """Yield related relations: a view's tables, partitions, a materialized view's tables, a parent."""
     if facts.kind == "v" and lock.mode in _READS_AND_WRITES:
         for relation in facts.reads:
-            yield _real(statement, lock, relation, offset, sight.relation(relation).facts, direct=False)
+            yield _real(statement, lock, relation, offset, catalog.relation(relation).facts, direct=False)
     if facts.kind == "m" and statement.parsed.kind is _K.REFRESH_MATERIALIZED_VIEW:
         for relation in facts.reads:
             reading = replace(lock, mode=LockMode.ACCESS_SHARE)
-            yield _real(statement, reading, relation, offset, sight.relation(relation).facts, direct=False)
+            yield _real(statement, reading, relation, offset, catalog.relation(relation).facts, direct=False)
     if facts.kind in "pI" and statement.parsed.kind not in _OF_ONE and statement.nature is not LockTiming.DETACH:
         for relation in facts.children:
             yield _real(statement, lock, relation, offset, None, direct=False)
     if facts.partition_of is not None and statement.parsed.kind is _K.DROP_TABLE:
         parent = facts.partition_of
-        yield _real(statement, lock, parent, offset, sight.relation(parent).facts, direct=False)
+        yield _real(statement, lock, parent, offset, catalog.relation(parent).facts, direct=False)
 
 
-def _over_keys(statement: TextStatement, unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
+def _over_keys(statement: TextStatement, unit: Unit, catalog: CatalogView) -> Iterator[RealLock]:
     """Yield the other side of foreign keys, which the server reads when rows are added, deleted or change keys."""
     for change in changes_in(statement):
-        facts = sight.relation(change.relation).facts
+        facts = catalog.relation(change.relation).facts
         if facts is None:
             continue
         offset = unit.origin(change.offset)
         for key in facts.refers_to:
             if change.change is RowChangeKind.INSERT or not change.columns.isdisjoint(key.columns):
-                yield _by_key(statement, key, LockMode.ROW_SHARE, offset, sight)
+                yield _by_key(statement, key, LockMode.ROW_SHARE, offset, catalog)
         for key in facts.referenced_by:
             action = key.on_delete if change.change is RowChangeKind.DELETE else key.on_update
             moves = change.change is RowChangeKind.UPDATE and not change.columns.isdisjoint(key.columns)
             if change.change is RowChangeKind.DELETE or moves:
                 mode = LockMode.ROW_SHARE if action in {"a", "r"} else LockMode.ROW_EXCLUSIVE
-                yield _by_key(statement, key, mode, offset, sight)
+                yield _by_key(statement, key, mode, offset, catalog)
     if statement.parsed.kind not in {_K.TRUNCATE, _K.DROP_TABLE}:
         return
     for lock in statement.locks:
-        facts = sight.relation(lock.relation).facts if lock.relation is not None else None
+        facts = catalog.relation(lock.relation).facts if lock.relation is not None else None
         if facts is None:
             continue
         offset = unit.origin(lock.offset)
         keys = (*(facts.referenced_by if is_cascading(statement.parsed) else ()),)
         keys += facts.refers_to if statement.parsed.kind is _K.DROP_TABLE else ()
         for key in keys:
-            yield _by_key(statement, key, LockMode.ACCESS_EXCLUSIVE, offset, sight)
+            yield _by_key(statement, key, LockMode.ACCESS_EXCLUSIVE, offset, catalog)
 
 
-def _by_key(statement: TextStatement, key: KeyFacts, mode: LockMode, offset: int, sight: CatalogView) -> RealLock:
+def _by_key(statement: TextStatement, key: KeyFacts, mode: LockMode, offset: int, catalog: CatalogView) -> RealLock:
     relation = key.relation
     held = statement.holds(Lockable(relation.schema, relation.name), mode, str(relation), offset)
-    facts = sight.relation(relation).facts
+    facts = catalog.relation(relation).facts
     return RealLock(held=replace(held, via=key.constraint), relation=relation, facts=facts, direct=False)
 
 

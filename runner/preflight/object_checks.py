@@ -36,16 +36,16 @@ KINDS: Mapping[str, str] = {
 }
 
 
-def there(unit: Unit, sight: CatalogView) -> Iterator[tuple[Needed, RelationFacts]]:
+def there(unit: Unit, catalog: CatalogView) -> Iterator[tuple[Needed, RelationFacts]]:
     """Yield existing relations that the statement needs."""
     for one in needed(unit.statement):
-        seen = sight.relation(one.relation)
+        seen = catalog.relation(one.relation)
         if seen.facts is not None:
             yield one, seen.facts
 
 
 def absent(
-    relation: Relation, offset: int, seen: SeenRelation, sight: CatalogView, *, missing_ok: bool = False
+    relation: Relation, offset: int, seen: SeenRelation, catalog: CatalogView, *, missing_ok: bool = False
 ) -> Iterator[StatementFinding]:
     """Yield the finding for a relation that does not exist."""
     if seen.state is State.PERHAPS and seen.made is not None:
@@ -59,37 +59,37 @@ def absent(
     elif seen.state is State.UNKNOWN and seen.made is not None and seen.made.change.kind != EXTENSION:
         yield StatementFinding("JP617", f"there is no {relation}; step `{seen.made.step}` may create it", offset)
     elif seen.state is State.MISSING:
-        yield _missing(relation, offset, sight)
+        yield _missing(relation, offset, catalog)
 
 
-def _missing(relation: Relation, offset: int, sight: CatalogView) -> StatementFinding:
-    if relation.schema is not None and sight.schema(relation.schema)[0] is None:
-        made = sight.schema(relation.schema)[1]
+def _missing(relation: Relation, offset: int, catalog: CatalogView) -> StatementFinding:
+    if relation.schema is not None and catalog.schema(relation.schema)[0] is None:
+        made = catalog.schema(relation.schema)[1]
         if made is None:
             return StatementFinding("JP601", f"there is no schema {Relation(None, relation.schema)}", offset)
-    searched = ", ".join(name for name in sight.around.schemas if name != "pg_catalog")
+    searched = ", ".join(name for name in catalog.context.schemas if name != "pg_catalog")
     where = "" if relation.schema is not None else f" in the schemas of search_path ({searched or 'none'})"
     return StatementFinding("JP601", f"there is no relation {relation}{where}", offset)
 
 
-def check_existence(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_existence(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield relations that do not exist when the statement runs."""
     for one in needed(unit.statement):
-        seen = sight.relation(one.relation)
-        yield from absent(one.relation, one.offset, seen, sight, missing_ok=one.missing_ok)
+        seen = catalog.relation(one.relation)
+        yield from absent(one.relation, one.offset, seen, catalog, missing_ok=one.missing_ok)
 
 
-def of_wrappers(unit: Unit, sight: CatalogView) -> Iterator[str]:
+def of_wrappers(unit: Unit, catalog: CatalogView) -> Iterator[str]:
     """Yield why not all is known of a foreign table: its wrapper decides what it can do."""
     if unit.statement.kind in {StatementKind.TRUNCATE, StatementKind.ANALYZE, StatementKind.COPY_FROM}:
-        for one, facts in there(unit, sight):
+        for one, facts in there(unit, catalog):
             if facts.kind == "f":
                 yield f"whether the foreign-data wrapper of {one.relation} can do this shows when it runs"
 
 
-def check_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_kind(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield relations of a kind that the command does not work on."""
-    for one, facts in there(unit, sight):
+    for one, facts in there(unit, catalog):
         if one.kinds and facts.kind not in one.kinds:
             what = KINDS.get(facts.kind, "something else")
             message = f"{unit.statement.kind} does not work on {one.relation}, which is {what}"
@@ -106,16 +106,16 @@ def skip_severity(unit: Unit) -> Severity | None:
     return Severity.WARNING if judged or allowed else None
 
 
-def check_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_parts(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield columns and constraints that do not exist, or exist already."""
     for part in parts(unit.statement):
-        seen = sight.relation(part.relation)
+        seen = catalog.relation(part.relation)
         if seen.facts is None:
             continue
         names = seen.facts.columns if part.sort is Sort.COLUMN else seen.facts.constraints
         if part.sort is Sort.CONSTRAINT and not part.exists and part.name in seen.facts.inherited:
             continue  # it merges with the parent's
-        made = sight.part(part.sort, part.name, part.relation)
+        made = catalog.part(part.sort, part.name, part.relation)
         there = part.name in names if made is None else made.creates
         if part.exists and not there:
             message = f"{part.relation} has no {part.sort.value} {Relation(None, part.name)}"
@@ -126,10 +126,10 @@ def check_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
             yield unit.finding("JP608", message, part.offset)
 
 
-def check_attached(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_attached(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield triggers, rules and policies that do not exist, or exist already."""
     for one in attached(unit.statement):
-        facts = sight.relation(one.relation).facts
+        facts = catalog.relation(one.relation).facts
         if facts is None:
             continue
         there_now = (one.sort, one.name) in facts.attached
@@ -139,31 +139,31 @@ def check_attached(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]
             yield unit.finding("JP608", f"{one.relation} has a {one.sort} {Relation(None, one.name)} already")
 
 
-def check_dropped_schemas(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_dropped_schemas(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield schemas to drop that do not exist, or belong to another role."""
     for change in changes(unit.statement):
         if change.sort is not Sort.SCHEMA or change.action is not Action.DROP:
             continue
-        facts, made = sight.schema(change.name)
+        facts, made = catalog.schema(change.name)
         if made is not None and made.removes and not change.guarded:
             yield unit.finding("JP604", f"the schema {Relation(None, change.name)} is {made.words}", change.offset)
         elif made is None and facts is None and not change.guarded:
             yield unit.finding("JP601", f"there is no schema {Relation(None, change.name)}", change.offset)
         elif made is None and facts is not None and not facts.owned:
-            message = f'role "{sight.around.role}" does not own the schema {Relation(None, change.name)}'
+            message = f'role "{catalog.context.role}" does not own the schema {Relation(None, change.name)}'
             yield unit.finding("JP610", message, change.offset)
 
 
 _K = StatementKind
 
 
-def check_dependents(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_dependents(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield objects that depend on a dropped or truncated object and are not dropped with it."""
     statement = unit.statement
     if statement.kind not in {_K.TRUNCATE, _K.DROP_TABLE, _K.DROP_VIEW, _K.DROP_MATERIALIZED_VIEW, _K.DROP_INDEX}:
         return
-    together = {facts.relation for _, facts in there(unit, sight)}
-    for one, facts in there(unit, sight):
+    together = {facts.relation for _, facts in there(unit, catalog)}
+    for one, facts in there(unit, catalog):
         if facts.index_of is not None and facts.index_of.constraint is not None:
             message = (
                 f"{one.relation} belongs to the constraint {facts.index_of.constraint} of {facts.index_of.relation}"
@@ -172,53 +172,53 @@ def check_dependents(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
         if is_cascading(statement):
             continue
         others = (key for key in facts.referenced_by if key.relation not in together)
-        keys = [key for key in others if _stays(key.relation, sight) and not _is_dropped(key, sight)]
+        keys = [key for key in others if _stays(key.relation, catalog) and not _is_dropped(key, catalog)]
         for key in keys:
             message = f"{key.relation} refers to {one.relation} by its foreign key {key.constraint}"
             yield unit.finding("JP609", message, one.offset)
         left = () if statement.kind is _K.TRUNCATE else facts.views
-        views = [str(view) for view in left if view not in together and _stays(view, sight)]
+        views = [str(view) for view in left if view not in together and _stays(view, catalog)]
         if views:
             message = f"{', '.join(views)} depend{'s' if len(views) == 1 else ''} on {one.relation}"
             yield unit.finding("JP609", message, one.offset)
         others_left = () if statement.kind is _K.TRUNCATE else facts.dependents
-        stay = [each.what for each in others_left if each.relation not in together and _remains(each, sight)]
+        stay = [each.what for each in others_left if each.relation not in together and _remains(each, catalog)]
         if stay:
             message = f"{', '.join(stay)} depend{'s' if len(stay) == 1 else ''} on {one.relation}"
             yield unit.finding("JP609", message, one.offset)
 
 
-def _remains(one: DependentFacts, sight: CatalogView) -> bool:
+def _remains(one: DependentFacts, catalog: CatalogView) -> bool:
     """Return whether it still exists after previous steps."""
-    altered = [each.alteration for each in sight.altered([] if one.relation is None else [one.relation])]
+    altered = [each.alteration for each in catalog.altered([] if one.relation is None else [one.relation])]
     if one.function is not None:
-        made = sight.part(Sort.FUNCTION, one.function)
+        made = catalog.part(Sort.FUNCTION, one.function)
         dropped = made is not None and made.change.action is Action.DROP
         removed = any(each.aspect is Aspect.FUNCTION and one.function in {each.name, each.old, ""} for each in altered)
         return not (dropped or removed)
-    if one.relation is None or not _stays(one.relation, sight):
+    if one.relation is None or not _stays(one.relation, catalog):
         return False
     return not any(each.aspect is Aspect.ATTACHED and each.removes for each in altered)
 
 
-def _stays(relation: Relation, sight: CatalogView) -> bool:
-    seen = sight.relation(relation)
+def _stays(relation: Relation, catalog: CatalogView) -> bool:
+    seen = catalog.relation(relation)
     renamed = seen.state is State.GONE and seen.made is not None and seen.made.change.kind == "renamed"
     return renamed or seen.state in {State.THERE, State.MISSING}
 
 
-def _is_dropped(key: KeyFacts, sight: CatalogView) -> bool:
-    made = sight.part(Sort.CONSTRAINT, key.constraint, key.relation)
+def _is_dropped(key: KeyFacts, catalog: CatalogView) -> bool:
+    made = catalog.part(Sort.CONSTRAINT, key.constraint, key.relation)
     return made is not None and made.change.action is Action.DROP
 
 
 _PARTITIONED = frozenset("pI")
 
 
-def check_partitioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_partitioned(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """REINDEX and CLUSTER of a partitioned table need a separate step; CONCURRENTLY cannot build or drop there."""
     statement = unit.statement
-    for one, facts in there(unit, sight):
+    for one, facts in there(unit, catalog):
         if facts.kind not in _PARTITIONED:
             continue
         what = KINDS[facts.kind]
@@ -234,14 +234,14 @@ def check_partitioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
             yield unit.finding("JP611", message, one.offset, hint=hint)
 
 
-def check_detaching(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_detaching(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield why DETACH PARTITION would fail."""
     table = main_relation(unit.statement)
     for action in alter_actions(unit.statement):
         detaches = action.kind in {AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY}
         if table is None or action.other is None or not detaches:
             continue
-        parent, part = sight.relation(table).facts, sight.relation(action.other).facts
+        parent, part = catalog.relation(table).facts, catalog.relation(action.other).facts
         if parent is None or part is None:
             continue
         if part.partition_of != parent.relation:
@@ -257,50 +257,50 @@ def check_detaching(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
             yield unit.finding("JP618", message, action.offset, hint=hint)
 
 
-def check_new_names(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_new_names(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """A name that is created must be free, and its schema must exist and allow it."""
     creates_schema = created_schema(unit.statement) is not None  # its contents are new too
-    if _does_nothing(unit, sight):
+    if _does_nothing(unit, catalog):
         return
     for change in changes(unit.statement):
         if change.action is not Action.CREATE:
             continue
         if change.sort is Sort.SCHEMA:
-            facts, made = sight.schema(change.name)
+            facts, made = catalog.schema(change.name)
             there = facts is not None if made is None else made.creates
             unsure = made is not None and made.when is not When.BEFORE
             if there and not change.guarded and not unsure:
                 yield unit.finding("JP608", f"there is a schema {Relation(None, change.name)} already", change.offset)
         elif change.sort is Sort.RELATION and change.relation is not None and not (creates_schema or change.temporary):
-            yield from _new_name(unit, sight, change.relation, guarded=change.guarded, offset=change.offset)
+            yield from _new_name(unit, catalog, change.relation, guarded=change.guarded, offset=change.offset)
 
 
-def _does_nothing(unit: Unit, sight: CatalogView) -> bool:
+def _does_nothing(unit: Unit, catalog: CatalogView) -> bool:
     """Return whether ALTER … RENAME or SET SCHEMA does nothing: IF EXISTS of a missing object, or the same schema."""
     node = unit.statement.node
     if unit.statement.kind not in {_K.RENAME, _K.SET_SCHEMA} or not node.HasField("relation"):
         return False
-    old = sight.relation(relation_of(node.relation))
+    old = catalog.relation(relation_of(node.relation))
     if unit.statement.kind is _K.SET_SCHEMA and old.facts is not None and old.facts.relation.schema == node.newschema:
         return True
     return bool(node.missing_ok) and old.state in {State.MISSING, State.GONE}
 
 
 def _new_name(
-    unit: Unit, sight: CatalogView, relation: Relation, *, guarded: bool, offset: int
+    unit: Unit, catalog: CatalogView, relation: Relation, *, guarded: bool, offset: int
 ) -> Iterator[StatementFinding]:
     made_index = created_index(unit.statement)
     if made_index is not None and relation.schema is None:  # an index is where its table is
-        relation = Relation(sight.around.placed(made_index.table).schema, relation.name)
-    relation = sight.new_place(relation)
-    seen = sight.relation(relation)
+        relation = Relation(catalog.context.placed(made_index.table).schema, relation.name)
+    relation = catalog.new_place(relation)
+    seen = catalog.relation(relation)
     if seen.facts is not None and seen.facts.index_of is not None and not seen.facts.index_of.valid:
         hint = f"DROP INDEX CONCURRENTLY {relation};"
         yield unit.finding("JP614", f"an interrupted build has left the INVALID index {relation}", offset, hint=hint)
     elif not guarded and (seen.facts is not None or _is_made(relation, seen)):
         what = KINDS.get(seen.facts.kind, "something") if seen.facts is not None else seen.why_not
         yield unit.finding("JP608", f"the name {relation} is taken: {what}", offset)
-    yield from _open_schema(relation, sight, offset) if seen.facts is None and made_index is None else ()
+    yield from _open_schema(relation, catalog, offset) if seen.facts is None and made_index is None else ()
 
 
 def _is_made(relation: Relation, seen: SeenRelation) -> bool:
@@ -310,18 +310,18 @@ def _is_made(relation: Relation, seen: SeenRelation) -> bool:
     return made is not None and made.name == relation.name
 
 
-def _open_schema(relation: Relation, sight: CatalogView, offset: int) -> Iterator[StatementFinding]:
+def _open_schema(relation: Relation, catalog: CatalogView, offset: int) -> Iterator[StatementFinding]:
     if relation.schema is None:
-        if sight.around.error is None and "search_path" not in sight.computed:
+        if catalog.context.error is None and "search_path" not in catalog.computed:
             yield StatementFinding("JP601", "search_path has no schema in which objects could be created", offset)
         return
     if relation.schema.startswith("pg_temp"):  # every session may create one
         return
-    mods = dict(sight.around.settings).get("allow_system_table_mods", "off").lower()
+    mods = dict(catalog.context.settings).get("allow_system_table_mods", "off").lower()
     if relation.schema in {"pg_catalog", "pg_toast"} and mods in {"off", "false", "no", "0"}:
         yield StatementFinding("JP610", f"no role may create {relation}: the schema is the system's", offset)
         return
-    facts, made = sight.schema(relation.schema)
+    facts, made = catalog.schema(relation.schema)
     if made is not None:
         if made.removes:
             yield StatementFinding("JP604", f"the schema {Relation(None, relation.schema)} is {made.words}", offset)
@@ -329,18 +329,18 @@ def _open_schema(relation: Relation, sight: CatalogView, offset: int) -> Iterato
     if facts is None:
         yield StatementFinding("JP601", f"there is no schema {Relation(None, relation.schema)}", offset)
     elif not facts.create:
-        role = quote_identifier(sight.around.role)
-        message = f'role "{sight.around.role}" may not create anything in the schema {facts.name}'
+        role = quote_identifier(catalog.context.role)
+        message = f'role "{catalog.context.role}" may not create anything in the schema {facts.name}'
         hint = f"GRANT CREATE ON SCHEMA {quote_identifier(facts.name)} TO {role};"
         yield StatementFinding("JP610", message, offset, hint=hint)
 
 
-def is_guarded_away(unit: Unit, sight: CatalogView) -> bool:
+def is_guarded_away(unit: Unit, catalog: CatalogView) -> bool:
     """Return whether IF EXISTS or IF NOT EXISTS makes the statement do nothing now."""
     if not is_guarded(unit.statement):
         return False
     made = [change.relation for change in changes(unit.statement) if change.action is Action.CREATE and change.relation]
-    return bool(made) and all(sight.relation(sight.new_place(relation)).state is State.THERE for relation in made)
+    return bool(made) and all(catalog.relation(catalog.new_place(relation)).state is State.THERE for relation in made)
 
 
 #: Commands that skip objects without privilege, and succeed.
@@ -351,16 +351,16 @@ _MAINTAIN = 170_000
 _NAMED = 3
 
 
-def check_rights(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_rights(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield missing privileges of the role."""
-    role = sight.around.role
-    for one, facts in there(unit, sight):
+    role = catalog.context.role
+    for one, facts in there(unit, catalog):
         if not facts.reached:
             message = f'role "{role}" may not use the schema {facts.relation.schema}'
             hint = f"GRANT USAGE ON SCHEMA {quote_identifier(facts.relation.schema or '')} TO {quote_identifier(role)};"
             yield unit.finding("JP610", message, one.offset, hint=hint)
         elif not _may(one.right, facts, unit):
-            right = _right(one.right, sight)
+            right = _right(one.right, catalog)
             message = f'role "{role}" has no {right.value} on {one.relation}, which belongs to "{facts.owner}"'
             if unit.statement.kind in _SKIPS:
                 message += f": {unit.statement.kind} would skip it with a WARNING"
@@ -372,18 +372,18 @@ def check_rights(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
             yield _partitions(unit, facts, one.offset, role)
 
 
-def check_files(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_files(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield a COPY whose file or program the role may not use."""
     wanted = role_for_file(unit.statement)
-    if wanted is not None and wanted not in sight.around.outside:
-        role = sight.around.role
+    if wanted is not None and wanted not in catalog.context.outside:
+        role = catalog.context.role
         message = f'role "{role}" may not use files and programs of the server: it is not a member of {wanted}'
         yield unit.finding("JP610", message, hint=f"GRANT {wanted} TO {quote_identifier(role)};")
 
 
-def _right(right: Right, sight: CatalogView) -> Right:
+def _right(right: Right, catalog: CatalogView) -> Right:
     """MAINTAIN is a privilege since version 17."""
-    return Right.OWN if right is Right.MAINTAIN and sight.around.version < _MAINTAIN else right
+    return Right.OWN if right is Right.MAINTAIN and catalog.context.version < _MAINTAIN else right
 
 
 def _partitions(unit: Unit, facts: RelationFacts, offset: int, role: str) -> StatementFinding:

@@ -30,11 +30,13 @@ from runner.sql.version_needs import unmet_needs
 _K = StatementKind
 
 
-def check_versions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_versions(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield options, privileges, settings and clauses that the server's version does not have."""
-    for need in unmet_needs(unit.statement, sight.around.version // 10_000):
+    for need in unmet_needs(unit.statement, catalog.context.version // 10_000):
         if need.since is not None:
-            yield unit.finding("JP624", f"{need.reason}; this server is {sight.around.version // 10_000}", need.offset)
+            yield unit.finding(
+                "JP624", f"{need.reason}; this server is {catalog.context.version // 10_000}", need.offset
+            )
         else:
             yield unit.finding("JP606", f"no version of PostgreSQL has {need.what}", need.offset)
 
@@ -44,7 +46,7 @@ def check_options(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
     return (unit.finding("JP606", message) for message in refused_options(unit.statement))
 
 
-def check_parameters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_parameters(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield storage parameters that are unknown for this kind of relation, or out of range."""
     for name in values_in_reset(unit.statement):
         yield unit.finding("JP606", f"RESET takes the name of a parameter alone, and {name} has a value")
@@ -53,14 +55,14 @@ def check_parameters(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
     given = given_parameters(unit.statement)
     if not given:
         return
-    kind, method = _kind_of(unit, sight)
+    kind, method = _kind_of(unit, catalog)
     for one in given:
         refused = refused_parameter(one, kind, method)
         if refused is not None:
             yield unit.finding("JP606", refused, one.offset)
 
 
-def _kind_of(unit: Unit, sight: CatalogView) -> tuple[str, str]:
+def _kind_of(unit: Unit, catalog: CatalogView) -> tuple[str, str]:
     """Return the letter of the relation whose parameters are set, empty if it is not known, and an index's method."""
     statement = unit.statement
     match statement.kind:
@@ -73,7 +75,7 @@ def _kind_of(unit: Unit, sight: CatalogView) -> tuple[str, str]:
         case _K.CREATE_INDEX:
             return "i", index_method(statement)
     table = main_relation(statement)
-    facts = sight.relation(table).facts if table is not None else None
+    facts = catalog.relation(table).facts if table is not None else None
     if facts is None:
         return "", ""
     return ("i" if facts.kind == "I" else facts.kind), facts.index_of.method if facts.index_of is not None else ""
@@ -94,11 +96,11 @@ _WITH_PARTITIONS = frozenset({AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN})
 _NOT_TABLES = frozenset("vmSiI")
 
 
-def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_subcommands(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield subcommands of ALTER TABLE that the relation's kind, or a partitioned table of this version, refuses."""
     statement = unit.statement
     table = main_relation(statement)
-    facts = sight.relation(table).facts if table is not None else None
+    facts = catalog.relation(table).facts if table is not None else None
     if table is None or facts is None:
         return
     for action in alter_actions(statement):
@@ -110,7 +112,7 @@ def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
             hint = f"add the column to {facts.partition_of}: its partitions get it too"
             yield unit.finding("JP607", message, action.offset, hint=hint)
         if action.kind is AlterKind.NO_INHERIT and action.other is not None:
-            parent = sight.relation(action.other).facts
+            parent = catalog.relation(action.other).facts
             if parent is not None and facts.relation not in parent.children:
                 yield unit.finding("JP606", f"{action.other} is no parent of {table}", action.offset)
         alone = facts.children and not statement.node.relation.inh
@@ -119,26 +121,28 @@ def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
             yield unit.finding("JP606", message, action.offset, hint="leave out ONLY: its children change with it")
         if facts.kind != "p":
             continue
-        if action.kind in {AlterKind.SET_LOGGED, AlterKind.SET_UNLOGGED} and sight.around.version >= 180_000:
+        if action.kind in {AlterKind.SET_LOGGED, AlterKind.SET_UNLOGGED} and catalog.context.version >= 180_000:
             message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
             yield unit.finding("JP607", message, action.offset, hint="set it on each partition")
         foreign = action.constraint is Constraint.FOREIGN_KEY and action.not_valid
-        if foreign and sight.around.version < 180_000:
+        if foreign and catalog.context.version < 180_000:
             hint = "add the key to each partition NOT VALID and validate it there, then add it to the partitioned table"
             yield _partitioned("ADD FOREIGN KEY … NOT VALID", 18, table, action.offset, hint)
-        elif action.kind is AlterKind.SET_ACCESS_METHOD and sight.around.version < 170_000:
+        elif action.kind is AlterKind.SET_ACCESS_METHOD and catalog.context.version < 170_000:
             yield _partitioned("SET ACCESS METHOD", 17, table, action.offset)
 
 
-def check_repeated(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_repeated(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield what a new table has twice or cannot have, what its keys name and it has not, and other databases."""
     for message, offset in refused_tables(unit.statement):
         yield unit.finding("JP606", message, offset)
     for name in system_columns(unit.statement):
         yield unit.finding("JP608", f"the name {name} is one of the system's columns, which every table has")
     for name, relation, offset in databases(unit.statement):
-        missing = sight.relation(relation).state is State.MISSING and relation not in created_relations(unit.statement)
-        if name != sight.around.database and not missing:  # what is missing is reported so
+        missing = catalog.relation(relation).state is State.MISSING and relation not in created_relations(
+            unit.statement
+        )
+        if name != catalog.context.database and not missing:  # what is missing is reported so
             message = f"the name refers to the database {name}, and PostgreSQL cannot reach another database"
             yield unit.finding("JP606", message, offset)
 
@@ -152,10 +156,10 @@ def result_columns(names: tuple[str, ...], given: tuple[str, ...]) -> str | None
     return f"the column {', '.join(twice)} comes more than once: give it a name of its own" if twice else None
 
 
-def check_partitioned_cluster(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_partitioned_cluster(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """CLUSTER works on partitioned tables from version 15 on."""
-    if unit.statement.kind is _K.CLUSTER and sight.around.version < 150_000:
-        for one, facts in there(unit, sight):
+    if unit.statement.kind is _K.CLUSTER and catalog.context.version < 150_000:
+        for one, facts in there(unit, catalog):
             if facts.kind == "p":
                 yield _partitioned("CLUSTER", 15, one.relation, one.offset)
 
@@ -165,15 +169,15 @@ def _partitioned(what: str, since: int, table: Relation, offset: int, hint: str 
     return StatementFinding("JP611", message, offset, hint=hint)
 
 
-def view_there(unit: Unit, sight: CatalogView) -> RelationFacts | None:
+def view_there(unit: Unit, catalog: CatalogView) -> RelationFacts | None:
     """Return the view that CREATE OR REPLACE VIEW replaces, None if there is none yet."""
     view = replaced_view(unit.statement)
-    return sight.relation(sight.new_place(view)).facts if view is not None else None
+    return catalog.relation(catalog.new_place(view)).facts if view is not None else None
 
 
-def check_replaced_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+def check_replaced_kind(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """CREATE OR REPLACE VIEW replaces views alone."""
-    facts = view_there(unit, sight)
+    facts = view_there(unit, catalog)
     if facts is not None and facts.kind != "v":
         message = f"{facts.relation} is {KINDS.get(facts.kind, 'no view')}, not a view that could be replaced"
         yield unit.finding("JP607", message)

@@ -25,12 +25,11 @@ from runner.plan.selection import is_left_out
 from runner.preflight.catalog_state import CatalogView, Changes, survey
 from runner.preflight.disk_space import Disks
 from runner.preflight.dry_run_result import Coverage, HoldNow, StatementReport
-from runner.preflight.likely import after_a_failure, is_allowed, may_change, may_remove
 from runner.preflight.planned_queries import is_harmless
 from runner.preflight.sql_units import (
     MADE_UP,
     MAX_INSTANCES,
-    Rooms,
+    StatementContexts,
     StatementFinding,
     Unit,
     Unreadable,
@@ -40,6 +39,7 @@ from runner.preflight.sql_units import (
 )
 from runner.preflight.statement_changes import Consequences, only_reads
 from runner.preflight.statement_check import Examiner, refused_setting, report_of
+from runner.preflight.uncertain_steps import after_a_failure, is_allowed, may_change, may_remove
 from runner.sql.catalog_changes import CREATES, Action, Change, Sort, changes
 from runner.sql.definition_changes import alterations
 from runner.sql.function_calls import functions_called
@@ -77,8 +77,8 @@ class StatementLook:
         self._plan = plan
         self._inspector = inspector
         self._changes = Changes(plan)
-        self._rooms = Rooms(inspector)
-        self._examiner = Examiner(inspector, self._rooms, disks, explain=explain)
+        self._contexts = StatementContexts(inspector)
+        self._examiner = Examiner(inspector, self._contexts, disks, explain=explain)
         self._result = Looked()
         #: Instances whose `if` is false now.
         self._skipped: set[str] = set()
@@ -137,7 +137,7 @@ class StatementLook:
         return {**self._values, **bound} if bound else self._values
 
     async def _survey(self, units: list[Unit]) -> None:
-        await survey(units, self._rooms, self._inspector)
+        await survey(units, self._contexts, self._inspector)
 
     def _resolved(self, step: Step, items: tuple[Item, ...] = ()) -> list[Step]:
         """Return the step with the values of its parameters in its role, path and settings: once for each that differs.
@@ -157,10 +157,10 @@ class StatementLook:
     async def _enter(self, step: Step) -> None:
         """Check the role and settings of a step, and report errors, unless a previous step may fix them."""
         for condition in (False, True):
-            room = await self._rooms.of_step(step, condition=condition)
-            if room.error is not None:
+            context = await self._contexts.of_step(step, condition=condition)
+            if context.error is not None:
                 if not self._changes.makes_role(step.id, step.role):
-                    refused = refused_setting(room, 0, () if step.role is None else ("role",))
+                    refused = refused_setting(context, 0, () if step.role is None else ("role",))
                     unlikely = step.id in self._unlikely or is_allowed(step, refused)
                     severity = Severity.WARNING if unlikely else None
                     message = f"step `{step.id}`: {refused.message}"
@@ -208,7 +208,7 @@ class StatementLook:
         self._changes.clear()
         for unit in units:
             if unit.step is not None and unit.key == "sql":
-                found = Consequences(unit, self._rooms.known(unit), schemas)
+                found = Consequences(unit, self._contexts.known(unit), schemas)
                 self._changes.note(unit.step.id, unit.number, found.changes)
                 self._changes.note_alterations(unit.step.id, unit.number, found.alterations)
 
@@ -222,7 +222,7 @@ class StatementLook:
             if unnamed:
                 kind = CREATES if all(change.action is Action.CREATE for change in unnamed) else ""
                 self._changes.note(unit.step.id, unit.number, (replace(anything[0], kind=kind),))
-            known = self._rooms.known(unit).functions
+            known = self._contexts.known(unit).functions
             called = (facts for call in functions_called(unit.statement) for facts in known.get(call.name, ()))
             if any(facts.volatility == "v" and facts.extension is None for facts in called):
                 self._changes.note(unit.step.id, unit.number, anything)
@@ -319,15 +319,15 @@ class StatementLook:
         return queried_items(step, rows.columns, rows.rows)
 
     async def _rows(self, step: Step, unit: Unit) -> tuple[Item, ...] | None:
-        sight = self._sight(unit)
+        catalog = self._sight(unit)
         if not await self._look_at(unit):
             self._report_step(step, "its items are unknown until its list can be read", Coverage.NOT, "sql")
             return None
-        if not await self._is_harmless(unit, sight):
+        if not await self._is_harmless(unit, catalog):
             why = "its list was not read: it calls a function that may do more than read"
             self._report_step(step, why, Coverage.NOT, "sql")
             return None
-        result = await self._inspector.read(sight.around.settings, unit.sql)
+        result = await self._inspector.read(catalog.context.settings, unit.sql)
         repeated = [name for name in result.columns if result.columns.count(name) > 1 or name == "?column?"]
         wrong = None
         if result.error is not None:
@@ -350,7 +350,7 @@ class StatementLook:
     # --- one statement ------------------------------------------------------------------------------------------------
 
     def _sight(self, unit: Unit) -> CatalogView:
-        return CatalogView(unit, self._rooms.known(unit), self._changes)
+        return CatalogView(unit, self._contexts.known(unit), self._changes)
 
     async def _evaluable(
         self, sql: Sql, instance: str, key: str, wrong: Callable[[str, Position], None]
@@ -361,14 +361,14 @@ class StatementLook:
                 wrong(unit.message, unit.position)
                 continue
             await self._survey([unit])
-            sight = self._sight(unit)
-            verdict = await self._examiner.examine(unit, sight)
+            catalog = self._sight(unit)
+            verdict = await self._examiner.examine(unit, catalog)
             for one in verdict.findings:
                 wrong(one.message, unit.position(one.offset))
             if not verdict.findings:
-                harmless = await self._is_harmless(unit, sight)
+                harmless = await self._is_harmless(unit, catalog)
                 verdict.why += [] if harmless else [_NOT_ASKED]
-                yield unit, sight, harmless
+                yield unit, catalog, harmless
             self._result.reports.append(report_of(unit, verdict))
 
     async def _required(self, check: Check) -> None:
@@ -378,8 +378,8 @@ class StatementLook:
             self._broken(check, why, position)
             self._result.unevaluated = True
 
-        async for unit, sight, harmless in self._evaluable(check.sql, "requires", "requires.preconditions", wrong):
-            answer = await self._answer(unit, sight) if harmless else True
+        async for unit, catalog, harmless in self._evaluable(check.sql, "requires", "requires.preconditions", wrong):
+            answer = await self._answer(unit, catalog) if harmless else True
             if answer is not True:
                 self._broken(check, answer or "", check.sql.start)
                 self._result.unevaluated |= isinstance(answer, str)
@@ -396,9 +396,9 @@ class StatementLook:
             self._note_hold(hold, read_measurement(hold, await self._inspector.read(settings, text)))
             return
         wrong = partial(self._wrong_hold, hold)
-        async for unit, sight, harmless in self._evaluable(hold.while_, f"hold {hold.name}", "holds.while", wrong):
+        async for unit, catalog, harmless in self._evaluable(hold.while_, f"hold {hold.name}", "holds.while", wrong):
             if harmless:
-                result = await self._inspector.read(sight.around.settings, unit.sql)
+                result = await self._inspector.read(catalog.context.settings, unit.sql)
                 self._note_hold(hold, read_measurement(hold, result))
             else:
                 self._result.holds.append(HoldNow(name=hold.name, value=_NOT_ASKED))
@@ -425,23 +425,23 @@ class StatementLook:
 
     async def _look_at(self, unit: Unit) -> bool:
         """Check one statement, record the findings, and return whether it could run now as far as is known."""
-        sight = self._sight(unit)
-        verdict = await self._examiner.examine(unit, sight)
+        catalog = self._sight(unit)
+        verdict = await self._examiner.examine(unit, catalog)
         good = not verdict.findings and not verdict.blind
         if good and unit.key in {"if", "preconditions"}:
-            asked = await self._is_harmless(unit, sight)
+            asked = await self._is_harmless(unit, catalog)
             if unit.key == "if" and (not asked or self._may_be_another(unit, self._writers)):
                 self._unlikely.add(unit.instance)
             if not asked:
                 verdict.notes.append(_NOT_ASKED)
-            elif await self._answer(unit, sight) is False:
+            elif await self._answer(unit, catalog) is False:
                 verdict.notes.append("it is false now")
                 if unit.key == "if":
                     self._skipped.add(unit.instance)
         if unit.instance in self._skipped:
             verdict.skip()
         else:
-            self._result.units.append((unit, sight))
+            self._result.units.append((unit, catalog))
         self._result.reports.append(report_of(unit, verdict))
         for one in dict.fromkeys(verdict.findings):
             severity = self._lowered(unit, one) or one.severity
@@ -459,10 +459,10 @@ class StatementLook:
         before = (name for name in self._changes.steps_before(unit.step_id) if name in steps)
         return may_change(unit.statement) and next(before, None) is not None
 
-    async def _is_harmless(self, unit: Unit, sight: CatalogView) -> bool:
+    async def _is_harmless(self, unit: Unit, catalog: CatalogView) -> bool:
         """Return whether a query may be run: it only reads, with functions of PostgreSQL and of extensions."""
-        return is_harmless(unit, sight) and await self._examiner.own_code.of(unit.sql) is None
+        return is_harmless(unit, catalog) and await self._examiner.own_code.of(unit.sql) is None
 
-    async def _answer(self, unit: Unit, sight: CatalogView) -> bool | str:
+    async def _answer(self, unit: Unit, catalog: CatalogView) -> bool | str:
         """Return the result of a condition now, or the reason why it has none. NULL is not true."""
-        return (await self._inspector.read(sight.around.settings, unit.sql)).truth()
+        return (await self._inspector.read(catalog.context.settings, unit.sql)).truth()

@@ -87,10 +87,10 @@ class Judged(Struct, frozen=True, kw_only=True):
     rows: int | None = None
 
 
-def run_by_the_planner(unit: Unit, sight: CatalogView) -> tuple[FunctionFacts, ...]:
+def run_by_the_planner(unit: Unit, catalog: CatalogView) -> tuple[FunctionFacts, ...]:
     """Return functions of the statement that planning may run: not built in, and marked STABLE or IMMUTABLE."""
     called = {call.name for call in functions_called(unit.statement)}
-    known = (facts for name in sorted(called) for facts in sight.around.functions.get(name, ()))
+    known = (facts for name in sorted(called) for facts in catalog.context.functions.get(name, ()))
     return tuple(facts for facts in known if facts.volatility != "v")
 
 
@@ -105,7 +105,7 @@ def _built(facts: FunctionFacts) -> bool:
     return facts.language in {"internal", "sql"}
 
 
-def is_harmless(unit: Unit, sight: CatalogView) -> bool:
+def is_harmless(unit: Unit, catalog: CatalogView) -> bool:
     """Return whether a query may be run in a READ ONLY transaction: all functions that it calls are known to read.
 
     Functions that are not known by name must be STABLE or IMMUTABLE; those of no extension also in a trusted language.
@@ -113,29 +113,29 @@ def is_harmless(unit: Unit, sight: CatalogView) -> bool:
     known = effect(unit.statement)
     if known is not Effect.UNKNOWN:
         return known is Effect.READS
-    return all(_reads(call, sight) for call in functions_called(unit.statement))
+    return all(_reads(call, catalog) for call in functions_called(unit.statement))
 
 
-def _reads(call: FunctionCall, sight: CatalogView) -> bool:
+def _reads(call: FunctionCall, catalog: CatalogView) -> bool:
     if effect_of_call(call) is Effect.READS:
         return True
-    own = sight.around.functions.get(call.name, ())
-    all_of_that_name = (*own, *sight.around.builtin.get(call.name, ()))
+    own = catalog.context.functions.get(call.name, ())
+    all_of_that_name = (*own, *catalog.context.builtin.get(call.name, ()))
     marked = all(facts.volatility != "v" for facts in all_of_that_name)
     return bool(all_of_that_name) and marked and may_do_anything(own) is None
 
 
-def judge(unit: Unit, probe: Probe, sight: CatalogView, *, start: int = 0) -> Judged:
+def judge(unit: Unit, probe: Probe, catalog: CatalogView, *, start: int = 0) -> Judged:
     """Return the findings from the server's answers, for the statement or for the query that begins at `start`."""
     if probe.setting.error is not None:
         return Judged(why=(f"the step's settings are refused: {probe.setting.error.message}",), blind=True)
     if probe.parse.error is not None:
-        return _failed(unit, probe.parse, sight, shift=-start, planning=False)
+        return _failed(unit, probe.parse, catalog, shift=-start, planning=False)
     shape = tuple(_condition(unit, probe.parse)) if unit.is_condition else ()
     if probe.explain is None:
         return Judged(findings=shape)
     if probe.explain.error is not None:
-        judged = _failed(unit, probe.explain, sight, shift=len(EXPLAIN) - start, planning=True)
+        judged = _failed(unit, probe.explain, catalog, shift=len(EXPLAIN) - start, planning=True)
         return Judged(findings=(*shape, *judged.findings), why=judged.why, blind=judged.blind)
     cost, rows = _estimates(probe.explain)
     return Judged(findings=shape, cost=cost, rows=rows)
@@ -164,37 +164,37 @@ def _estimates(explain: Reply) -> tuple[float | None, int | None]:
     return float(plan.get("Total Cost", 0.0)), int(rows.get("Plan Rows", 0))
 
 
-def _failed(unit: Unit, reply: Reply, sight: CatalogView, *, shift: int, planning: bool) -> Judged:
+def _failed(unit: Unit, reply: Reply, catalog: CatalogView, *, shift: int, planning: bool) -> Judged:
     error = reply.error or ErrorDetails(message="")
     state = error.sqlstate or ""
     offset = unit.statement.start + max((reply.position or 1) - 1 - shift, 0)
     if state in _BUSY:
         message = f"the server could not plan it within its limits: {error.message}"
         return Judged(findings=(unit.finding("JP620", message, offset),), why=(error.message,))
-    if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, sight))):
-        return _writes_while_planned(unit, error, sight, offset)
-    finding = _finding(error, sight, state, offset, planning=planning)
+    if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, catalog))):
+        return _writes_while_planned(unit, error, catalog, offset)
+    finding = _finding(error, catalog, state, offset, planning=planning)
     if state in _NAMES:
-        made = _made_name(unit, reply, error, sight, offset)
+        made = _made_name(unit, reply, error, catalog, offset)
         if made is not None:
             return made
     if state == _TAKEN and planning:  # the catalog has more facts about it
         return Judged(why=("it was not explained, because the name is taken",))
-    return uncertain(unit, sight, finding, state) or Judged(findings=(finding,), why=("the server refuses it",))
+    return uncertain(unit, catalog, finding, state) or Judged(findings=(finding,), why=("the server refuses it",))
 
 
-def uncertain(unit: Unit, sight: CatalogView, finding: StatementFinding, reason: str) -> Judged | None:
+def uncertain(unit: Unit, catalog: CatalogView, finding: StatementFinding, reason: str) -> Judged | None:
     """Return a remark instead of a finding that previous steps may make obsolete, None if the finding is certain.
 
     `reason` is the SQLSTATE, or the finding's code.
     """
-    label = new_label(unit, sight, _last_quoted(finding.message)) if reason == "22P02" else None
+    label = new_label(unit, catalog, _last_quoted(finding.message)) if reason == "22P02" else None
     if label is not None:
         return Judged(findings=(label,), why=("the server refuses it",))
-    why = doubt(unit, sight, reason, finding.message)
+    why = doubt(unit, catalog, reason, finding.message)
     if why is not None:
         return Judged(why=(f"now: {finding.message}; {why}",), blind=True)
-    opaque = sight.opaque()
+    opaque = catalog.opaque()
     if opaque is None or is_syntax_error(reason, finding.message):
         return None
     if opaque.change.kind in {CREATES, EXTENSION} and reason not in _MENDED_BY_CREATING:
@@ -206,18 +206,18 @@ def uncertain(unit: Unit, sight: CatalogView, finding: StatementFinding, reason:
     return Judged(findings=(unit.finding("JP617", message, finding.offset),), why=(message,))
 
 
-def _finding(error: ErrorDetails, sight: CatalogView, state: str, offset: int, *, planning: bool) -> StatementFinding:
+def _finding(error: ErrorDetails, catalog: CatalogView, state: str, offset: int, *, planning: bool) -> StatementFinding:
     """Return the finding for an error of the server, if it is certain."""
     if state in _NAMES:
         return StatementFinding(_NAMES[state][0], error.message, offset, hint=error.hint, sqlstate=state)
     if state == _PRIVILEGE:
-        message = f'role "{sight.around.role}": {error.message}'
+        message = f'role "{catalog.context.role}": {error.message}'
         schema = _SCHEMA.fullmatch(error.message)
         hint = error.hint
         if schema is not None:
-            hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(sight.around.role)};"
+            hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(catalog.context.role)};"
         return StatementFinding("JP610", message, offset, hint=hint, sqlstate=state)
-    major = sight.around.version // 10_000
+    major = catalog.context.version // 10_000
     if is_syntax_error(state, error.message) and major < GRAMMAR:
         hint = f"{READ_AS} PostgreSQL {GRAMMAR} syntax; the server is {major}"
         return StatementFinding("JP606", error.message, offset, hint=hint, sqlstate=state)
@@ -225,8 +225,8 @@ def _finding(error: ErrorDetails, sight: CatalogView, state: str, offset: int, *
     return StatementFinding("JP606", error.message, offset, hint=error.hint, severity=severity, sqlstate=state)
 
 
-def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: CatalogView, offset: int) -> Judged:
-    blamed = ", ".join(f"{facts.name}()" for facts in run_by_the_planner(unit, sight)) or "a function that it runs"
+def _writes_while_planned(unit: Unit, error: ErrorDetails, catalog: CatalogView, offset: int) -> Judged:
+    blamed = ", ".join(f"{facts.name}()" for facts in run_by_the_planner(unit, catalog)) or "a function that it runs"
     message = f"{blamed} is marked STABLE or IMMUTABLE, and planning it would write: {error.message}"
     return Judged(
         findings=(unit.finding("JP613", message, offset, hint="mark it VOLATILE"),),
@@ -234,18 +234,18 @@ def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: CatalogView, o
     )
 
 
-def _made_name(unit: Unit, reply: Reply, error: ErrorDetails, sight: CatalogView, offset: int) -> Judged | None:
+def _made_name(unit: Unit, reply: Reply, error: ErrorDetails, catalog: CatalogView, offset: int) -> Judged | None:
     """Return the remark for a name that a previous step creates, None if none does."""
     sort = _NAMES[error.sqlstate or ""][1]
     name = _name_at(unit, offset - unit.statement.start, string=sort is Sort.RELATION) if reply.position else None
     quoted = _in_quotes(error.message)
-    made = _made(unit, sort, name or quoted, sight)
+    made = _made(unit, sort, name or quoted, catalog)
     if made is None and sort is Sort.COLUMN:  # the server may point at the row that has no such column
-        name, made = quoted, _made(unit, sort, quoted, sight)
+        name, made = quoted, _made(unit, sort, quoted, catalog)
     return Judged(why=(f"{name} is {made.words}",), blind=True) if made is not None else None
 
 
-def _made(unit: Unit, sort: Sort, name: str | None, sight: CatalogView) -> Made | None:
+def _made(unit: Unit, sort: Sort, name: str | None, catalog: CatalogView) -> Made | None:
     """Return the change that creates an object which the server does not have."""
     if name is None:
         return None
@@ -253,12 +253,12 @@ def _made(unit: Unit, sort: Sort, name: str | None, sight: CatalogView) -> Made 
     if relation is None:
         return None
     if sort is Sort.RELATION:
-        return sight.relation(relation).made
+        return catalog.relation(relation).made
     if sort is Sort.SCHEMA:
-        return sight.schema(relation.schema or relation.name)[1]
+        return catalog.schema(relation.schema or relation.name)[1]
     if sort is Sort.COLUMN and unit.statement.kind is _K.CALL:
         return None
-    made = sight.part(sort, relation.name)
+    made = catalog.part(sort, relation.name)
     return made if made is not None and made.change.action is Action.CREATE else None
 
 
@@ -300,12 +300,12 @@ class RowRights(Struct, kw_only=True):
     why: list[str] = field(default_factory=list)
 
 
-def check_row_rights(unit: Unit, sight: CatalogView) -> RowRights:
+def check_row_rights(unit: Unit, catalog: CatalogView) -> RowRights:
     """Return the missing privileges on the relations of a query, from the catalog; EXPLAIN would report the same."""
     rights = RowRights()
-    role = sight.around.role
+    role = catalog.context.role
     for one in row_rights(unit.statement):
-        facts = sight.relation(one.relation).facts
+        facts = catalog.relation(one.relation).facts
         if facts is None or facts.owned or one.privilege in facts.privileges:
             continue
         if not facts.reached:
@@ -321,7 +321,7 @@ def check_row_rights(unit: Unit, sight: CatalogView) -> RowRights:
     return rights
 
 
-def fired_triggers(unit: Unit, sight: CatalogView) -> list[str]:
+def fired_triggers(unit: Unit, catalog: CatalogView) -> list[str]:
     """Return a sentence for each user trigger that a statement may fire."""
     statement = unit.statement
     if statement.kind is _K.TRUNCATE:
@@ -330,7 +330,7 @@ def fired_triggers(unit: Unit, sight: CatalogView) -> list[str]:
         fires = [(one.relation, "INSERT") for one in needed(statement)]
     else:
         fires = [(one.relation, one.privilege) for one in row_rights(statement) if one.privilege in _WRITES]
-    known = ((facts, event) for relation, event in fires if (facts := sight.relation(relation).facts) is not None)
+    known = ((facts, event) for relation, event in fires if (facts := catalog.relation(relation).facts) is not None)
     sentences = (
         f"its trigger {trigger.name} runs {trigger.function}(): what that does is not known"
         for facts, event in known
@@ -347,40 +347,40 @@ _FIRING: dict[str, tuple[str, ...]] = {
 }
 
 
-def fired_event_triggers(unit: Unit, sight: CatalogView) -> list[str]:
+def fired_event_triggers(unit: Unit, catalog: CatalogView) -> list[str]:
     """Return a sentence for each enabled event trigger that a command may fire."""
-    if unit.key != "sql" or not sight.around.event_triggers or not fires_event_triggers(unit.statement):
+    if unit.key != "sql" or not catalog.context.event_triggers or not fires_event_triggers(unit.statement):
         return []
     kind = str(unit.statement.kind)
     certain = kind.startswith(("CREATE", "DROP ", "ALTER")) and "…" not in kind  # its text is the tag of the command
     return [
         f"the event trigger {one.name} runs {one.function}(): what that does is not known"
-        for one in sight.around.event_triggers
+        for one in catalog.context.event_triggers
         if kind.startswith(_FIRING.get(one.event, "")) and not (certain and one.tags and kind not in one.tags)
     ]
 
 
-def sequences_used(unit: Unit, sight: CatalogView) -> list[str]:
+def sequences_used(unit: Unit, catalog: CatalogView) -> list[str]:
     """Return what only a run shows about functions of sequences: the planner checks no privilege on the sequence."""
     called = {call.name for call in functions_called(unit.statement)}
     unknown = []
-    if called & {"nextval", "setval"} and not sight.around.superuser:
+    if called & {"nextval", "setval"} and not catalog.context.superuser:
         unknown.append("only running it shows whether the role may use the sequence")
     if called & {"currval", "lastval"}:
         unknown.append("only running it shows whether its session has called nextval() before")
     return unknown
 
 
-def hidden_rows(unit: Unit, sight: CatalogView) -> RowRights:
+def hidden_rows(unit: Unit, catalog: CatalogView) -> RowRights:
     """Return what row-level security hides from the role: a statement succeeds although it sees no rows."""
     found = RowRights()
-    settings = {name.lower(): value for name, value in sight.around.settings}
+    settings = {name.lower(): value for name, value in catalog.context.settings}
     if settings.get("row_security", "on").lower() in {"off", "false", "no", "0"}:
         return found  # the server raises an error where a policy would hide rows
     aware = any("." in name for name in settings)
-    role = sight.around.role
+    role = catalog.context.role
     for use in query_relations(unit.statement):
-        facts = sight.relation(use.relation).facts
+        facts = catalog.relation(use.relation).facts
         if facts is None or not facts.row_security:
             continue
         message = (

@@ -263,12 +263,12 @@ class StatementContext:
         return found.relation if found is not None else self.new_place(relation)
 
 
-class Rooms:
+class StatementContexts:
     """The contexts of all statements of a plan; statements with the same settings share one."""
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
-        self._rooms: dict[str, StatementContext] = {}
+        self._contexts: dict[str, StatementContext] = {}
 
     async def of_step(self, step: Step | None, *, condition: bool = False) -> StatementContext:
         """Return the context of a step's first statement, or of its conditions; without a step, the plan's."""
@@ -284,7 +284,7 @@ class Rooms:
 
     def known(self, unit: Unit) -> StatementContext:
         """Return the context of a statement that was requested before."""
-        return self._rooms[json.dumps(self._with(unit, unit.settings))]
+        return self._contexts[json.dumps(self._with(unit, unit.settings))]
 
     def _with(self, unit: Unit, assigned: Settings) -> Settings:
         settings = dict(self._settings(unit.step, condition=unit.is_condition))
@@ -320,17 +320,17 @@ class Rooms:
 
     async def _enter(self, settings: Settings) -> StatementContext:
         name = json.dumps(settings)
-        if name not in self._rooms:
-            room = self._rooms[name] = StatementContext(settings=settings, version=self._inspector.version)
+        if name not in self._contexts:
+            context = self._contexts[name] = StatementContext(settings=settings, version=self._inspector.version)
             reply = await self._inspector.surroundings(settings)
             if reply.error is not None:
-                room.error = reply.error.message
+                context.error = reply.error.message
             else:
                 role, schemas, outside, database, abilities, events = reply.rows[0]
-                room.database = database or ""
-                room.abilities = frozenset(json.loads(abilities or "[]")) | frozenset(json.loads(outside or "[]"))
-                room.abilities_known = True
-                room.role, room.schemas = role or "", json.loads(schemas or "[]")
-                room.outside = frozenset(json.loads(outside or "[]"))
-                room.event_triggers = tuple(EventTrigger.read(one) for one in json.loads(events or "[]"))
-        return self._rooms[name]
+                context.database = database or ""
+                context.abilities = frozenset(json.loads(abilities or "[]")) | frozenset(json.loads(outside or "[]"))
+                context.abilities_known = True
+                context.role, context.schemas = role or "", json.loads(schemas or "[]")
+                context.outside = frozenset(json.loads(outside or "[]"))
+                context.event_triggers = tuple(EventTrigger.read(one) for one in json.loads(events or "[]"))
+        return self._contexts[name]

@@ -36,12 +36,12 @@ def only_reads(statement: Statement) -> bool:
 class Consequences:
     """The changes and alterations of one statement in its context."""
 
-    def __init__(self, unit: Unit, around: StatementContext, schemas: Collection[str] = ()) -> None:
+    def __init__(self, unit: Unit, context: StatementContext, schemas: Collection[str] = ()) -> None:
         """`schemas` are those that the plan creates."""
         self._schemas = schemas
         self._unit = unit
-        self._around = around
-        self._fixed = "search_path" not in unit.computed and around.error is None
+        self._around = context
+        self._fixed = "search_path" not in unit.computed and context.error is None
 
     def _facts(self, relation: Relation | None) -> RelationFacts | None:
         return self._around.relations.get(relation) if relation is not None else None

@@ -29,7 +29,7 @@ from runner.preflight.planned_queries import (
     sequences_used,
     uncertain,
 )
-from runner.preflight.sql_units import Rooms, StatementContext, StatementFinding, Unit
+from runner.preflight.sql_units import StatementContext, StatementContexts, StatementFinding, Unit
 from runner.sql.catalog_needs import needed
 from runner.sql.command_objects import view_aliases
 from runner.sql.placeholders import quote_identifier
@@ -83,12 +83,12 @@ class StatementVerdict(Struct, kw_only=True):
             self.why.append("its `if` is false now, and the step would be skipped")
         self.findings = []
 
-    def keep_certain(self, unit: Unit, sight: CatalogView) -> None:
+    def keep_certain(self, unit: Unit, catalog: CatalogView) -> None:
         """Remove errors that previous steps may make obsolete, and add why the result is unknown."""
         kept = []
         for one in self.findings:
             severity = one.severity or CODES[one.code].severity
-            other = uncertain(unit, sight, one, one.code) if severity is Severity.ERROR else None
+            other = uncertain(unit, catalog, one, one.code) if severity is Severity.ERROR else None
             if other is None:
                 kept.append(one)
                 continue
@@ -110,77 +110,77 @@ class StatementVerdict(Struct, kw_only=True):
 class Examiner:
     """Checks one statement after the other. Without `explain` the planner runs no functions."""
 
-    def __init__(self, inspector: Inspector, rooms: Rooms, disks: Disks, *, explain: bool) -> None:
+    def __init__(self, inspector: Inspector, contexts: StatementContexts, disks: Disks, *, explain: bool) -> None:
         self._inspector = inspector
-        self._rooms = rooms
+        self._contexts = contexts
         self._disks = disks
         self._explain = explain
         #: Functions that planning a statement would execute.
         self.own_code = OwnCode(inspector)
 
-    async def examine(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
+    async def examine(self, unit: Unit, catalog: CatalogView) -> StatementVerdict:
         """Return the result for a statement."""
-        if sight.around.error is not None:
-            return StatementVerdict(why=[f"the step's settings are refused: {sight.around.error}"], blind=True)
+        if catalog.context.error is not None:
+            return StatementVerdict(why=[f"the step's settings are refused: {catalog.context.error}"], blind=True)
         kind = unit.statement.kind
         if kind in NOT_CHECKABLE and kind is not _K.CALL:
             verdict = StatementVerdict(why=[NOT_CHECKABLE[kind]], blind=True)
-            verdict.findings += judge(unit, await self._probe(unit, sight, explain=False), sight).findings
+            verdict.findings += judge(unit, await self._probe(unit, catalog, explain=False), catalog).findings
         elif kind in ANALYSED:
-            verdict = await self._planned(unit, sight)
+            verdict = await self._planned(unit, catalog)
         elif kind in {_K.SET, _K.RESET}:
-            verdict = await self._setting(unit, sight)
+            verdict = await self._setting(unit, catalog)
         else:
-            verdict = await self._command(unit, sight)
+            verdict = await self._command(unit, catalog)
         if not (verdict.blind or verdict.findings) and unit.key == "sql":
-            verdict.why += breakable(unit, sight)
+            verdict.why += breakable(unit, catalog)
         if not verdict.blind:
-            hidden = hidden_rows(unit, sight)
+            hidden = hidden_rows(unit, catalog)
             verdict.findings += hidden.findings
             verdict.why += hidden.why
-            verdict.why += (*fired_triggers(unit, sight), *fired_event_triggers(unit, sight))
-            verdict.why += sequences_used(unit, sight)
-            note = disk_note(unit, sight, self._disks)
+            verdict.why += (*fired_triggers(unit, catalog), *fired_event_triggers(unit, catalog))
+            verdict.why += sequences_used(unit, catalog)
+            note = disk_note(unit, catalog, self._disks)
             verdict.notes += [note] if note is not None else []
         return verdict
 
-    async def _probe(self, unit: Unit, sight: CatalogView, *, explain: bool) -> Probe:
-        return await self._inspector.probe(sight.around.settings, unit.sql, explain=explain)
+    async def _probe(self, unit: Unit, catalog: CatalogView, *, explain: bool) -> Probe:
+        return await self._inspector.probe(catalog.context.settings, unit.sql, explain=explain)
 
-    async def _planned(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
-        verdict = _of_relations(unit, sight)
-        verdict.findings += (*check_versions(unit, sight), *check_options(unit, sight))
+    async def _planned(self, unit: Unit, catalog: CatalogView) -> StatementVerdict:
+        verdict = _of_relations(unit, catalog)
+        verdict.findings += (*check_versions(unit, catalog), *check_options(unit, catalog))
         if unit.statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
             known = {(one.offset, one.code) for one in verdict.findings}
-            verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)
-        verdict.keep_certain(unit, sight)
+            verdict.findings += (one for one in check_command(unit, catalog) if (one.offset, one.code) not in known)
+        verdict.keep_certain(unit, catalog)
         if not verdict.findings:
-            verdict.findings += (*check_gone(unit, sight), *check_filled(unit, sight))
-            verdict.keep_certain(unit, sight)
+            verdict.findings += (*check_gone(unit, catalog), *check_filled(unit, catalog))
+            verdict.keep_certain(unit, catalog)
         if verdict.why or verdict.findings:
             verdict.blind = bool(verdict.why)
             return verdict
-        explained = unit.statement.kind in EXPLAINED and not is_guarded_away(unit, sight)
+        explained = unit.statement.kind in EXPLAINED and not is_guarded_away(unit, catalog)
         unsafe = await self.own_code.of(unit.sql) if explained else None
         plannable = explained and unsafe is None
         explain = self._explain and plannable
-        probe = await self._probe(unit, sight, explain=explain)
-        verdict.take(judge(unit, probe, sight), probe)
+        probe = await self._probe(unit, catalog, explain=explain)
+        verdict.take(judge(unit, probe, catalog), probe)
         refused = {one.code for one in verdict.findings} == {"JP610"}
         if refused or not (explain or verdict.findings or verdict.blind):
-            rights = check_row_rights(unit, sight)
+            rights = check_row_rights(unit, catalog)
             # The server names only the first missing privilege, and no GRANT.
             verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why
-            verdict.keep_certain(unit, sight)
+            verdict.keep_certain(unit, catalog)
         analysed = explained and not (verdict.findings or verdict.blind)
         inner = inner_query(unit.statement, unit.sql) if analysed else None
         if inner is not None:
             verdict.findings += wrong_columns(
-                unit, await self._inspector.probe(sight.around.settings, inner[1], explain=False)
+                unit, await self._inspector.probe(catalog.context.settings, inner[1], explain=False)
             )
-            verdict.keep_certain(unit, sight)
-        verdict.why += await self._left_open(unit, sight)
+            verdict.keep_certain(unit, catalog)
+        verdict.why += await self._left_open(unit, catalog)
         if unit.statement.kind is _K.CALL:
             verdict.why.append(NOT_CHECKABLE[_K.CALL])
         elif unsafe is not None:
@@ -189,12 +189,12 @@ class Examiner:
             verdict.why.append("it was not explained (--no-explain): costs and privileges on functions are unknown")
         return verdict
 
-    async def _left_open(self, unit: Unit, sight: CatalogView) -> list[str]:
+    async def _left_open(self, unit: Unit, catalog: CatalogView) -> list[str]:
         """Return what only running a query shows: settings, cursors, and options of modules."""
         statement = unit.statement
-        found = [await self._unknown_setting(name, sight) for name in dict.fromkeys(settings_read(statement))]
+        found = [await self._unknown_setting(name, catalog) for name in dict.fromkeys(settings_read(statement))]
         if statement.kind is _K.SELECT and assigned(statement):
-            after = await self._rooms.after(unit)
+            after = await self._contexts.after(unit)
             found.append(f"set_config() would be refused: {after.error}" if after.error is not None else None)
         foreign = foreign_options(statement)
         if foreign:
@@ -204,49 +204,49 @@ class Examiner:
             found.append(f"only running it shows whether the cursor {cursor} is open, and on this table")
         return [one for one in found if one is not None]
 
-    async def _setting(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
+    async def _setting(self, unit: Unit, catalog: CatalogView) -> StatementVerdict:
         """Have the server try the value, in a transaction that is rolled back."""
-        verdict = StatementVerdict(findings=list(check_versions(unit, sight)))
-        verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
+        verdict = StatementVerdict(findings=list(check_versions(unit, catalog)))
+        verdict.take(judge(unit, await self._probe(unit, catalog, explain=False), catalog))
         names = [name.lower() for name, _ in assigned(unit.statement)]
         reserved = [name for name in names if name.startswith(_OF_SUPERUSERS) or name in _RESERVED]
-        if reserved and not sight.around.superuser:
+        if reserved and not catalog.context.superuser:
             verdict.why.append(f"only running it shows whether the role may set {reserved[0]}, as superusers may")
         for name, value in assigned(unit.statement):
-            unknown = value is None and name != ALL and "." not in name and await self._unknown_setting(name, sight)
+            unknown = value is None and name != ALL and "." not in name and await self._unknown_setting(name, catalog)
             if unknown:
                 verdict.findings.append(unit.finding("JP523", unknown))
-        after = await self._rooms.after(unit)
+        after = await self._contexts.after(unit)
         if after.error is not None:
             verdict.findings.append(refused_setting(after, unit.statement.start, dict(assigned(unit.statement))))
-            verdict.keep_certain(unit, sight)
+            verdict.keep_certain(unit, catalog)
         return verdict
 
-    async def _unknown_setting(self, name: str, sight: CatalogView) -> str | None:
+    async def _unknown_setting(self, name: str, catalog: CatalogView) -> str | None:
         """Return the server's error if it has no such setting: it parses SHOW of those that it has alone."""
-        settings = sight.around.settings
+        settings = catalog.context.settings
         shown = await self._inspector.probe(settings, f"SHOW {quote_identifier(name)}", explain=False)
         error = shown.parse.error
         return error.message if error is not None and error.sqlstate == _NO_OBJECT else None
 
-    async def _command(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
+    async def _command(self, unit: Unit, catalog: CatalogView) -> StatementVerdict:
         verdict = StatementVerdict()
-        verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
-        found = list(check_command(unit, sight))
+        verdict.take(judge(unit, await self._probe(unit, catalog, explain=False), catalog))
+        found = list(check_command(unit, catalog))
         if any(one.code == _NEWER for one in found):  # then the server does not read the text either
             verdict.findings = [one for one in verdict.findings if not (one.hint or "").startswith(READ_AS)]
         verdict.findings += found
-        verdict.keep_certain(unit, sight)
-        unseen = [sight.relation(one.relation) for one in needed(unit.statement)]
+        verdict.keep_certain(unit, catalog)
+        unseen = [catalog.relation(one.relation) for one in needed(unit.statement)]
         if any(seen.state in _UNSEEN for seen in unseen):
             verdict.why, verdict.blind = why_unseen(unseen), True
             return verdict
         if not verdict.findings:
-            await self._inner(unit, sight, verdict)
-        verdict.why += (*left_open(unit.statement), *of_wrappers(unit, sight))
+            await self._inner(unit, catalog, verdict)
+        verdict.why += (*left_open(unit.statement), *of_wrappers(unit, catalog))
         return verdict
 
-    async def _inner(self, unit: Unit, sight: CatalogView, verdict: StatementVerdict) -> None:
+    async def _inner(self, unit: Unit, catalog: CatalogView, verdict: StatementVerdict) -> None:
         """Check the query of a view or of COPY separately; a view's owner needs the privileges only when it is read."""
         inner = inner_query(unit.statement, unit.sql)
         if inner is None:
@@ -254,11 +254,11 @@ class Examiner:
         start, sql = inner
         explain = self._explain and unit.statement.kind is not _K.CREATE_VIEW
         explain = explain and await self.own_code.of(sql) is None
-        probe = await self._inspector.probe(sight.around.settings, sql, explain=explain)
-        judged = judge(unit, probe, sight, start=start)
+        probe = await self._inspector.probe(catalog.context.settings, sql, explain=explain)
+        judged = judge(unit, probe, catalog, start=start)
         verdict.findings += judged.findings
         verdict.findings += wrong_columns(unit, probe)
-        replaced = view_there(unit, sight)
+        replaced = view_there(unit, catalog)
         if replaced is not None and replaced.kind == "v" and probe.parse.error is None:
             verdict.why.append("only replacing it shows whether its columns keep their lengths and collations")
             names = tuple(column.name for column in probe.parse.columns)
@@ -267,7 +267,7 @@ class Examiner:
             wrong = view_columns(replaced, names, tuple(column.type for column in probe.parse.columns))
             if wrong is not None:
                 verdict.findings.append(unit.finding("JP606", wrong))
-                verdict.keep_certain(unit, sight)
+                verdict.keep_certain(unit, catalog)
         verdict.why += judged.why
         verdict.blind = judged.blind
         verdict.cost, verdict.rows = judged.cost, judged.rows
@@ -283,19 +283,19 @@ def wrong_columns(unit: Unit, probe: Probe) -> Iterator[StatementFinding]:
         yield unit.finding("JP606", wrong)
 
 
-def refused_setting(room: StatementContext, offset: int, names: Iterable[str]) -> StatementFinding:
+def refused_setting(context: StatementContext, offset: int, names: Iterable[str]) -> StatementFinding:
     """Return the finding for a role or a setting that the server refuses."""
-    message = room.error or ""
+    message = context.error or ""
     code = "JP522" if "role" in set(names) and "role" in message else "JP523"
     return StatementFinding(code, message, offset)
 
 
-def _of_relations(unit: Unit, sight: CatalogView) -> StatementVerdict:
+def _of_relations(unit: Unit, catalog: CatalogView) -> StatementVerdict:
     """Return findings about the relations of a query, and the reasons why some are unknown."""
     verdict = StatementVerdict()
-    found = [(use, sight.relation(use.relation)) for use in query_relations(unit.statement)]
+    found = [(use, catalog.relation(use.relation)) for use in query_relations(unit.statement)]
     for use, seen in found:
-        verdict.findings += absent(use.relation, use.offset, seen, sight)
+        verdict.findings += absent(use.relation, use.offset, seen, catalog)
     verdict.why += why_unseen([seen for _, seen in found])
     return verdict
 
