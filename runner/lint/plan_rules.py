@@ -22,6 +22,7 @@ from runner.plan.model import OnLeftovers, Step
 from runner.plan.parsed_sql import QuerySql, StepSql, Subject
 from runner.sql.command_objects import created_relations, is_temporary
 from runner.sql.plpgsql_bodies import catching_loop
+from runner.sql.psql_commands import client_parts
 from runner.sql.relations import RelationUse, query_relations
 from runner.sql.returned_rows import (
     columns_out_of_reach,
@@ -35,7 +36,6 @@ from runner.sql.statement_effects import Effect, SessionState, effect, session_s
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.statements import StatementKind as Kind
 from runner.sql.text_traits import builds_of
-from runner.sql.tokens import client_parts
 from runner.sql.transactions import outlives_rollback
 
 

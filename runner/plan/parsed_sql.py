@@ -9,8 +9,9 @@ from runner.errors import Position
 from runner.plan.groups import constants, written_out
 from runner.plan.model import FOR_EACH_SQL, Plan, Sql, Step, Value
 from runner.sql.placeholders import TemplateError
+from runner.sql.psql_commands import client_parts
 from runner.sql.statements import SqlSyntaxError, Statement, Template, parse_template
-from runner.sql.tokens import client_parts, invisible_characters, name_of
+from runner.sql.tokens import invisible_characters, name_of
 from runner.sql.version_needs import NewerSyntax, newer_syntax
 from runner.structs import Struct, field, replace
 

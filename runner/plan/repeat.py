@@ -11,7 +11,7 @@ from runner.plan.model import Adapt, Carried, ForEach, Param, ParamType, Repeat,
 from runner.plan.parameters import parse_value, raw_value
 from runner.plan.yaml_nodes import Fields, Node, sql_of
 from runner.plan.yaml_nodes import Mapping as MappingNode
-from runner.sql.tokens import has_comments, without_comments
+from runner.sql.comments import has_comments, without_comments
 
 #: The limit of iterations of a repeat with `carry` that names none.
 MOST_ITERATIONS: Final = 1_000_000

@@ -1,6 +1,7 @@
 """The analysis of SQL. Only this package uses the SQL parser; no other package sees its types.
 
 statements            text to statements and their kinds, also before its parameters have values
+psql_commands         commands of psql, which are no SQL, and what a plan has instead
 placeholders          psql's `:'name'`, `:"name"`, `:name`: find, substitute and quote them
 session_settings      settings, roles and search_path: those that a plan sets, those that a statement sets
 command_objects       what a command is about: what it creates, drops, changes, vacuums and rebuilds (REINDEX)
@@ -27,5 +28,5 @@ storage_parameters    storage parameters and options of views
 version_needs         the first PostgreSQL version of each option and clause
 builtin_functions     built-in functions that only read, and those that do more
 
-tokens, syntax_tree and qualified_names are for the modules above, and for names in plans.
+comments, tokens, syntax_tree and qualified_names are for the modules above, and for names in plans.
 """

@@ -11,11 +11,11 @@ from itertools import pairwise
 
 from postgast import PgQueryError, parse_plpgsql
 
+from runner.sql.comments import without_comments
 from runner.sql.relations import Relation, relation_named
 from runner.sql.routine_bodies import ENDS, Body, Word, body_of, plpgsql_body
 from runner.sql.statements import SqlSyntaxError, Statement, StatementKind, parse_statements
 from runner.sql.syntax_tree import strings
-from runner.sql.tokens import without_comments
 from runner.sql.transactions import must_stand_alone
 from runner.structs import Struct, field
 

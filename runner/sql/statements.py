@@ -15,10 +15,11 @@ from decimal import Decimal
 from typing import Final
 
 from runner.errors import JobplanError
+from runner.sql.comments import has_comments, without_comments
 from runner.sql.placeholders import SETS_APART, Form, Reference, Scalar, bare_text, plain_text, references
 from runner.sql.qualified_names import QualifiedName
 from runner.sql.syntax_tree import Tree, TreeError, label, parse_tree, replace_names, unwrap
-from runner.sql.tokens import ScanError, character_offsets, has_comments, readable, without_comments
+from runner.sql.tokens import ScanError, character_offsets, readable
 from runner.structs import Struct
 
 

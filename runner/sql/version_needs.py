@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from runner.sql.comments import pieces, without_comments
 from runner.sql.session_settings import assigned
 from runner.sql.statements import QUERIES, Statement, StatementKind
 from runner.sql.storage_parameters import options_set
 from runner.sql.syntax_tree import Tree, find, label, option_value, subcommands, unwrap, walk
-from runner.sql.tokens import pieces, without_comments
 from runner.structs import Struct
 
 _K = StatementKind

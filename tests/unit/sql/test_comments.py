@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from runner.sql.comments import strip_comments, without_comments
 from runner.sql.placeholders import TemplateError, references, render
 from runner.sql.statements import SqlSyntaxError, parse_statements, parse_template
-from runner.sql.tokens import strip_comments, without_comments
 
 #: What a server runs although a comment stands inside a token of two words, or between the parts of a string.
 RUNS = (

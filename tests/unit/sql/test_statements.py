@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from runner.sql.lock_modes import LockMode
 from runner.sql.placeholders import Scalar, render
+from runner.sql.psql_commands import client_parts
 from runner.sql.relations import Relation
 from runner.sql.statements import (
     SqlSyntaxError,
@@ -19,7 +20,7 @@ from runner.sql.statements import (
     returns_rows,
 )
 from runner.sql.table_locks import locks_taken
-from runner.sql.tokens import client_parts, tokenize
+from runner.sql.tokens import tokenize
 
 
 @pytest.mark.parametrize(
