@@ -14,7 +14,7 @@ from runner.plan.model import ForEach, ParamType, Sql, Step
 from runner.plan.parsed_sql import QuerySql, StepSql, Subject
 from runner.sql.placeholders import Form, Reference
 from runner.sql.plpgsql_bodies import body_syntax_error, refused_in_body
-from runner.sql.qualified_names import qualified_name
+from runner.sql.qualified_names import in_double_quotes, qualified_name
 from runner.sql.returned_rows import names_already_quoted
 from runner.sql.statements import Statement, Template
 from runner.sql.statements import StatementKind as Kind
@@ -231,12 +231,14 @@ def _qualified(subject: Subject, text: _ParameterText, reference: Reference) -> 
         known = subject.plan.values.get(reference.name) if bound is None else bound.value
         if _is_qualified(known):
             hint = f"declare `{reference.name}` with `type: relation`, if a table of a schema is meant"
-            yield _dotted(text, reference, f"is the one name {_quoted(known)}, with a dot in it", hint)
+            yield _dotted(text, reference, f"is the one name {in_double_quotes(str(known))}, with a dot in it", hint)
     elif each is not None and each.type is None and _is_item(each, reference.name):
         column = reference.name.partition(".")[2]
         value = next((one for one in _values(each, column) if _is_qualified(one)), None)
         if value is not None:
-            yield _dotted(text, reference, f"is the one name {_quoted(value)}, with a dot in it", _as_items(each))
+            yield _dotted(
+                text, reference, f"is the one name {in_double_quotes(str(value))}, with a dot in it", _as_items(each)
+            )
         elif text.step is not None and _gives_quoted(text.step, column):
             message = "is quoted once more than the query has quoted it: that is the name of no relation"
             yield _dotted(text, reference, message, _as_items(each))
@@ -267,11 +269,6 @@ def _is_qualified(value: object) -> bool:
         return isinstance(value, str) and len(qualified_name(value).parts) > 1
     except ValueError:
         return False
-
-
-def _quoted(value: object) -> str:
-    doubled = str(value).replace('"', '""')
-    return f'"{doubled}"'
 
 
 def _gives_quoted(step: StepSql, column: str) -> bool:

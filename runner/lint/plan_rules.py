@@ -33,7 +33,7 @@ from runner.sql.returned_rows import (
 )
 from runner.sql.session_settings import settings_changed
 from runner.sql.statement_effects import Effect, SessionState, effect, session_state, state_of
-from runner.sql.statements import Statement, StatementKind
+from runner.sql.statements import Statement
 from runner.sql.statements import StatementKind as Kind
 from runner.sql.text_traits import builds_of
 from runner.sql.transactions import outlives_rollback
@@ -98,7 +98,7 @@ def _endless_repeat(subject: Subject) -> Iterator[Finding]:
 
 
 def _caught_cancel(subject: Subject) -> Iterator[Finding]:
-    for place in statements(subject, StatementKind.DO, StatementKind.CREATE_FUNCTION):
+    for place in statements(subject, Kind.DO, Kind.CREATE_FUNCTION):
         offset = catching_loop(place.statement, place.text) if "loop" in place.lower_text else None
         if offset is not None:
             message = "this handler catches query_canceled in a loop: no cancel and no timeout ends it"
@@ -273,7 +273,10 @@ def _without_effect(subject: Subject) -> Iterator[Finding]:
         if not found or _is_reported_elsewhere(found):
             continue
         state = session_state(found)
-        if state is not None and (_takes_locks_alone(found) or not _says_something(step)):
+        # Locks are released when the step ends, whatever else is checked.
+        if state is not None and (
+            not _says_something(step) or all(state_of(each) is SessionState.LOCK for each in found)
+        ):
             message = f"`{step.step.id}` only {state.value}, which has no effect after the step: its session ends"
             yield step_finding(step, message, hint=_IN_ONE_STEP.get(state, "put it into the step that uses it"))
         elif _says_something(step):
@@ -287,11 +290,6 @@ def _is_reported_elsewhere(found: Sequence[Statement]) -> bool:
     """Return whether another rule reports the step: for a refused statement, or a useless lock or cursor."""
     kinds = {each.kind for each in found}
     return not kinds.isdisjoint(_REPORTED_ELSEWHERE) or found[-1].kind in _REPORTED_AT_THE_END
-
-
-def _takes_locks_alone(found: Sequence[Statement]) -> bool:
-    """Return whether a step only acquires locks, which are released when it ends."""
-    return all(state_of(each) is SessionState.LOCK for each in found)
 
 
 _IN_ONE_STEP: Final = {

@@ -18,7 +18,7 @@ from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.command_objects import created_index, created_relations, created_schema, is_temporary, main_relation
 from runner.sql.command_options import is_guarded
 from runner.sql.relations import Relation, query_relations, relation_of
-from runner.sql.statements import Statement, StatementKind, placeholder
+from runner.sql.statements import Statement, placeholder
 from runner.sql.statements import StatementKind as Kind
 from runner.sql.syntax_tree import label
 from runner.structs import Struct
@@ -108,10 +108,10 @@ class StatementPlace(Struct, frozen=True):
 
 
 #: All statements, and those of each kind.
-_Places = tuple[list[StatementPlace], dict[StatementKind, list[StatementPlace]]]
+_Places = tuple[list[StatementPlace], dict[Kind, list[StatementPlace]]]
 
 
-def statements(subject: Subject, *kinds: StatementKind) -> Iterator[StatementPlace]:
+def statements(subject: Subject, *kinds: Kind) -> Iterator[StatementPlace]:
     """Yield every statement of the plan's steps, or those of some kinds only, in the order of the plan."""
     places, by_kind = subject.once("places", _places)
     if not kinds:
@@ -122,13 +122,13 @@ def statements(subject: Subject, *kinds: StatementKind) -> Iterator[StatementPla
 def _places(subject: Subject) -> _Places:
     """Find the statements once for all rules: most look for kinds that few steps of a large plan have."""
     places = [StatementPlace(step, statement) for step in subject.steps for statement in step.statements]
-    by_kind: dict[StatementKind, list[StatementPlace]] = {}
+    by_kind: dict[Kind, list[StatementPlace]] = {}
     for place in places:
         by_kind.setdefault(place.statement.kind, []).append(place)
     return places, by_kind
 
 
-def on_existing(subject: Subject, *kinds: StatementKind) -> Iterator[tuple[StatementPlace, Relation]]:
+def on_existing(subject: Subject, *kinds: Kind) -> Iterator[tuple[StatementPlace, Relation]]:
     """Yield the statements that change a relation which the plan has not created before, each with the relation."""
     created = created_in(subject)
     for place in statements(subject, *kinds):

@@ -51,23 +51,15 @@ def _is_wrong(text: Unparsed, subject: Subject) -> bool:
     return not _KNOWN.isdisjoint(allowed) or not allowed
 
 
-def _meta_command(subject: Subject) -> Iterable[Finding]:
-    return (_finding(text) for text in subject.unparsed if text.meta_command)
-
-
-def _invisible(subject: Subject) -> Iterable[Finding]:
-    return (_finding(text) for text in subject.invisible)
-
-
 def _finding(text: Unparsed | Invisible) -> Finding:
     return Finding(position=text.position, message=text.message, hint=text.hint, step=text.step)
 
 
 GRAMMAR_RULES = (
     Rule(code="JP300", check=_syntax_error),
-    Rule(code="JP301", check=_meta_command),
+    Rule(code="JP301", check=lambda subject: [_finding(text) for text in subject.unparsed if text.meta_command]),
     Rule(code="JP302", check=_not_checked),
-    Rule(code="JP305", check=_invisible),
+    Rule(code="JP305", check=lambda subject: map(_finding, subject.invisible)),
 )
 
 

@@ -179,7 +179,8 @@ class Changes:
         return self._last(found, step, number)
 
     def _of_relation(self, relation: Relation, sort: Sort = Sort.RELATION) -> Iterator[Made]:
-        return (made for made in self._made.get((sort, relation.name), ()) if _is(made.change.relation, relation))
+        found = ((made, made.change.relation) for made in self._made.get((sort, relation.name), ()))
+        return (made for made, named in found if named is not None and named.may_be(relation))
 
     def implied(self, relation: Relation, step: str, number: int) -> Made | None:
         """Return the change that creates the table of an index or sequence with this name, such as orders_pkey."""
@@ -245,10 +246,6 @@ class Changes:
 
 
 _NOTHING = Change(Action.ALTER, Sort.ANYTHING)
-
-
-def _is(one: Relation | None, other: Relation) -> bool:
-    return one is not None and one.may_be(other)
 
 
 class State(enum.Enum):

@@ -94,8 +94,9 @@ def rewritten(unit: Unit, catalog: CatalogView) -> Rewritten | None:
             return _altered(unit, catalog)
         case _:
             return None
-    count = _of_indexes if statement.kind is _K.REINDEX else _of_all
-    return _sum(unit, catalog, [(facts, count(facts)) for facts in found])
+    of_indexes = statement.kind is _K.REINDEX
+    sizes = (facts.index_bytes if of_indexes and facts.index_of is None else facts.all_bytes for facts in found)
+    return _sum(unit, catalog, list(zip(found, sizes, strict=True)))
 
 
 def _altered(unit: Unit, catalog: CatalogView) -> Rewritten | None:
@@ -128,14 +129,6 @@ def _sum(
 def _facts(unit: Unit, catalog: CatalogView) -> tuple[RelationFacts, ...]:
     seen = (catalog.relation(one.relation).facts for one in needed(unit.statement))
     return tuple(facts for facts in seen if facts is not None)
-
-
-def _of_all(facts: RelationFacts) -> int:
-    return facts.all_bytes
-
-
-def _of_indexes(facts: RelationFacts) -> int:
-    return facts.all_bytes if facts.index_of is not None else facts.index_bytes
 
 
 def _shown(size: int) -> str:

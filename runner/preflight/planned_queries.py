@@ -33,7 +33,7 @@ from runner.sql.relations import Use, query_relations
 from runner.sql.statement_effects import Effect, effect, effect_of_call
 from runner.sql.statements import GRAMMAR, StatementKind
 from runner.sql.tokens import ScanError, TokenKind, tokenize
-from runner.structs import Struct, field
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -96,13 +96,8 @@ def run_by_the_planner(unit: Unit, catalog: CatalogView) -> tuple[FunctionFacts,
 
 def may_do_anything(functions: Sequence[FunctionFacts]) -> FunctionFacts | None:
     """Return a function that READ ONLY does not restrict: in an untrusted language, and of no extension."""
-    return next(
-        (facts for facts in functions if not facts.trusted and facts.extension is None and not _built(facts)), None
-    )
-
-
-def _built(facts: FunctionFacts) -> bool:
-    return facts.language in {"internal", "sql"}
+    own = (facts for facts in functions if not facts.trusted and facts.extension is None)
+    return next((facts for facts in own if facts.language not in {"internal", "sql"}), None)
 
 
 def is_harmless(unit: Unit, catalog: CatalogView) -> bool:
@@ -293,32 +288,23 @@ def _in_quotes(message: str) -> str | None:
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE"})
 
 
-class RowRights(Struct, kw_only=True):
-    """Missing privileges, and the reasons why some are unknown."""
+def check_row_rights(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding | str]:
+    """Yield the missing privileges on the relations of a query, from the catalog, and why some are unknown.
 
-    findings: list[StatementFinding] = field(default_factory=list)
-    why: list[str] = field(default_factory=list)
-
-
-def check_row_rights(unit: Unit, catalog: CatalogView) -> RowRights:
-    """Return the missing privileges on the relations of a query, from the catalog; EXPLAIN would report the same."""
-    rights = RowRights()
+    EXPLAIN would report the same.
+    """
     role = catalog.context.role
     for one in row_rights(unit.statement):
         facts = catalog.relation(one.relation).facts
-        if facts is None or facts.owned or one.privilege in facts.privileges:
-            continue
-        if not facts.reached:
-            continue  # Parse has reported it
+        if facts is None or facts.owned or one.privilege in facts.privileges or not facts.reached:
+            continue  # Parse has reported a schema that is not reached
         if one.privilege in facts.on_columns:
-            partial = f'role "{role}" has {one.privilege} on some columns of {one.relation}, perhaps not on all'
-            rights.why.append(partial)
+            yield f'role "{role}" has {one.privilege} on some columns of {one.relation}, perhaps not on all'
             continue
         message = f'role "{role}" has no {one.privilege} on {one.relation}, which belongs to "{facts.owner}"'
         name = f"{quote_identifier(facts.relation.schema or '')}.{quote_identifier(facts.relation.name)}"
         hint = f"GRANT {one.privilege} ON {name} TO {quote_identifier(role)};"
-        rights.findings.append(unit.finding("JP610", message, one.offset, hint=hint))
-    return rights
+        yield unit.finding("JP610", message, one.offset, hint=hint)
 
 
 def fired_triggers(unit: Unit, catalog: CatalogView) -> list[str]:
@@ -371,12 +357,11 @@ def sequences_used(unit: Unit, catalog: CatalogView) -> list[str]:
     return unknown
 
 
-def hidden_rows(unit: Unit, catalog: CatalogView) -> RowRights:
-    """Return what row-level security hides from the role: a statement succeeds although it sees no rows."""
-    found = RowRights()
+def hidden_rows(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding | str]:
+    """Yield what row-level security hides from the role: a statement succeeds although it sees no rows."""
     settings = {name.lower(): value for name, value in catalog.context.settings}
     if settings.get("row_security", "on").lower() in {"off", "false", "no", "0"}:
-        return found  # the server raises an error where a policy would hide rows
+        return  # the server raises an error where a policy would hide rows
     aware = any("." in name for name in settings)
     role = catalog.context.role
     for use in query_relations(unit.statement):
@@ -386,11 +371,10 @@ def hidden_rows(unit: Unit, catalog: CatalogView) -> RowRights:
         message = (
             f'row-level security is active on {use.relation} for role "{role}": policies decide which rows it sees'
         )
-        found.why.append(message)
+        yield message
         if use.use is not Use.READ and unit.statement.kind in _CHANGES and not aware:
             hint = 'with `settings: {row_security: "off"}` the server reports an error instead of hiding rows'
-            found.findings.append(unit.finding("JP625", message, use.offset, hint=hint))
-    return found
+            yield unit.finding("JP625", message, use.offset, hint=hint)
 
 
 _CHANGES = frozenset({_K.UPDATE, _K.DELETE, _K.MERGE})

@@ -98,13 +98,12 @@ class Forecaster(Struct, frozen=True, kw_only=True):
             replace(self.plan, budget=budget),
             start=start,
             usual=usual or None,
-            durations=lambda step, _: self._script(step.id, late=late),
+            durations=lambda step, _: AttemptScript(
+                duration=self.seconds(step.id, late=late), launch=_LAUNCH, stops_on_timeout=False
+            ),
             checks=self._check,
             not_selected=sorted(self.left_out),
         )
-
-    def _script(self, step: str, *, late: bool) -> AttemptScript:
-        return AttemptScript(duration=self.seconds(step, late=late), launch=_LAUNCH, stops_on_timeout=False)
 
     def _check(self, step: Step, phase: ev.CheckPhase, _: int) -> CheckScript:
         if phase is not ev.CheckPhase.ITEMS:

@@ -76,6 +76,14 @@ class StatementVerdict(Struct, kw_only=True):
             return Coverage.NOT
         return Coverage.PARTLY if self.why or self.findings else Coverage.CHECKED
 
+    def add(self, found: Iterable[StatementFinding | str]) -> None:
+        """Add findings, and sentences about what is unknown."""
+        for one in found:
+            if isinstance(one, str):
+                self.why.append(one)
+            else:
+                self.findings.append(one)
+
     def skip(self) -> None:
         """Turn findings into notes: the `if` of the step is false now, so the step would be skipped."""
         self.notes += [f"{one.code}: {one.message}" for one in self.findings]
@@ -135,9 +143,7 @@ class Examiner:
         if not (verdict.blind or verdict.findings) and unit.key == "sql":
             verdict.why += breakable(unit, catalog)
         if not verdict.blind:
-            hidden = hidden_rows(unit, catalog)
-            verdict.findings += hidden.findings
-            verdict.why += hidden.why
+            verdict.add(hidden_rows(unit, catalog))
             verdict.why += (*fired_triggers(unit, catalog), *fired_event_triggers(unit, catalog))
             verdict.why += sequences_used(unit, catalog)
             note = disk_note(unit, catalog, self._disks)
@@ -168,7 +174,8 @@ class Examiner:
         verdict.take(judge(unit, probe, catalog), probe)
         refused = {one.code for one in verdict.findings} == {"JP610"}
         if refused or not (explain or verdict.findings or verdict.blind):
-            rights = check_row_rights(unit, catalog)
+            rights = StatementVerdict()
+            rights.add(check_row_rights(unit, catalog))
             # The server names only the first missing privilege, and no GRANT.
             verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why

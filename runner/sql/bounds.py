@@ -13,6 +13,7 @@ from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
 from runner.structs import Struct
 
 _Constant = float | str
+_Comparison = tuple[str, _Constant]
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "="}
 
 
@@ -26,12 +27,13 @@ class Bound(Struct, frozen=True, kw_only=True):
     limited_above: bool = False
 
 
-class Check(Struct, frozen=True, kw_only=True):
-    """The comparisons of a CHECK that all hold: an operator with a constant, or `=` with several."""
+class Check(Struct, frozen=True):
+    """The conditions of a CHECK that all hold: operators with a constant, or `=` with several.
 
-    lower: tuple[tuple[str, _Constant], ...] = ()
-    upper: tuple[tuple[str, _Constant], ...] = ()
-    lists: tuple[frozenset[_Constant], ...] = ()
+    Without `understood` it has a condition of another form, and is not compared.
+    """
+
+    conditions: tuple[tuple[_Comparison, ...], ...] = ()
     understood: bool = True
 
     def keeps_within(self, bound: Bound) -> bool:
@@ -39,25 +41,26 @@ class Check(Struct, frozen=True, kw_only=True):
         if not self.understood:
             return True
         if bound.values is not None:
-            return any(each <= bound.values for each in self.lists)
-        above = not bound.limited_below or any(_reaches(one, bound.lower) for one in self.lower)
-        return above and (not bound.limited_above or any(_stays_below(one, bound.upper) for one in self.upper))
+            lists = (each for each in self.conditions if all(operator == "=" for operator, _ in each))
+            return any({value for _, value in each} <= bound.values for each in lists)
+        pairs = [pair for each in self.conditions for pair in each]
+        above = not bound.limited_below or any(_is_above(*pair, bound.lower) for pair in pairs)
+        return above and (not bound.limited_above or any(_is_below(*pair, bound.upper) for pair in pairs))
 
 
-def _reaches(comparison: tuple[str, _Constant], lower: _Constant | None) -> bool:
-    value = comparison[1]
-    if isinstance(value, str) and isinstance(lower, str):
-        return value >= lower
-    return value >= lower if isinstance(value, float) and isinstance(lower, float) else True
+def _is_above(operator: str, value: _Constant, lower: _Constant | None) -> bool:
+    return operator in {">", ">=", "="} and _at_least(value, lower)
 
 
-def _stays_below(comparison: tuple[str, _Constant], upper: _Constant | None) -> bool:
-    operator, value = comparison
-    if isinstance(value, str) and isinstance(upper, str):
-        return value <= upper if operator == "<" else value < upper
-    if isinstance(value, float) and isinstance(upper, float):
-        return value <= upper if operator == "<" else value < upper
-    return True
+def _is_below(operator: str, value: _Constant, upper: _Constant | None) -> bool:
+    return operator in {"<", "<=", "="} and _at_least(upper, value) and (operator == "<" or value != upper)
+
+
+def _at_least(value: _Constant | None, other: _Constant | None) -> bool:
+    """Return whether a value is another one or more; true if they cannot be compared."""
+    if isinstance(value, str) and isinstance(other, str):
+        return value >= other
+    return value >= other if isinstance(value, float) and isinstance(other, float) else True
 
 
 def attached_bound(statement: Statement) -> Bound | None:
@@ -87,18 +90,15 @@ def added_checks(statement: Statement) -> Iterator[tuple[str | None, Check]]:
         return
     for constraint in find(statement.node, "Constraint"):
         if label(constraint, "contype") == "CONSTR_CHECK":
-            yield constraint.conname or None, _read(list(_conjuncts(unwrap(constraint.raw_expr))))
+            conditions = [one for one in _conjuncts(unwrap(constraint.raw_expr)) if one.DESCRIPTOR.name != "NullTest"]
+            compared = tuple(tuple(_comparisons(one)) for one in conditions)
+            yield constraint.conname or None, Check(compared, all(compared))
 
 
 def together(checks: Iterable[Check]) -> Check:
     """Return several CHECKs as one, in which all of their comparisons hold."""
     found = list(checks)
-    return Check(
-        lower=tuple(pair for check in found for pair in check.lower),
-        upper=tuple(pair for check in found for pair in check.upper),
-        lists=tuple(each for check in found for each in check.lists),
-        understood=all(check.understood for check in found),
-    )
+    return Check(tuple(one for check in found for one in check.conditions), all(check.understood for check in found))
 
 
 def _is_unlimited(node: Tree) -> bool:
@@ -125,24 +125,7 @@ def _conjuncts(node: Tree) -> Iterator[Tree]:
         yield node
 
 
-def _read(conjuncts: Iterable[Tree]) -> Check:
-    lower: list[tuple[str, _Constant]] = []
-    upper: list[tuple[str, _Constant]] = []
-    lists: list[frozenset[_Constant]] = []
-    understood = True
-    for one in conjuncts:
-        if one.DESCRIPTOR.name == "NullTest":
-            continue
-        compared = list(_comparisons(one))
-        understood = understood and bool(compared)
-        lower += [(operator, value) for operator, value in compared if operator in {">", ">=", "="}]
-        upper += [(operator, value) for operator, value in compared if operator in {"<", "<=", "="}]
-        if compared and all(operator == "=" for operator, _ in compared):
-            lists.append(frozenset(value for _, value in compared))
-    return Check(lower=tuple(lower), upper=tuple(upper), lists=tuple(lists), understood=understood)
-
-
-def _comparisons(node: Tree) -> Iterator[tuple[str, _Constant]]:
+def _comparisons(node: Tree) -> Iterator[_Comparison]:
     """Yield what one condition compares a column with; nothing if it is something else."""
     if node.DESCRIPTOR.name != "A_Expr":
         return

@@ -119,7 +119,9 @@ def can_be_extended(statements: Sequence[Statement], text: str) -> bool:
 
 def can_store(statements: Sequence[Statement], text: str) -> bool:
     """Return whether the values can be stored in the transaction of these statements."""
-    return can_be_extended(statements, text) and not any(_sets_role(one) for one in statements[:-1])
+    # Later statements would run as another role, which may not write to the ledger.
+    sets_role = any(name in OF_USERS for one in statements[:-1] for name, _ in assigned(one))
+    return can_be_extended(statements, text) and not sets_role
 
 
 def has_order(statement: Statement) -> bool:
@@ -236,11 +238,6 @@ def _with_queries(node: Tree) -> Iterator[tuple[str, Tree]]:
 
 def _changes(query: Tree) -> bool:
     return query.DESCRIPTOR.name in ROW_CHANGING_NODES
-
-
-def _sets_role(statement: Statement) -> bool:
-    """Return whether later statements run as another role, which may not write to the ledger."""
-    return any(name in OF_USERS for name, _ in assigned(statement))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -10,15 +10,14 @@ Sources: each command's page in the PostgreSQL documentation.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 
+from runner.sql.function_calls import SERVER_WIDE_COMMANDS
 from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, strings, subcommands, unwrap
 from runner.structs import Struct
-
-_K = StatementKind
 
 
 class Aspect(enum.Enum):
@@ -86,8 +85,6 @@ class Alteration(Struct, frozen=True):
 
 def alterations(statement: Statement) -> tuple[Alteration, ...]:
     """Return what the statement alters, as far as its text shows; none for a query."""
-    if statement.kind in _NOTHING:
-        return ()
     reader = _READERS.get(statement.node.DESCRIPTOR.name)
     return () if reader is None else tuple(reader(statement.node))
 
@@ -98,26 +95,13 @@ def fires_event_triggers(statement: Statement) -> bool:
     Those of the whole server, and event triggers themselves, fire none.
     """
     of_events = statement.node.DESCRIPTOR.name in {"CreateEventTrigStmt", "AlterEventTrigStmt"}
-    return not of_events and statement.kind not in _WITHOUT_EVENTS
+    return not of_events and statement.kind not in SERVER_WIDE_COMMANDS and statement.kind.startswith(_DEFINING)
 
 
-_WITHOUT_EVENTS = frozenset(
-    {
-        *(_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.COPY_FROM, _K.COPY_TO, _K.CALL, _K.DO, _K.EXPLAIN),
-        *(_K.PREPARE, _K.EXECUTE, _K.DEALLOCATE, _K.DECLARE_CURSOR, _K.FETCH, _K.MOVE, _K.CLOSE, _K.TRUNCATE, _K.LOCK),
-        *(_K.VACUUM, _K.ANALYZE, _K.CLUSTER, _K.CREATE_ROLE, _K.ALTER_ROLE, _K.DROP_ROLE, _K.GRANT_ROLE),
-        *(_K.CREATE_DATABASE, _K.ALTER_DATABASE, _K.DROP_DATABASE, _K.ALTER_SYSTEM, _K.CHECKPOINT, _K.LOAD),
-        *(_K.CREATE_TABLESPACE, _K.ALTER_TABLESPACE, _K.DROP_TABLESPACE, _K.DISCARD, _K.SET, _K.RESET, _K.SHOW),
-        *(_K.SET_TRANSACTION, _K.SET_CONSTRAINTS, _K.TRANSACTION, _K.LISTEN, _K.UNLISTEN, _K.NOTIFY),
-    }
-)
-
-
-_NOTHING = frozenset(
-    {
-        *(_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.VACUUM, _K.ANALYZE, _K.TRUNCATE, _K.LOCK, _K.SET),
-        *(_K.RESET, _K.SHOW, _K.COPY_FROM, _K.COPY_TO, _K.EXPLAIN, _K.CHECKPOINT, _K.NOTIFY),
-    }
+#: How the names of commands begin that define objects.
+_DEFINING = (
+    *("CREATE", "ALTER", "DROP", "SELECT INTO", "COMMENT", "SECURITY LABEL", "GRANT", "REVOKE", "REFRESH", "REINDEX"),
+    *("REASSIGN", StatementKind.OTHER),
 )
 _A = Aspect
 
@@ -245,10 +229,6 @@ def _created_schema(node: Tree) -> Iterator[Alteration]:
             yield from reader(element)
 
 
-def _sequence(node: Tree) -> Iterator[Alteration]:
-    yield Alteration(_A.RELATION, relation_of(node.sequence))
-
-
 def _attached(relation: str, name: str) -> Callable[[Tree], Iterator[Alteration]]:
     """CREATE TRIGGER, RULE and POLICY: the fields of the table and of the name."""
 
@@ -280,11 +260,6 @@ def _fixed(aspect: Aspect, field: str = "", *, removes: bool = False) -> Callabl
         yield Alteration(aspect, name=name, removes=removes)
 
     return read
-
-
-def _defined(node: Tree) -> Iterator[Alteration]:
-    """CREATE AGGREGATE, OPERATOR, TYPE, COLLATION and TEXT SEARCH …."""
-    yield Alteration(_ASPECTS.get(label(node, "kind"), _A.OBJECT), name=strings(node.defnames)[-1])
 
 
 #: What an object of each type is, where it is dropped, renamed or moved.
@@ -394,11 +369,6 @@ def _role(node: Tree) -> Iterator[Alteration]:
     yield Alteration(_A.PRIVILEGE, removes=not created)
 
 
-def _roles_dropped(node: Tree) -> Iterator[Alteration]:
-    for role in map(unwrap, node.roles):
-        yield Alteration(_A.ROLE, name=role.rolename, removes=True, old=role.rolename)
-
-
 def _owned(_: Tree) -> Iterator[Alteration]:
     """DROP OWNED and REASSIGN OWNED."""
     yield Alteration(_A.PRIVILEGE, removes=True)
@@ -420,17 +390,7 @@ def _published(node: Tree) -> Iterator[Alteration]:
         yield Alteration(_A.PUBLISHED, removes=True)
 
 
-def _cast(node: Tree) -> Iterator[Alteration]:
-    """An implicit cast can make calls and operators ambiguous that are not without it."""
-    yield Alteration(_A.OPERATOR, removes=label(node, "context") == "COERCION_IMPLICIT")
-
-
-def _cursor(node: Tree) -> Iterator[Alteration]:
-    for named in find(node, "RangeVar"):
-        yield Alteration(_A.CURSOR, relation_of(named), removes=True)
-
-
-_READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
+_READERS: Mapping[str, Callable[[Tree], Iterable[Alteration]]] = {
     "AlterTableStmt": _table,
     "IndexStmt": _index,
     "RefreshMatViewStmt": _rebuilt(_A.FILLING),
@@ -440,23 +400,27 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "CreateStmt": _created_table,
     "CreateForeignTableStmt": lambda node: _created_table(node.base_stmt),
     "CreateSchemaStmt": _created_schema,
-    "AlterSeqStmt": _sequence,
+    "AlterSeqStmt": lambda node: [Alteration(_A.RELATION, relation_of(node.sequence))],
     "CreateTrigStmt": _attached("relation", "trigname"),
     "RuleStmt": _attached("relation", "rulename"),
     "CreatePolicyStmt": _attached("table", "policy_name"),
     "AlterPolicyStmt": _attached("table", "policy_name"),
     "AlterEnumStmt": _enum,
-    "AlterDomainStmt": _fixed(_A.TYPE, "type_name", removes=True),
-    "AlterTypeStmt": _fixed(_A.TYPE, "type_name", removes=True),
-    "CreateEnumStmt": _fixed(_A.TYPE, "type_name"),
-    "CreateRangeStmt": _fixed(_A.TYPE, "type_name"),
+    **dict.fromkeys(("AlterDomainStmt", "AlterTypeStmt"), _fixed(_A.TYPE, "type_name", removes=True)),
+    **dict.fromkeys(("CreateEnumStmt", "CreateRangeStmt"), _fixed(_A.TYPE, "type_name")),
     "CreateDomainStmt": _fixed(_A.TYPE, "domainname"),
     "CompositeTypeStmt": _fixed(_A.TYPE, "typevar.relname"),
-    "DefineStmt": _defined,
+    # CREATE AGGREGATE, OPERATOR, TYPE, COLLATION and TEXT SEARCH ….
+    "DefineStmt": lambda node: [
+        Alteration(_ASPECTS.get(label(node, "kind"), _A.OBJECT), name=strings(node.defnames)[-1])
+    ],
     "CreateFunctionStmt": _fixed(_A.FUNCTION, "funcname", removes=True),
     "AlterFunctionStmt": _fixed(_A.FUNCTION, "func.objname", removes=True),
-    "DeclareCursorStmt": _cursor,
-    "CreateCastStmt": _cast,
+    "DeclareCursorStmt": lambda node: [
+        Alteration(_A.CURSOR, relation_of(named), removes=True) for named in find(node, "RangeVar")
+    ],
+    # An implicit cast can make calls and operators ambiguous that are not without it.
+    "CreateCastStmt": lambda node: [Alteration(_A.OPERATOR, removes=label(node, "context") == "COERCION_IMPLICIT")],
     "CreateOpClassStmt": _fixed(_A.OPERATOR, "opclassname"),
     "CreateOpFamilyStmt": _fixed(_A.OPERATOR, "opfamilyname"),
     "AlterOpFamilyStmt": _fixed(_A.OPERATOR, "opfamilyname", removes=True),
@@ -466,18 +430,15 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "CreatePLangStmt": _fixed(_A.OBJECT, "plname"),
     "CreateFdwStmt": _fixed(_A.OBJECT, "fdwname"),
     "AlterFdwStmt": _fixed(_A.OBJECT, "fdwname", removes=True),
-    "CreateForeignServerStmt": _fixed(_A.OBJECT, "servername"),
-    "AlterForeignServerStmt": _fixed(_A.OBJECT, "servername", removes=True),
-    "CreateUserMappingStmt": _fixed(_A.OBJECT, "servername"),
-    "DropUserMappingStmt": _fixed(_A.OBJECT, "servername", removes=True),
+    **dict.fromkeys(("CreateForeignServerStmt", "CreateUserMappingStmt"), _fixed(_A.OBJECT, "servername")),
+    **dict.fromkeys(("AlterForeignServerStmt", "DropUserMappingStmt"), _fixed(_A.OBJECT, "servername", removes=True)),
     "ImportForeignSchemaStmt": _fixed(_A.EXTENSION),
     "CreateAmStmt": _fixed(_A.OBJECT, "amname"),
     "CreateEventTrigStmt": _event_trigger,
     "AlterEventTrigStmt": _event_trigger,
     "CreatePublicationStmt": _published,
     "AlterPublicationStmt": _published,
-    "CreateSubscriptionStmt": _fixed(_A.OBJECT, "subname"),
-    "AlterSubscriptionStmt": _fixed(_A.OBJECT, "subname"),
+    **dict.fromkeys(("CreateSubscriptionStmt", "AlterSubscriptionStmt"), _fixed(_A.OBJECT, "subname")),
     "DropSubscriptionStmt": _fixed(_A.OBJECT, "subname", removes=True),
     "CreateStatsStmt": _fixed(_A.OBJECT, "defnames"),
     "CreateTableSpaceStmt": _fixed(_A.OBJECT, "tablespacename"),
@@ -486,8 +447,7 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "DropdbStmt": _fixed(_A.OBJECT, "dbname", removes=True),
     "AlterTSConfigurationStmt": _fixed(_A.OBJECT, "cfgname", removes=True),
     "AlterTSDictionaryStmt": _fixed(_A.OBJECT, "dictname", removes=True),
-    "CreateExtensionStmt": _fixed(_A.EXTENSION, "extname"),
-    "AlterExtensionStmt": _fixed(_A.EXTENSION, "extname"),
+    **dict.fromkeys(("CreateExtensionStmt", "AlterExtensionStmt"), _fixed(_A.EXTENSION, "extname")),
     "AlterExtensionContentsStmt": _fixed(_A.EXTENSION, "extname", removes=True),
     "DropStmt": _dropped,
     "RenameStmt": _renamed,
@@ -498,7 +458,9 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "GrantRoleStmt": _role_granted,
     "CreateRoleStmt": _role,
     "AlterRoleStmt": _role,
-    "DropRoleStmt": _roles_dropped,
+    "DropRoleStmt": lambda node: [
+        Alteration(_A.ROLE, name=role.rolename, removes=True, old=role.rolename) for role in map(unwrap, node.roles)
+    ],
     "DropOwnedStmt": _owned,
     "ReassignOwnedStmt": _owned,
     **dict.fromkeys(("AlterRoleSetStmt", "AlterDatabaseSetStmt", "AlterSystemStmt"), _fixed(_A.SETTING, removes=True)),

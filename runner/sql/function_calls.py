@@ -42,7 +42,8 @@ def parameter_symbols(statement: Statement) -> Iterator[tuple[int, int]]:
         yield from ((node.number, statement.offset(node)) for node in find(statement.node, "ParamRef"))
 
 
-_SERVER_WIDE = frozenset(
+#: Commands about the whole server: roles, databases, tablespaces and its settings.
+SERVER_WIDE_COMMANDS = frozenset(
     {
         *(_K.ALTER_SYSTEM, _K.CHECKPOINT, _K.CREATE_ROLE, _K.ALTER_ROLE, _K.DROP_ROLE, _K.GRANT_ROLE),
         *(_K.CREATE_DATABASE, _K.ALTER_DATABASE, _K.DROP_DATABASE),
@@ -55,7 +56,7 @@ _SHARED_OBJECTS = frozenset({"OBJECT_DATABASE", "OBJECT_ROLE", "OBJECT_TABLESPAC
 def server_wide(statement: Statement) -> str | None:
     """Return the command or function by which the statement reaches beyond its database, None if it does not."""
     known = statement.node.DESCRIPTOR.fields_by_name
-    fields = (field for field in ("objtype", "rename_type", "object_type") if field in known)
-    if statement.kind in _SERVER_WIDE or any(label(statement.node, field) in _SHARED_OBJECTS for field in fields):
+    types = (label(statement.node, field) for field in ("objtype", "rename_type", "object_type") if field in known)
+    if statement.kind in SERVER_WIDE_COMMANDS or not _SHARED_OBJECTS.isdisjoint(types):
         return str(statement.kind)
     return next((f"{call.name}()" for call in functions_called(statement) if call.name in SERVER_WIDE), None)

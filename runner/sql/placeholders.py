@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from runner.errors import JobplanError
-from runner.sql.qualified_names import QualifiedName
+from runner.sql.qualified_names import QualifiedName, in_double_quotes
 from runner.sql.tokens import AroundColon, ScanError, Token, TokenKind, around_colons, check_characters, tokenize
 from runner.structs import Struct
 
@@ -185,8 +185,7 @@ def quote_identifier(value: str) -> str:
         raise TemplateError("an identifier cannot be empty")
     if len(value.encode()) > MAX_IDENTIFIER_BYTES:
         raise TemplateError(f"the identifier {value!r} is longer than PostgreSQL's {MAX_IDENTIFIER_BYTES} bytes")
-    doubled = value.replace('"', '""')
-    return f'"{doubled}"'
+    return in_double_quotes(value)
 
 
 def quote_name(value: str | float | Decimal) -> str:

@@ -72,9 +72,10 @@ class ClientPart(Struct, frozen=True, kw_only=True):
     hint: str
 
 
+@lru_cache(maxsize=256)
 def client_parts(text: str) -> tuple[ClientPart, ...]:
     """Return the psql meta-commands, in the order of the text."""
-    return _parts(text) if "\\" in text else ()
+    return tuple(_find(text)) if "\\" in text else ()
 
 
 def without_client_parts(text: str) -> str:
@@ -88,11 +89,6 @@ def without_client_parts(text: str) -> str:
         kept += (text[done : part.start], blank)
         done = part.end
     return "".join(kept) + text[done:] if kept else text
-
-
-@lru_cache(maxsize=256)
-def _parts(text: str) -> tuple[ClientPart, ...]:
-    return tuple(_find(text))
 
 
 def _find(text: str) -> Iterator[ClientPart]:

@@ -33,11 +33,12 @@ class QualifiedName(str):
 
 def qualified_name(text: str) -> QualifiedName:
     """Return the name of a relation. ValueError, with a sentence that begins after "the value", if it is none."""
-    written = (part if _NEEDS_NO_QUOTES.fullmatch(part) else _quoted(part) for part in _parts(str(text)))
+    written = (part if _NEEDS_NO_QUOTES.fullmatch(part) else in_double_quotes(part) for part in _parts(str(text)))
     return QualifiedName(".".join(written))
 
 
-def _quoted(part: str) -> str:
+def in_double_quotes(part: str) -> str:
+    """Return a name in double quotes, with those in it doubled; any text can be one."""
     doubled = part.replace('"', '""')
     return f'"{doubled}"'
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from runner.sql.qualified_names import in_double_quotes
 from runner.sql.statements import Statement, StatementKind, placeholder
 from runner.sql.syntax_tree import (
     Tree,
@@ -205,8 +206,7 @@ def _shown(part: str) -> str:
         return f':"{parameter}"'
     if _PLAIN_NAME.fullmatch(part):
         return part
-    doubled = part.replace('"', '""')
-    return f'"{doubled}"'
+    return in_double_quotes(part)
 
 
 _K = StatementKind
@@ -229,7 +229,7 @@ def column_uses(statement: Statement) -> Iterator[ColumnUse]:
     """
     node = statement.node
     yield from _targets(node, statement)
-    relations = _relations(node)
+    relations = [(one.alias.aliasname or one.relname, relation_of(one)) for one in find(node, "RangeVar")]
     plain = not contains(node, *_OTHER_SOURCES)
     outputs = {target.name for target in find(node, "ResTarget") if target.name}
     for reference in find(node, "ColumnRef"):
@@ -258,11 +258,6 @@ def _targets(node: Tree, statement: Statement) -> Iterator[ColumnUse]:
             if column.name:
                 relation, offset = relation_of(inner.relation), statement.offset(column)
                 yield ColumnUse(relation=relation, name=column.name, offset=offset, alone=False)
-
-
-def _relations(node: Tree) -> list[tuple[str, Relation]]:
-    """Return the relations of all levels of a query, with the names by which columns are qualified."""
-    return [(found.alias.aliasname or found.relname, relation_of(found)) for found in find(node, "RangeVar")]
 
 
 def databases(statement: Statement) -> Iterator[tuple[str, Relation, int]]:

@@ -41,16 +41,16 @@ def as_text(statement: Statement) -> AsText | None:
 
     A `*` hides the number of columns, and data-modifying WITH is only allowed at the top of a statement.
     """
-    targets = column_names(statement)
-    if targets is None or _has_modifying_with(statement):
+    names = column_names(statement)
+    writes = (node for name in ROW_CHANGING_NODES for node in find(statement.node, name))
+    if names is None or any(node is not statement.node for node in writes):
         return None
-    names = tuple(targets)
     aliases = [f"c{number}" for number in range(1, len(names) + 1)]
     values = ", ".join(map(text_of, aliases))
     return AsText(
         before=f"WITH {_NAME} ({', '.join(aliases)}) AS MATERIALIZED (\n",
         after=f"\n) SELECT {values} FROM {_NAME}",  # noqa: S608 - our own names and numbers
-        columns=names,
+        columns=tuple(names),
         tag=str(statement.kind),
     )
 
@@ -66,10 +66,6 @@ def may_change_names(statements: Sequence[Statement]) -> bool:
         one.kind in {_K.SET, _K.RESET} or (one.kind not in ROW_CHANGES and effect(one) is not Effect.READS)
         for one in statements
     )
-
-
-def _has_modifying_with(statement: Statement) -> bool:
-    return any(node is not statement.node for name in ROW_CHANGING_NODES for node in find(statement.node, name))
 
 
 def text_of(column: str) -> str:
@@ -137,7 +133,7 @@ def _figured(value: Tree) -> str:
     match kind:
         case "ColumnRef" | "A_Indirection":
             last = [unwrap(part).sval for part in _parts(value) if unwrap(part).DESCRIPTOR.name == "String"]
-            name = last[-1] if last else _figured(unwrap(value.arg))
+            name = last[-1] if last else _figured(unwrap(value.arg)) if kind == "A_Indirection" else ""
         case "FuncCall":
             name = strings(value.funcname)[-1]
         case "TypeCast":
@@ -233,20 +229,7 @@ def names_already_quoted(statement: Statement) -> dict[str, bool]:
     """
     targets = statement.node.target_list if statement.kind is StatementKind.SELECT else ()
     found = (unwrap(target) for target in targets)
-    return {target.name or _own_name(target.val): _is_quoted(target.val) for target in found}
-
-
-def _own_name(value: Tree) -> str:
-    node = unwrap(value)
-    match node.DESCRIPTOR.name:
-        case "TypeCast":
-            inner = _own_name(node.arg)
-            return inner or strings(node.type_name.names)[-1]
-        case "ColumnRef":
-            return next((part.sval for part in map(unwrap, reversed(node.fields)) if hasattr(part, "sval")), "")
-        case "FuncCall":
-            return strings(node.funcname)[-1]
-    return ""
+    return {target.name or _figured(unwrap(target.val)): _is_quoted(target.val) for target in found}
 
 
 def _is_quoted(value: Tree) -> bool:

@@ -25,7 +25,7 @@ from runner.sql.placeholders import (
     quote_identifier,
     quote_name,
 )
-from runner.sql.qualified_names import QualifiedName
+from runner.sql.qualified_names import QualifiedName, in_double_quotes
 from runner.sql.statements import QUERIES, Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, string_constant, strings, unwrap
 
@@ -265,16 +265,12 @@ def _set(node: Tree) -> Iterator[tuple[str, str | None]]:
             values = [_constant(argument) for argument in node.args]
             if values and None not in values:
                 shown = [value for value in values if value is not None]
-                yield name, ", ".join(map(_listed, shown) if name in LISTS else shown)
+                # SET quotes each name of a list: `SET search_path = ''` searches a schema without a name.
+                yield name, ", ".join(map(in_double_quotes, shown) if name in LISTS else shown)
         case "VAR_SET_DEFAULT" | "VAR_RESET":
             yield name, None
         case "VAR_RESET_ALL":
             yield ALL, None
-
-
-def _listed(name: str) -> str:
-    """Quote a name in a list as SET does: `SET search_path = ''` searches a schema without a name, which is none."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _by_function(node: Tree) -> Iterator[tuple[str, str | None]]:

@@ -87,12 +87,8 @@ class Loss(Struct, frozen=True, kw_only=True):
     schema: str | None = None
 
 
-def losses(statement: Statement) -> tuple[Loss, ...]:
-    """Return what the statement destroys, in the order of the text."""
-    return tuple(_losses(statement))
-
-
-def _losses(statement: Statement) -> Iterator[Loss]:
+def losses(statement: Statement) -> Iterator[Loss]:
+    """Yield what the statement destroys, in the order of the text."""
     kind = statement.kind
     cascading = is_cascading(statement)
     if kind is _K.TRUNCATE:
@@ -170,7 +166,9 @@ def session_state(statements: Sequence[Statement]) -> SessionState | None:
         if state is SessionState.TEMPORARY and statement.kind in _CREATES:
             own |= frozenset(created_relations(statement))
         found = found or state
-    return None if _waits(statements) else found
+    # A text that holds its locks for some time may do so on purpose.
+    waits = any(call.name.startswith("pg_sleep") for each in statements for call in functions_called(each))
+    return None if waits else found
 
 
 def state_of(statement: Statement, own: frozenset[Relation] = frozenset()) -> SessionState | None:
@@ -208,8 +206,3 @@ def _state_of_query(statement: Statement) -> SessionState | None:
     if names and all(name.startswith(_ADVISORY) for name in names):
         return SessionState.LOCK
     return SessionState.SETTINGS if names and set(names) == {"set_config"} else None
-
-
-def _waits(statements: Sequence[Statement]) -> bool:
-    """Return whether a text holds its locks for some time, possibly on purpose (pg_sleep)."""
-    return any(call.name.startswith("pg_sleep") for each in statements for call in functions_called(each))

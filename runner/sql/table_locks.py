@@ -63,6 +63,11 @@ def _field(mode: LockMode, field: str = "relation") -> Taker:
     return take
 
 
+def _by_concurrency(concurrent: LockMode, plain: LockMode) -> Taker:
+    """Return what locks the relation of a command, with one mode if it is CONCURRENTLY, and another one if not."""
+    return lambda one: iter((_lock(one, one.node.relation, concurrent if is_concurrent(one) else plain),))
+
+
 def _altered(statement: Statement) -> Iterator[RelationLock]:
     for action in alter_actions(statement):
         yield _lock(statement, statement.node.relation, action.lock)
@@ -154,11 +159,6 @@ def _created_view(statement: Statement) -> Iterator[RelationLock]:
         yield _lock(statement, statement.node.view, _M.ACCESS_EXCLUSIVE)
 
 
-def _created_index(statement: Statement) -> Iterator[RelationLock]:
-    mode = _M.SHARE_UPDATE_EXCLUSIVE if is_concurrent(statement) else _M.SHARE
-    yield _lock(statement, statement.node.relation, mode)
-
-
 def _created_trigger(statement: Statement) -> Iterator[RelationLock]:
     yield _lock(statement, statement.node.relation, _M.SHARE_ROW_EXCLUSIVE)
     if statement.node.HasField("constrrel"):
@@ -176,26 +176,11 @@ def _sequence(statement: Statement) -> Iterator[RelationLock]:
         yield from _named(statement, owner[:-1], _M.ACCESS_SHARE)
 
 
-def _refreshed(statement: Statement) -> Iterator[RelationLock]:
-    mode = _M.EXCLUSIVE if is_concurrent(statement) else _M.ACCESS_EXCLUSIVE
-    yield _lock(statement, statement.node.relation, mode)
-
-
-def _locked(statement: Statement) -> Iterator[RelationLock]:
-    for relation in map(unwrap, statement.node.relations):
-        yield _lock(statement, relation, LockMode(statement.node.mode))
-
-
 def _granted(statement: Statement) -> Iterator[RelationLock]:
     if label(statement.node, "objtype") in {"OBJECT_TABLE", "OBJECT_SEQUENCE"}:
         for granted in map(unwrap, statement.node.objects):
             if granted.DESCRIPTOR.name == "RangeVar":
                 yield _lock(statement, granted, _M.ACCESS_SHARE)
-
-
-def _published(statement: Statement) -> Iterator[RelationLock]:
-    for table in find(statement.node, "PublicationTable"):
-        yield _lock(statement, table.relation, _M.SHARE_UPDATE_EXCLUSIVE)
 
 
 def _extended(statement: Statement) -> Iterator[RelationLock]:
@@ -204,42 +189,40 @@ def _extended(statement: Statement) -> Iterator[RelationLock]:
         yield from _commented(statement)
 
 
+def _published(statement: Statement) -> Iterator[RelationLock]:
+    tables = find(statement.node, "PublicationTable")
+    return (_lock(statement, table.relation, _M.SHARE_UPDATE_EXCLUSIVE) for table in tables)
+
+
 TAKERS: dict[StatementKind, Taker] = {
     **dict.fromkeys((*QUERIES, _K.SELECT_INTO, _K.EXPLAIN, _K.PREPARE, _K.DECLARE_CURSOR), _queries),
     **dict.fromkeys((_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW, _K.CREATE_FUNCTION), _queries),
     _K.COPY_FROM: _field(_M.ROW_EXCLUSIVE),
     _K.COPY_TO: _field(_M.ACCESS_SHARE),
     _K.TRUNCATE: _field(_M.ACCESS_EXCLUSIVE, "relations"),
-    _K.LOCK: _locked,
-    _K.VACUUM: _vacuumed,
-    _K.ANALYZE: _vacuumed,
+    _K.LOCK: lambda one: (_lock(one, node, LockMode(one.node.mode)) for node in map(unwrap, one.node.relations)),
+    **dict.fromkeys((_K.VACUUM, _K.ANALYZE), _vacuumed),
     _K.CLUSTER: _field(_M.ACCESS_EXCLUSIVE),
     _K.REINDEX: _reindexed,
-    _K.REFRESH_MATERIALIZED_VIEW: _refreshed,
-    _K.CREATE_TABLE: _created_table,
-    _K.CREATE_FOREIGN_TABLE: _created_table,
+    _K.REFRESH_MATERIALIZED_VIEW: _by_concurrency(_M.EXCLUSIVE, _M.ACCESS_EXCLUSIVE),
+    **dict.fromkeys((_K.CREATE_TABLE, _K.CREATE_FOREIGN_TABLE), _created_table),
     _K.CREATE_VIEW: _created_view,
-    _K.CREATE_INDEX: _created_index,
+    _K.CREATE_INDEX: _by_concurrency(_M.SHARE_UPDATE_EXCLUSIVE, _M.SHARE),
     _K.CREATE_STATISTICS: _field(_M.SHARE_UPDATE_EXCLUSIVE, "relations"),
     _K.CREATE_TRIGGER: _created_trigger,
     _K.CREATE_RULE: _field(_M.ACCESS_EXCLUSIVE),
-    _K.CREATE_POLICY: _field(_M.ACCESS_EXCLUSIVE, "table"),
-    _K.ALTER_POLICY: _field(_M.ACCESS_EXCLUSIVE, "table"),
+    **dict.fromkeys((_K.CREATE_POLICY, _K.ALTER_POLICY), _field(_M.ACCESS_EXCLUSIVE, "table")),
     _K.CREATE_SCHEMA: _created_schema,
-    _K.CREATE_SEQUENCE: _sequence,
-    _K.ALTER_SEQUENCE: _sequence,
+    **dict.fromkeys((_K.CREATE_SEQUENCE, _K.ALTER_SEQUENCE), _sequence),
     **dict.fromkeys((_K.ALTER_TABLE, _K.ALTER_INDEX, _K.ALTER_VIEW, _K.ALTER_MATERIALIZED_VIEW), _altered),
     **dict.fromkeys((_K.ALTER_FOREIGN_TABLE, _K.ALTER_TYPE), _altered),
     **dict.fromkeys((_K.RENAME, _K.SET_SCHEMA, _K.DEPENDS_ON_EXTENSION), _renamed),
     **dict.fromkeys((_K.DROP_TABLE, _K.DROP_INDEX, _K.DROP_VIEW, _K.DROP_MATERIALIZED_VIEW), _dropped),
     **dict.fromkeys((_K.DROP_SEQUENCE, _K.DROP_FOREIGN_TABLE), _dropped),
     **dict.fromkeys((_K.DROP_TRIGGER, _K.DROP_RULE, _K.DROP_POLICY), _dropped_from_table),
-    _K.COMMENT: _commented,
-    _K.SECURITY_LABEL: _commented,
-    _K.GRANT: _granted,
-    _K.REVOKE: _granted,
-    _K.CREATE_PUBLICATION: _published,
-    _K.ALTER_PUBLICATION: _published,
+    **dict.fromkeys((_K.COMMENT, _K.SECURITY_LABEL), _commented),
+    **dict.fromkeys((_K.GRANT, _K.REVOKE), _granted),
+    **dict.fromkeys((_K.CREATE_PUBLICATION, _K.ALTER_PUBLICATION), _published),
     _K.ALTER_EXTENSION: _extended,
 }
 

@@ -139,18 +139,6 @@ def _reindex(statement: Statement) -> str | None:
     return "REINDEX CONCURRENTLY" if is_concurrent(statement) else None
 
 
-def _cluster(statement: Statement) -> str | None:
-    return None if statement.node.HasField("relation") else "CLUSTER without a table"
-
-
-def _discard(statement: Statement) -> str | None:
-    return "DISCARD ALL" if label(statement.node, "target") == "DISCARD_ALL" else None
-
-
-def _alter_database(statement: Statement) -> str | None:
-    return "ALTER DATABASE … SET TABLESPACE" if "tablespace" in options(statement) else None
-
-
 def _create_subscription(statement: Statement) -> str | None:
     connects = enabled(statement, "connect", default=True)
     creates_slot = enabled(statement, "create_slot", default=connects)
@@ -166,13 +154,13 @@ def _alter_subscription(statement: Statement) -> str | None:
 _ALONE: Mapping[StatementKind, Callable[[Statement], str | None]] = {
     **dict.fromkeys((_K.VACUUM, _K.CREATE_DATABASE, _K.DROP_DATABASE), lambda statement: str(statement.kind)),
     **dict.fromkeys((_K.CREATE_TABLESPACE, _K.DROP_TABLESPACE, _K.ALTER_SYSTEM), lambda one: str(one.kind)),
-    _K.ALTER_DATABASE: _alter_database,
+    _K.ALTER_DATABASE: lambda one: "ALTER DATABASE … SET TABLESPACE" if "tablespace" in options(one) else None,
     _K.CREATE_INDEX: _concurrently("CREATE INDEX CONCURRENTLY"),
     _K.DROP_INDEX: _concurrently("DROP INDEX CONCURRENTLY"),
     _K.ALTER_TABLE: _concurrently("DETACH PARTITION … CONCURRENTLY"),
     _K.REINDEX: _reindex,
-    _K.CLUSTER: _cluster,
-    _K.DISCARD: _discard,
+    _K.CLUSTER: lambda one: None if one.node.HasField("relation") else "CLUSTER without a table",
+    _K.DISCARD: lambda one: "DISCARD ALL" if label(one.node, "target") == "DISCARD_ALL" else None,
     _K.CREATE_SUBSCRIPTION: _create_subscription,
     _K.ALTER_SUBSCRIPTION: _alter_subscription,
 }

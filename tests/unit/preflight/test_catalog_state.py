@@ -5,6 +5,7 @@ from __future__ import annotations
 from runner.plan.model import Plan
 from runner.preflight.catalog_state import Changes, When
 from runner.sql.catalog_changes import Action, Sort, changes
+from runner.sql.definition_changes import Alteration, Aspect
 from runner.sql.relations import Relation
 from runner.sql.statements import parse_statements
 from tests.builders import plan, step
@@ -104,3 +105,12 @@ def test_a_temporary_table_is_there_in_its_own_step_only() -> None:
     found = noted(plan(step("a", "CREATE TEMP TABLE t ()"), step("b", "", needs=["a"])))
     assert found.of_relation(Relation(None, "t"), "a", 1) is not None
     assert found.of_relation(Relation(None, "t"), "b", 0) is None
+
+
+def test_alterations_come_in_the_order_of_the_names_of_their_relations() -> None:
+    found = Changes(plan(step("a", ""), step("b", "", needs=["a"])))
+    names = [f"t{number}" for number in range(9)]
+    for name in reversed(names):
+        found.note_alterations("a", 0, [Alteration(Aspect.COLUMN, Relation(None, name))])
+    altered = found.altered("b", 0, frozenset(Relation(None, name) for name in names))
+    assert [str(one.alteration.relation) for one in altered] == names
