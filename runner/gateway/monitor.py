@@ -16,7 +16,8 @@ from runner.engine.ports import CancelRequest, GroupHolder, OnBlocked, Remaining
 from runner.engine.yielding import IDLE, WatchedWorkers
 from runner.errors import ConnectionFailedError, GatewayError, ServerGivenUpError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, ReceivedRequests
-from runner.gateway.session import LONG_ANSWER_WITHIN, Reconnecting, Reply, Row, Session, first_error, read_row
+from runner.gateway.replies import Reply, Row, first_error, read_row
+from runner.gateway.session import LONG_ANSWER_WITHIN, Reconnecting, Session
 from runner.gateway.worker_follower import WorkerSearch
 from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 

@@ -26,6 +26,7 @@ from runner.gateway.cancel_requests import CancelAnswer, payload_of, read_answer
 from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.reader import Recorded, read_recorded
 from runner.gateway.queries import query
+from runner.gateway.replies import Reply, Row, read_row
 from runner.gateway.server_checks import (
     WHERE,
     address_of,
@@ -34,7 +35,7 @@ from runner.gateway.server_checks import (
     prepare_session,
     read_place,
 )
-from runner.gateway.session import Reconnecting, Reply, Row, Session, SessionUser, read_row
+from runner.gateway.session import Reconnecting, Session, SessionUser
 from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE
 from runner.sql.placeholders import quote_identifier

@@ -52,6 +52,7 @@ from runner.gateway.monitor import MonitorSession
 from runner.gateway.observer import ALL_LEFTOVERS, ALL_UNFINISHED, read_runs, unfinished_object
 from runner.gateway.polling import Rhythm
 from runner.gateway.queries import hold_text, query
+from runner.gateway.replies import query_result
 from runner.gateway.server_checks import (
     WHERE,
     address_of,
@@ -65,7 +66,7 @@ from runner.gateway.server_checks import (
     refuse_shared_sessions,
     refuse_standby,
 )
-from runner.gateway.session import ConnectionCheck, Reconnecting, Session, TurnedAwayError, query_result
+from runner.gateway.session import ConnectionCheck, Reconnecting, Session, TurnedAwayError
 from runner.gateway.transaction_settings import query_settings
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import AdoptedWorker, RefusedWorker

@@ -18,7 +18,8 @@ from runner.engine.events import Place
 from runner.engine.ports import ServerInfo
 from runner.errors import ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.connecting import hide_secrets, pinned
-from runner.gateway.session import Reply, Row, Session, Statement, first_error, read_row
+from runner.gateway.replies import Reply, Row, first_error, read_row
+from runner.gateway.session import Session, Statement
 from runner.sql.placeholders import quote_identifier
 
 _OLDEST_SERVER = 140_000

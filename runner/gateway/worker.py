@@ -20,7 +20,8 @@ from runner.engine.worker_text import can_be_text, cannot_send_rows, launched_te
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.writer import LOCKED_LEDGER, NOT_IN_LEDGER, Ledger
 from runner.gateway.polling import IDENTIFY_AFTER, SLICE, Pauses, Rhythm
-from runner.gateway.session import Reply, Row, Session, Statement, TurnedAwayError, first_error
+from runner.gateway.replies import Reply, Row, first_error
+from runner.gateway.session import Session, Statement, TurnedAwayError
 from runner.gateway.transaction_settings import (
     COMMIT_ROW_LOCK_TIMEOUT,
     plain_settings,

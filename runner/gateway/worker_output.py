@@ -24,7 +24,8 @@ from runner.engine.worker_text import (
     statement_tag,
 )
 from runner.errors import ServerLostError
-from runner.gateway.session import Reply, Row, Session, read_row
+from runner.gateway.replies import Reply, Row, read_row
+from runner.gateway.session import Session
 from runner.gateway.transaction_settings import description_settings
 from runner.structs import Struct, replace
 

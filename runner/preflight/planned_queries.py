@@ -19,7 +19,8 @@ from runner.engine.events import ErrorDetails
 from runner.errors import Severity
 from runner.gateway.catalog import FunctionFacts
 from runner.gateway.inspection import Inspector, Probe
-from runner.gateway.session import EXPLAIN, Reply, is_boolean
+from runner.gateway.replies import Reply, is_boolean
+from runner.gateway.session import EXPLAIN
 from runner.locks.relation_names import relation_in
 from runner.preflight.catalog_state import CatalogView, Made
 from runner.preflight.earlier_steps import doubt, is_syntax_error, new_label

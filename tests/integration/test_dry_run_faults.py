@@ -12,7 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import Severity
 from runner.gateway.ledger.admin import LedgerAdmin
-from runner.gateway.session import Reply, Session
+from runner.gateway.replies import Reply
+from runner.gateway.session import Session
 from runner.preflight.dry_run_result import Coverage
 from tests.integration.dry_runs import PLANS, ROLE, codes, dry_run, errors, shipped, written
 from tests.integration.gateway_setups import ask

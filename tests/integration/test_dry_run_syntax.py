@@ -12,7 +12,8 @@ import pytest
 from runner.cli.dry_run import look
 from runner.errors import Problem
 from runner.gateway.inspection import Inspector
-from runner.gateway.session import Reply, Session
+from runner.gateway.replies import Reply
+from runner.gateway.session import Session
 from runner.lint import check_plan
 from runner.plan.model import Plan
 from runner.preflight.dry_run import Wishes

@@ -26,7 +26,8 @@ from runner.gateway.ledger.reader import Known
 from runner.gateway.ledger.storage import InheritedSettings, read
 from runner.gateway.ledger.writer import LAST_TRY, PERMANENT_ERRORS, Ledger, digest_of
 from runner.gateway.queries import query
-from runner.gateway.session import Reply, Row, Session, Statement, first_error
+from runner.gateway.replies import Reply, Row, first_error
+from runner.gateway.session import Session, Statement
 from runner.gateway.transaction_settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
 from runner.identity import WorkerLabel
 from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, STOPPED

@@ -14,7 +14,8 @@ from typing import Any
 
 from runner.engine.previous_runs import MOST_PREVIOUS_RUNS, PreviousRun
 from runner.gateway.ledger.storage import distrust_statement, read, read_event, unfit, why_ignored
-from runner.gateway.session import Row, Session, first_error
+from runner.gateway.replies import Row, first_error
+from runner.gateway.session import Session
 from runner.structs import Struct
 
 #: Distinguishes the events of a run: time (RFC 3339), name, step and attempt. Several notices with the same time are

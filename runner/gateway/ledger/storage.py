@@ -16,7 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runner.gateway.session import Reply, Statement
+from runner.gateway.replies import Reply
+from runner.gateway.session import Statement
 from runner.structs import Struct
 
 MARK = "U&"

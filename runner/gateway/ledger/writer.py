@@ -35,7 +35,8 @@ from runner.gateway.ledger.storage import (
     why_ignored,
     why_not,
 )
-from runner.gateway.session import Reply, Statement, first_error
+from runner.gateway.replies import Reply, first_error
+from runner.gateway.session import Statement
 from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE, QUERY_CANCELED
 
 #: The part of an event that announces a worker with a commit row; the SHA-256 of its proof follows.

@@ -8,7 +8,7 @@ from runner.engine.leftovers import read_leftover
 from runner.engine.server_activity import KnownWorkers, find_run
 from runner.errors import UsageError
 from runner.gateway.observer import read_runs
-from runner.gateway.session import Row
+from runner.gateway.replies import Row
 from runner.identity import WorkerLabel, runner_name, worker_name
 from tests.builders import looked_label
 

@@ -16,7 +16,7 @@ from runner.gateway.ledger.commit_rows import Commits
 from runner.gateway.ledger.reader import EventKey
 from runner.gateway.ledger.sink import LedgerSink
 from runner.gateway.ledger.writer import Ledger, digest_of
-from runner.gateway.session import Reply
+from runner.gateway.replies import Reply
 from tests.builders import plan, step
 
 FOUND = ("t", "t", "f", "t", "[]", "me", "UTF8", "off", "read committed", "0", "on")

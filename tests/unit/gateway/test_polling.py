@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runner.engine.ports import LaunchRequest, WorkerEnd
 from runner.engine.worker_text import waits_for_snapshots
 from runner.gateway.polling import FIRST_SLICE, LEAST_SLICE, MOST_SLICES, SLICE, Pauses, Rhythm, pause_after
-from runner.gateway.session import Reply
+from runner.gateway.replies import Reply
 from runner.gateway.worker import LaunchedWorker
 from tests.unit.gateway.test_worker import CANCELLED, FAILED, NAME, RUNNING, SUCCEEDED, Answer, Eyes, Scripted, at_once
 

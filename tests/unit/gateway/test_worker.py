@@ -12,7 +12,8 @@ from runner.engine.ports import LaunchRequest, WorkerEnd
 from runner.engine.server_activity import ReportedProgress
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.polling import Rhythm
-from runner.gateway.session import Reply, Row, Session, TurnedAwayError
+from runner.gateway.replies import Reply, Row
+from runner.gateway.session import Session, TurnedAwayError
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import WorkerSearch
 from runner.identity import step_of
