@@ -144,7 +144,7 @@ async def test_each_later_phase_begins_again(big_table: str) -> None:
             shares = await shares_of(big_table, "VACUUM big", settings={**THROTTLED, "vacuum_cost_limit": limit})
             if all(is_seen(shares.get(phase, [])) for phase in ("scanning heap", "vacuuming heap")):
                 break
-            connection.execute("DELETE FROM big WHERE n % 8 = %s", [2 * rest + 1])
+            connection.execute("DELETE FROM big WHERE n %% 8 = %s", [2 * rest + 1])
     assert_moved(shares["scanning heap"])
     assert_moved(shares["vacuuming heap"])
 
