@@ -50,7 +50,7 @@ async def test_what_only_looks_works_there(standby: str) -> None:
     observer = await Observer.connect(standby, ledger="jobplan")
     try:
         async with asyncio.timeout(30):
-            while (await observer.look()).runs:  # the refused run's session, until the server has noticed its end
+            while (await observer.look()).runs:  # noqa: ASYNC110 - the server must notice the end of the refused run's session
                 await asyncio.sleep(0.05)
         assert await observer.recorded(["any"]) == {}
     finally:
