@@ -75,14 +75,14 @@ def options_of(journal: Path) -> str:
 def write_fleet_reports(reports: Reports, state: FleetState) -> tuple[list[str], bool]:
     """Write the reports, and say which could not be written.
 
-    Returns the paths of the others that are files, and whether all files could be written.
+    Returns the paths of the others that are files, and whether all reports could be written.
     """
     from runner.fleet.reports import write_reports
 
     problems = write_reports(reports, state)
     for problem in problems.values():
         print_text(f"jobplan: {problem}", err=True)
-    return [str(path) for _, path in reports if path not in problems and path != STDOUT], not problems.keys() - {STDOUT}
+    return [str(path) for _, path in reports if path not in problems and path != STDOUT], not problems
 
 
 def resolve_targets(targets: Targets, where: Sequence[str]) -> Resolved:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runner import __version__
 from runner.gateway.ledger.admin import LedgerAdmin
-from tests.acceptance.console import Jobplan, Ran, until
+from tests.acceptance.console import Jobplan, Ran, clean_environment, until
 from tests.acceptance.fleets import Fleet, Sampler, started_fleet, targets_file
 
+ROOT = Path(__file__).parents[2]
 #: 3 clusters with 20 databases each.
 CLUSTERS, DATABASES = 3, 20
 STEPS = """
@@ -347,6 +350,23 @@ def test_a_part_of_a_fleet_run_can_be_resumed(jobplan: Jobplan, fleet: Fleet) ->
     assert {name for name, state in found.items() if state == "failed"} == {"c1-t00", "c1-t02"}
     assert ran.code == 1, "the fleet run as a whole has failures left"
     assert fleet.steps()["c1/t00"] == {"first": 1}
+
+
+def test_a_report_that_standard_output_does_not_take_changes_the_exit_code(jobplan: Jobplan, fleet: Fleet) -> None:
+    targets = targets_file(jobplan.folder, fleet.clusters(slots=(4,)), fleet.discover(1))
+    run = f"run {jobplan.plan(STEPS)} --targets {targets} --where name=c1-t00"
+    for command in (run, "show"):
+        done = subprocess.run(
+            ["bash", "-c", f"exec {sys.executable} -m runner fleet {command} --report markdown=- >/dev/full"],
+            cwd=jobplan.folder,
+            env=clean_environment({"PYTHONPATH": str(ROOT)}),
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert "cannot be written: No space left on device" in done.stderr
+    assert states(jobplan) == {"c1-t00": "succeeded"}
 
 
 def test_reports_are_written_at_the_end_and_from_the_record(jobplan: Jobplan, fleet: Fleet) -> None:
