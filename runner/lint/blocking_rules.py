@@ -290,10 +290,13 @@ def _not_verified(subject: Subject) -> Iterator[Finding]:
 
 def _index_build(subject: Subject) -> Iterator[Finding]:
     created = created_in(subject)
-    for place, table in on_existing(subject, Kind.CREATE_INDEX):
+    for place in statements(subject, Kind.CREATE_INDEX):
+        table = main_relation(place.statement)
+        if table is None or is_concurrent(place.statement) or leaves_out_partitions(place.statement):
+            continue
         # IF NOT EXISTS on a table that the plan creates IF NOT EXISTS: both exist already, or the table is new.
         as_the_table = is_guarded(place.statement) and created.is_own(table, place)
-        if not (as_the_table or is_concurrent(place.statement) or leaves_out_partitions(place.statement)):
+        if not as_the_table and not created.is_new(table, place):
             message = f"CREATE INDEX blocks writes to `{table}` until the index is built"
             hint = f"CREATE INDEX CONCURRENTLY, {_ALONE}; on a partitioned table, ON ONLY and then each partition"
             yield place.finding(message, hint=hint)

@@ -173,11 +173,17 @@ class Created:
         self._taken_over: dict[str, _Where] = {}
         self._schemas_entered: dict[str, _Where] = {}
         self._views_of_others: dict[str, _Where] = {}
-        for place in statements(subject, *_CREATES, *_TAKES_OVER):
-            if place.statement.kind in _TAKES_OVER:
-                self._note_taken_over(place)
-            else:
-                self._note(place)
+        self._read = False
+
+    def _read_once(self) -> None:
+        """Read the plan on first use: most plans need it never."""
+        if not self._read:
+            self._read = True
+            for place in statements(self._subject, *_CREATES, *_TAKES_OVER):
+                if place.statement.kind in _TAKES_OVER:
+                    self._note_taken_over(place)
+                else:
+                    self._note(place)
 
     def is_new(self, relation: Relation, place: StatementPlace) -> bool:
         """Return whether the plan creates the relation before `place`, and it did not exist before the plan.
@@ -189,6 +195,7 @@ class Created:
 
     def shows_others(self, relation: Relation, place: StatementPlace) -> bool:
         """Return whether the plan creates the relation before `place` as a view of one that is not new."""
+        self._read_once()
         return self._views_of_others.get(relation.name, _NEVER) < place.order
 
     def is_own(self, relation: Relation, place: StatementPlace) -> bool:
@@ -197,10 +204,12 @@ class Created:
 
     def schema_is_new(self, schema: str, place: StatementPlace) -> bool:
         """Return whether the plan creates the schema before `place`, and it did not exist before the plan."""
+        self._read_once()
         entered = self._schemas_entered.get(schema, _NEVER) < place.order
         return self._schemas.get(schema, _NEVER) < place.order and not entered
 
     def _found(self, relation: Relation, place: StatementPlace) -> Iterator[_Where]:
+        self._read_once()
         for step in (place.step.rank, place.step.step.group if self._is_item(relation, place) else None):
             if relation.schema is None:
                 found = [self._of_any_schema.get((step, relation.name))]

@@ -191,6 +191,8 @@ def _touched(
 
 def _with_upgrades(step: Locking) -> Locking:
     """Mark the locks that wait while their transaction has only weaker ones on the same relation."""
+    if len(step.held) < 2:
+        return step
     first: dict[tuple[Lockable, int | None], tuple[int, int]] = {}
     first_strong: dict[tuple[Lockable, int | None], tuple[int, int]] = {}
     for lock in step.held:

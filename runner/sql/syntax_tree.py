@@ -213,7 +213,8 @@ def find(node: Tree, name: str) -> Iterator[Tree]:
 
 def contains(node: Tree, *names: str) -> bool:
     """Return whether a node of one of these types is in or below `node`."""
-    return any(next(find(node, name), None) is not None for name in names)
+    wanted = {getattr(pg_query_pb2, name) for name in names}
+    return any(type(found) in wanted for found in walk(node))
 
 
 def label(node: Tree, field: str) -> str:
