@@ -21,7 +21,7 @@ from runner.identity import run_of
 from runner.lint.suppressions import Sources
 from runner.plan.graph import find_cycles
 from runner.plan.groups import written_out, written_steps
-from runner.plan.model import OnConflict, Otherwise, Plan
+from runner.plan.model import OnConflict, Otherwise, Plan, Step
 from runner.preflight.current_activity import SNAPSHOT_AGE, activity_problems, lock_reports
 from runner.preflight.data_losses import loss_problems
 from runner.preflight.disk_space import Disks, disk_problems
@@ -121,22 +121,26 @@ _OF_LOCKS = frozenset({"JP401", "JP402", "JP403"})
 
 def readable_draft(draft: Plan) -> Plan:
     """Return a malformed plan so that its SQL can be checked: each id once, and only possible needs."""
-    steps = {step.id: step for step in reversed(draft.all_steps)}
-    names = set(steps)
     final = {step.id for step in draft.finally_}
-    known = {
-        name: replace(step, needs=tuple(need for need in step.needs if need.step in names and need.step != name))
-        for name, step in steps.items()
-    }
-    for cycle in find_cycles({name: [need.step for need in step.needs] for name, step in known.items()}):
-        for name in cycle:
-            known[name] = replace(known[name], needs=())
-    ordered = [known[step.id] for step in draft.all_steps if step is steps[step.id]]
+    ordered = _with_possible_needs(draft.all_steps)
     return replace(
         draft,
         steps=tuple(step for step in ordered if step.id not in final),
         finally_=tuple(step for step in ordered if step.id in final),
     )
+
+
+def _with_possible_needs(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Return each id once, without needs of unknown steps and in cycles; in the chain of a group, too."""
+    first = {step.id: step for step in reversed(steps)}
+    needs = {
+        name: tuple(need for need in step.needs if need.step in first and need.step != name)
+        for name, step in first.items()
+    }
+    while cycles := find_cycles({name: [need.step for need in found] for name, found in needs.items()}):
+        needs.update((name, ()) for cycle in cycles for name in cycle)
+    kept = (step for step in steps if step is first[step.id])
+    return tuple(replace(step, needs=needs[step.id], steps=_with_possible_needs(step.steps)) for step in kept)
 
 
 def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Problem]:
