@@ -12,10 +12,12 @@ function_calls        the functions that a statement calls, and what acts on the
 text_traits           properties of a whole text: may it run again, what does it leave half done
 transactions          statements that must run alone, statements that a worker refuses
 statement_effects     whether a statement only reads, destroys data, or ends with its session
+carried_rows          how a batch returns the values that a repeated step carries
 returned_rows         whether a statement returns rows, and how they are read as text
 relations             the relations and columns that queries use
 lock_modes            lock modes and which of them conflict
 table_locks           the locks that a statement takes, foreign keys included
+bounds                bounds of partitions, and whether a CHECK implies one
 alter_table           the subcommands of ALTER TABLE: lock, rewrite, scan
 catalog_needs         what must exist, and which privileges are needed
 catalog_changes       what a statement creates, drops and renames

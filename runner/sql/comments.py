@@ -73,10 +73,9 @@ class Piece(Struct, frozen=True):
     end: int
 
 
-def pieces(text: str, position: int = 0, before: int | None = None) -> Iterator[Piece]:
-    """Yield the pieces that begin between two places, one after the other."""
-    last = len(text) if before is None else before
-    while (found := _PIECE.search(text, position)) is not None and found.start() < last:
+def pieces(text: str, position: int = 0) -> Iterator[Piece]:
+    """Yield the pieces that begin at a place or after it, one after the other."""
+    while (found := _PIECE.search(text, position)) is not None:
         kind, position = found.lastgroup or "", found.end()
         if kind == "dollar":
             closing = text.find(found.group(), position)
