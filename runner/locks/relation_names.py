@@ -21,7 +21,8 @@ from runner.sql.session_settings import SettingPlace, named_in, render_names
 from runner.sql.statements import PLACEHOLDER, placeholder
 from runner.structs import Struct, replace
 
-_IDENTIFIER = re.compile(r'"(?:[^"]|"")+"|[^\s",.]+')
+_PART = re.compile(r'"(?:[^"]|"")+"|[^\s",.]+')
+_LISTED = re.compile(r'"(?:[^"]|"")+"|[^\s",]+')
 _NOT_SEARCHED_FIRST = frozenset({"$user", "pg_catalog", "pg_temp"})
 _DEFAULT = "public"
 
@@ -86,7 +87,7 @@ def naming_of(step: Step, known: Mapping[str, Value]) -> Naming:
     """Return how names are resolved in a step's SQL; `known` are values of parameters."""
     known = {**known, **constants(step)} if step.bound else known
     path = _stand_in(step.search_path or "", SettingPlace.SEARCH_PATH, known)
-    names = () if path is None else (name for name in identifiers(path) if name not in _NOT_SEARCHED_FIRST)
+    names = () if path is None else (name for name in listed_names(path) if name not in _NOT_SEARCHED_FIRST)
     schema = next(iter(names), None if path is None else _DEFAULT)
     if step.for_each is None:
         return Naming(schema=schema)
@@ -115,14 +116,14 @@ def _stand_in(text: str, place: SettingPlace, known: Mapping[str, Value]) -> str
 
 
 @lru_cache(maxsize=256)
-def identifiers(text: str) -> tuple[str, ...]:
-    """Return the identifiers of a dotted or comma-separated list, folded like PostgreSQL does."""
-    return tuple(_folded(found) for found in _IDENTIFIER.findall(text))
+def listed_names(text: str) -> tuple[str, ...]:
+    """Return the names of a list such as search_path, as PostgreSQL folds them. A dot is a part of a name."""
+    return tuple(map(_folded, _LISTED.findall(text)))
 
 
 def relation_in(text: str) -> Relation | None:
     """Return the relation of `orders` or `app."Orders"`, None if the text names none."""
-    parts = identifiers(text)
+    parts = tuple(map(_folded, _PART.findall(text)))
     return Relation(parts[-2] if len(parts) > 1 else None, parts[-1]) if parts else None
 
 

@@ -17,7 +17,7 @@ from runner.engine.step_sql import with_values
 from runner.errors import Position, Severity
 from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
 from runner.gateway.inspection import Inspector, Settings
-from runner.locks.relation_names import identifiers
+from runner.locks.relation_names import listed_names
 from runner.plan.model import FOR_EACH_SQL, ItemValues, Plan, Sql, Step, Value
 from runner.sql.catalog_needs import ObjectSort
 from runner.sql.placeholders import Rendered, TemplateError, render_traced
@@ -246,7 +246,7 @@ class StatementContext:
         """Return the schemas that search_path leads to, without the system's; `created` by previous steps."""
         known = {name for name in self.schemas if not name.startswith("pg_")}
         setting = next((value for name, value in reversed(self.settings) if name.lower() == "search_path"), "")
-        named = [self.role if name == "$user" else name for name in identifiers(setting)]
+        named = [self.role if name == "$user" else name for name in listed_names(setting)]
         if not any(name in created and name not in known for name in named):
             return tuple(name for name in self.schemas if name in known)
         return tuple(dict.fromkeys(name for name in named if name in known or name in created))

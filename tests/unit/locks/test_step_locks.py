@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.locks.conflicts import ConflictResult, Lockable, LockTiming, verdict
-from runner.locks.relation_names import identifiers, naming_of, relation_in
+from runner.locks.relation_names import listed_names, naming_of, relation_in
 from runner.locks.step_locks import read_locking
 from runner.plan.model import ForEach, Step
 from runner.plan.parsed_sql import read_subject
@@ -50,6 +50,7 @@ def test_a_relation_in_touches_is_read_as_postgresql_reads_it(text: str, expecte
         ('"$user", "App"', "App"),
         ("pg_catalog, app", "app"),
         ('"$user"', "public"),
+        ("a.b, public", "a.b"),
     ],
 )
 def test_a_name_without_a_schema_is_in_the_first_of_the_path(path: str | None, schema: str) -> None:
@@ -57,8 +58,8 @@ def test_a_name_without_a_schema_is_in_the_first_of_the_path(path: str | None, s
     assert named.on == Lockable(schema, "t")
 
 
-def test_a_list_of_identifiers_is_taken_apart() -> None:
-    assert identifiers('a, "b, c" ,D') == ("a", "b, c", "d")
+def test_a_list_of_names_is_taken_apart() -> None:
+    assert listed_names('a, "b, c" ,D, e.f') == ("a", "b, c", "d", "e.f")
 
 
 def test_items_give_names_as_far_as_they_are_known() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.lint import check_plan
-from runner.locks.relation_names import identifiers
+from runner.locks.relation_names import listed_names
 from runner.sql.placeholders import Scalar, TemplateError
 from runner.sql.session_settings import SettingPlace, render_names, render_role, render_setting, settings_changed
 from runner.sql.statements import parse_statements
@@ -74,7 +74,7 @@ def test_what_cannot_be_a_name_of_the_path_is_an_error(text: str, message: str, 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=15))
 def test_no_value_becomes_more_than_one_name(value: str) -> None:
     rendered = render_names(':"v", public', SettingPlace.SEARCH_PATH, {"v": value})
-    assert identifiers(rendered) == (value, "public")
+    assert listed_names(rendered) == (value, "public")
 
 
 def test_a_role_is_a_name_and_never_that_of_the_login() -> None:
