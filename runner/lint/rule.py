@@ -15,12 +15,18 @@ from runner.errors import Cause, Position, Problem, Severity
 from runner.plan.model import NeedOn
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.alter_table import AlterKind, alter_actions
-from runner.sql.command_objects import created_index, created_relations, created_schema, is_temporary, main_relation
+from runner.sql.command_objects import (
+    created_index,
+    created_relations,
+    created_schema,
+    is_temporary,
+    main_relation,
+    new_name,
+)
 from runner.sql.command_options import is_guarded
-from runner.sql.relations import Relation, query_relations, relation_of
+from runner.sql.relations import Relation, query_relations
 from runner.sql.statements import Statement, placeholder
 from runner.sql.statements import StatementKind as Kind
-from runner.sql.syntax_tree import label
 from runner.structs import Struct
 
 #: A step's number and an offset in its SQL: the order in the plan.
@@ -149,7 +155,6 @@ _CREATES = (
 #: What may give an object of others a name, a schema or a parent that the plan created.
 _TAKES_OVER = (Kind.RENAME, Kind.SET_SCHEMA, Kind.ALTER_TABLE)
 _JOINS = frozenset({AlterKind.ATTACH_PARTITION, AlterKind.INHERIT, AlterKind.ADD_CONSTRAINT})
-_RENAMED = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE", "OBJECT_FOREIGN_TABLE"})
 
 _NEVER: _Where = (sys.maxsize, 0)
 #: The step, by its number, or the group that an object belongs to; None if the whole plan sees it.
@@ -228,24 +233,17 @@ class Created:
 
     def _note_taken_over(self, place: StatementPlace) -> None:
         """Note names and parents that objects of others get, and the new names of the plan's own objects."""
-        statement = place.statement
-        node = statement.node
-        if statement.kind is Kind.ALTER_TABLE:
+        found = new_name(place.statement)
+        if place.statement.kind is Kind.ALTER_TABLE:
             self._note_members(place)
-        elif statement.kind is Kind.RENAME and label(node, "rename_type") in _RENAMED:
-            old = relation_of(node.relation)
-            self._note_renamed(old, Relation(old.schema, node.newname), place)
-        elif statement.kind is Kind.SET_SCHEMA and label(node, "object_type") in _RENAMED:
-            old = relation_of(node.relation)
-            self._note_renamed(old, Relation(node.newschema, old.name), place)
-            if not self.is_new(old, place):
-                _begin(self._schemas_entered, node.newschema, place)
-
-    def _note_renamed(self, old: Relation, new: Relation, place: StatementPlace) -> None:
-        if self.is_new(old, place):
-            self._add(new, place.order, place, temporary=False)
-        else:
-            _begin(self._taken_over, new.name, place)
+        elif found is not None and not found.is_index:
+            moves = place.statement.kind is Kind.SET_SCHEMA
+            if self.is_new(found.old, place):
+                self._add(found.new, place.order, place, temporary=False)
+            else:
+                _begin(self._taken_over, found.new.name, place)
+            if moves and found.new.schema is not None and not self.is_new(found.old, place):
+                _begin(self._schemas_entered, found.new.schema, place)
 
     def _note_members(self, place: StatementPlace) -> None:
         """A table that existed before becomes a partition or a child, or refers to a new table by a key."""

@@ -15,11 +15,10 @@ from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import Sort
 from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions, typed
 from runner.sql.command_objects import adopted_indexes, created_relations
-from runner.sql.command_options import is_cascading
+from runner.sql.command_options import has_check_option, has_elements, is_cascading
 from runner.sql.new_tables import computes, is_computed
 from runner.sql.placeholders import quote_identifier
 from runner.sql.statements import Statement, StatementKind
-from runner.sql.syntax_tree import label
 
 #: The code for an object that does not exist, and the word for it.
 _CODES: Mapping[ObjectSort, tuple[str, str]] = {
@@ -177,7 +176,7 @@ def left_open(statement: Statement) -> tuple[str, ...]:
     kind = statement.kind
     if kind is _K.ALTER_TABLE:
         return _left_open_by_alter(statement)
-    if kind is _K.CREATE_VIEW and label(statement.node, "with_check_option") != "NO_CHECK_OPTION":
+    if has_check_option(statement):
         return (_UPDATABLE,)
     if kind in {_K.CREATE_SCHEMA, _K.DROP_SCHEMA}:
         return _left_open_of_schema(statement)
@@ -190,7 +189,7 @@ def left_open(statement: Statement) -> tuple[str, ...]:
 
 def _left_open_of_schema(statement: Statement) -> tuple[str, ...]:
     if statement.kind is _K.CREATE_SCHEMA:
-        return (_ELEMENTS,) if statement.node.schema_elts else ()
+        return (_ELEMENTS,) if has_elements(statement) else ()
     return () if is_cascading(statement) else ("only running it shows whether it is empty",)
 
 

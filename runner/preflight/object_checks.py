@@ -14,11 +14,11 @@ from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import EXTENSION, Action, Sort, attached, changes, parts
 from runner.sql.catalog_needs import Needed, Right, needed
-from runner.sql.command_objects import created_index, created_schema, main_relation
+from runner.sql.command_objects import created_index, created_schema, main_relation, new_name
 from runner.sql.command_options import is_cascading, is_concurrent, is_guarded, leaves_out_partitions, role_for_file
 from runner.sql.definition_changes import Aspect
 from runner.sql.placeholders import quote_identifier
-from runner.sql.relations import Relation, relation_of
+from runner.sql.relations import Relation
 from runner.sql.statements import StatementKind
 
 #: Letters of pg_class.relkind.
@@ -277,13 +277,14 @@ def check_new_names(unit: Unit, catalog: CatalogView) -> Iterator[StatementFindi
 
 def _does_nothing(unit: Unit, catalog: CatalogView) -> bool:
     """Return whether ALTER … RENAME or SET SCHEMA does nothing: IF EXISTS of a missing object, or the same schema."""
-    node = unit.statement.node
-    if unit.statement.kind not in {_K.RENAME, _K.SET_SCHEMA} or not node.HasField("relation"):
+    named = new_name(unit.statement)
+    if named is None:
         return False
-    old = catalog.relation(relation_of(node.relation))
-    if unit.statement.kind is _K.SET_SCHEMA and old.facts is not None and old.facts.relation.schema == node.newschema:
+    old = catalog.relation(named.old)
+    moves = unit.statement.kind is _K.SET_SCHEMA
+    if moves and old.facts is not None and old.facts.relation.schema == named.new.schema:
         return True
-    return bool(node.missing_ok) and old.state in {State.MISSING, State.GONE}
+    return named.guarded and old.state in {State.MISSING, State.GONE}
 
 
 def _new_name(

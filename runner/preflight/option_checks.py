@@ -11,7 +11,7 @@ from runner.preflight.object_checks import KINDS, there
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, Constraint, alter_actions
 from runner.sql.command_objects import created_relations, main_relation, replaced_view
-from runner.sql.command_options import is_partitioned
+from runner.sql.command_options import is_partitioned, leaves_out_children
 from runner.sql.new_tables import refused_tables, system_columns
 from runner.sql.refused_options import refused_options
 from runner.sql.relations import Relation, databases
@@ -115,7 +115,7 @@ def check_subcommands(unit: Unit, catalog: CatalogView) -> Iterator[StatementFin
             parent = catalog.relation(action.other).facts
             if parent is not None and facts.relation not in parent.children:
                 yield unit.finding("JP606", f"{action.other} is no parent of {table}", action.offset)
-        alone = facts.children and not statement.node.relation.inh
+        alone = facts.children and leaves_out_children(statement)
         if alone and action.kind in (_WITH_PARTITIONS if facts.kind == "p" else _WITH_CHILDREN):
             message = f"{action.kind.value} of {table} alone does not work: it has children"
             yield unit.finding("JP606", message, action.offset, hint="leave out ONLY: its children change with it")

@@ -97,18 +97,39 @@ _KNOWN_TO_CLIENTS = frozenset(
 )
 
 
-def renamed(statement: Statement) -> tuple[Relation, str] | None:
-    """Return the relation whose name, or column name, changes for clients, and a clause that describes the change."""
+class NewName(NamedTuple):
+    """What a relation is called before and after; `guarded` with IF EXISTS."""
+
+    old: Relation
+    new: Relation
+    is_index: bool
+    guarded: bool
+
+
+def new_name(statement: Statement) -> NewName | None:
+    """Return the names of the relation that ALTER … RENAME TO or SET SCHEMA concerns, None for anything else."""
     node = statement.node
     if statement.kind not in {_K.RENAME, _K.SET_SCHEMA}:
         return None
     moves = statement.kind is _K.SET_SCHEMA
-    what, relation = label(node, "object_type" if moves else "rename_type"), relation_of(node.relation)
-    if what == "OBJECT_COLUMN":
-        return relation, f"the column `{node.subname}` of `{relation}` gets another name"
-    if what not in _KNOWN_TO_CLIENTS:
+    what, old = label(node, "object_type" if moves else "rename_type"), relation_of(node.relation)
+    if what not in _KNOWN_TO_CLIENTS | {"OBJECT_INDEX"}:
         return None
-    return relation, f"`{relation}` moves to another schema" if moves else f"`{relation}` gets another name"
+    new = Relation(node.newschema, old.name) if moves else Relation(old.schema, node.newname)
+    return NewName(old, new, what == "OBJECT_INDEX", bool(node.missing_ok))
+
+
+def renamed(statement: Statement) -> tuple[Relation, str] | None:
+    """Return the relation whose name, or column name, changes for clients, and a clause that describes the change."""
+    node = statement.node
+    if statement.kind is _K.RENAME and label(node, "rename_type") == "OBJECT_COLUMN":
+        relation = relation_of(node.relation)
+        return relation, f"the column `{node.subname}` of `{relation}` gets another name"
+    found = new_name(statement)
+    if found is None or found.is_index:
+        return None
+    moves = statement.kind is _K.SET_SCHEMA
+    return found.old, f"`{found.old}` moves to another schema" if moves else f"`{found.old}` gets another name"
 
 
 def moved_tablespace(statement: Statement) -> str | None:

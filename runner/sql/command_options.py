@@ -68,6 +68,21 @@ def leaves_out_partitions(statement: Statement) -> bool:
     return statement.kind is _K.CREATE_INDEX and not statement.node.relation.inh
 
 
+def leaves_out_children(statement: Statement) -> bool:
+    """Return whether it is `ALTER TABLE ONLY`, which does not change the children of the table."""
+    return statement.node.DESCRIPTOR.name == "AlterTableStmt" and not statement.node.relation.inh
+
+
+def has_check_option(statement: Statement) -> bool:
+    """Return whether it is `CREATE VIEW … WITH CHECK OPTION`."""
+    return statement.kind is _K.CREATE_VIEW and label(statement.node, "with_check_option") != "NO_CHECK_OPTION"
+
+
+def has_elements(statement: Statement) -> bool:
+    """Return whether it is a CREATE SCHEMA that also creates objects in the schema."""
+    return statement.kind is _K.CREATE_SCHEMA and bool(statement.node.schema_elts)
+
+
 def leaves_out_data(statement: Statement) -> bool:
     """Return whether it is `REFRESH MATERIALIZED VIEW … WITH NO DATA`."""
     return statement.kind is _K.REFRESH_MATERIALIZED_VIEW and bool(statement.node.skip_data)
