@@ -46,7 +46,7 @@ from runner.plan.groups import written_steps
 from runner.plan.model import Plan
 from runner.plan.plan_files import files_of
 from runner.reports.messages import Verbosity
-from runner.run.continuation import Done, Wish, again, begin
+from runner.run.continuation import Done, RunRequest, again, begin
 from runner.run.start import Ready
 from runner.structs import Struct, replace
 
@@ -189,7 +189,7 @@ def _server(setup: RunSetup) -> contextlib.AbstractContextManager[str]:
 
 def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, setup: RunSetup, signals: RunSignals) -> int:
     continuing = options.continuing
-    wish = Wish(
+    request = RunRequest(
         plan=plan,
         conninfo=setup.conninfo,
         left_out=left_out,
@@ -207,7 +207,7 @@ def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, setup: RunSe
         ready: Ready | None = None
         try:
             with signals.postponed():  # until the journal, once it is open, is closed in any case
-                found = _prepared(wish, clock.now(), setup.progress, signals)
+                found = _prepared(request, clock.now(), setup.progress, signals)
                 if isinstance(found, Done):
                     return _done(found, setup.progress)
                 ready = found
@@ -220,20 +220,20 @@ def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, setup: RunSe
             # the same command, typed again, cannot help: a person has to answer
             return _notified(ExitCode.UNKNOWN, options, setup)
         except JobplanError as error:
-            wish, pause = again(wish, error, None if ready is None else ready.run_id)
+            request, pause = again(request, error, None if ready is None else ready.run_id)
             if isinstance(error, RunHeldError) and not reported:
                 _report_wait(error, setup.progress)
                 reported = True
         time.sleep(pause)
 
 
-def _prepared(wish: Wish, now: float, progress: ProgressOptions, signals: RunSignals) -> Ready | Done:
+def _prepared(request: RunRequest, now: float, progress: ProgressOptions, signals: RunSignals) -> Ready | Done:
     """As `resumption.prepare`; a run that only begins does not load what reads records."""
-    if wish.run_id is None and not wish.or_resume:
-        return begin(wish, new_run_id(now))
+    if request.run_id is None and not request.or_resume:
+        return begin(request, new_run_id(now))
     from runner.run.resumption import prepare
 
-    return signals.until(prepare(wish, now, progress.print))
+    return signals.until(prepare(request, now, progress.print))
 
 
 def _report_wait(error: JobplanError, progress: ProgressOptions) -> None:

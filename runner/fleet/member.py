@@ -18,7 +18,7 @@ from runner.fleet.targets import Cluster
 from runner.gateway.connecting import FULL
 from runner.plan.model import Plan
 from runner.run.begin_or_resume import carry_out
-from runner.run.continuation import Wish
+from runner.run.continuation import RunRequest
 from runner.run.loop import Run
 from runner.structs import Struct, field, replace
 
@@ -55,7 +55,7 @@ async def run_member(
     """Run the plan on the target, or finish the run that a previous process began there, and return how it ended."""
     target = member.target
     began = clock.now()
-    wish = Wish(
+    request = RunRequest(
         plan=plan,
         conninfo=target_conninfo(cluster, target.database),
         left_out=left_out,
@@ -69,7 +69,7 @@ async def run_member(
     )
     try:
         result = await carry_out(
-            wish,
+            request,
             clock=clock,
             sinks=sinks,
             require_ledger=options.require_ledger,

@@ -14,7 +14,7 @@ from runner.errors import JobplanError, OpenQuestionError, RecordError, UsageErr
 from runner.plan.graph import not_selected
 from runner.plan.model import Plan
 from runner.run.api import LEDGER, new_run
-from runner.run.continuation import Done, Wish, again
+from runner.run.continuation import Done, RunRequest, again
 from runner.run.loop import Run, RunOrigin, RunResult
 from runner.run.resumption import prepare
 from runner.run.start import Ready
@@ -60,7 +60,7 @@ async def begin_or_resume(
             hint="Give a folder as `journal`, or leave `ledger` as it is.",
         )
     clock = MonotonicClock()
-    wish = Wish(
+    request = RunRequest(
         plan=plan,
         conninfo=dsn,
         left_out=not_selected(plan, select, exclude),
@@ -74,14 +74,14 @@ async def begin_or_resume(
         marks={step: _outcome(step, outcome) for step, outcome in (marks or {}).items()},
     )
     try:
-        return await carry_out(wish, clock=clock, sinks=sinks, require_ledger=require_ledger or journal is None)
+        return await carry_out(request, clock=clock, sinks=sinks, require_ledger=require_ledger or journal is None)
     except OpenQuestionError as error:
         answers = ", ".join(f"{step!r}: 'succeeded' or 'failed'" for step in error.questions)
         raise error.answered_by(f"begin_or_resume(…, marks={{{answers}}})") from error
 
 
 async def carry_out(
-    wish: Wish,
+    request: RunRequest,
     *,
     clock: Clock,
     sinks: Sequence[Sink] = (),
@@ -90,32 +90,32 @@ async def carry_out(
     target: str | None = None,
     on_run: Callable[[Run], None] = lambda _: None,
 ) -> RunResult:
-    """Do what a wish asks for, to the end of its run; raises what `begin_or_resume` raises.
+    """Carry out a request, to the end of its run; raises what `begin_or_resume` raises.
 
     `on_run` receives the run before it begins, once more if it is tried again; `target` is its name in a fleet.
     """
     while True:
         ready: Ready | None = None
         try:
-            found = await prepare(wish, clock.now())
+            found = await prepare(request, clock.now())
             if isinstance(found, Done):
                 return RunResult(state=found.state, exit_code=0, run_id=found.run_id, origin=RunOrigin.DONE)
             ready = found
             with _recording(ready) as journal:
                 usual = await usual_durations(
                     ready.plan,
-                    wish.conninfo,
-                    journals=wish.journal,
-                    ledger=wish.ledger is not None,
-                    trusted_roles=wish.trusted_roles,
+                    request.conninfo,
+                    journals=request.journal,
+                    ledger=request.ledger is not None,
+                    trusted_roles=request.trusted_roles,
                 )
                 run = new_run(
                     ready,
-                    dsn=wish.conninfo,
+                    dsn=request.conninfo,
                     clock=clock,
                     sinks=[*journal, *sinks],
-                    ledger=wish.ledger,
-                    trusted_roles=wish.trusted_roles,
+                    ledger=request.ledger,
+                    trusted_roles=request.trusted_roles,
                     require_ledger=require_ledger,
                     ledger_first=True,
                     shared_slots=shared_slots,
@@ -127,7 +127,7 @@ async def carry_out(
         except OpenQuestionError:
             raise
         except JobplanError as error:
-            wish, pause = again(wish, error, None if ready is None else ready.run_id)
+            request, pause = again(request, error, None if ready is None else ready.run_id)
         await asyncio.sleep(pause)
 
 

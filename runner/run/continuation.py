@@ -1,11 +1,11 @@
 """Begin a run, or resume one: what `run`, `resume` and `begin_or_resume` have in common.
 
-A wish is a plan, perhaps with the id of its run. What the journals and the ledger have of such a run decides whether it
-begins, is resumed, is done already, or is refused. The decision is pure (`decide`). It is made before the run is
+A request is a plan, perhaps with the id of its run. What the journals and the ledger have of such a run decides whether
+it begins, is resumed, is done already, or is refused. The decision is pure (`decide`). It is made before the run is
 locked, so it is checked again under the lock: a run whose id was chosen must be unknown to the ledger
 (`start.check_unused`), and a journal must have what the ledger has (`takeover.check_journal_is_latest`). If this check
-fails, `again` returns the wish for the next decision. The code that reads records is in `resumption`, which a run that
-only begins does not import.
+fails, `again` returns the request for the next decision. The code that reads records is in `resumption`, which a run
+that only begins does not import.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ WAIT_EVERY = 1.0
 _TRIES = 5
 
 
-class Wish(Struct, frozen=True, kw_only=True):
-    """What a caller asks for: this plan, without the steps `left_out`; `run_id` if they chose it.
+class RunRequest(Struct, frozen=True, kw_only=True):
+    """A request for a run: this plan, without the steps `left_out`; `run_id` if the caller chose it.
 
     `journal` is the folder of all journals, None for none; `ledger` the schema of the ledger, None for none.
     `or_resume`: finish a run that is there. `allow_changed`: also with a plan that has changed since. `wait`: wait for
@@ -65,14 +65,14 @@ class Wish(Struct, frozen=True, kw_only=True):
     stale: bool = False
 
     def check(self) -> None:
-        """UsageError if the wish contradicts itself, or if its id cannot be one."""
+        """UsageError if the request contradicts itself, or if its id cannot be one."""
         problem = None if self.run_id is None else run_id_problem(self.run_id)
         if problem is not None:
             raise UsageError(f"--run-id {self.run_id!r}: {problem}.")
 
 
 class Action(enum.StrEnum):
-    """What to do with a wish."""
+    """What to do with a request."""
 
     BEGIN = "begin"
     #: Also a run of which nothing is left to do: that is found out when it is resumed.
@@ -91,7 +91,7 @@ def decide(*, named: bool, or_resume: bool, known: Known | None) -> Action:
     return Action.BEGIN if known.exit_code in _NOT_TO_BE_FINISHED else Action.RESUME
 
 
-#: Exit codes after which a wish without an id begins another run: all is well, or a step has failed.
+#: Exit codes after which a request without an id begins another run: all is well, or a step has failed.
 _NOT_TO_BE_FINISHED = frozenset({0, 1})
 
 
@@ -125,7 +125,7 @@ def latest(journal: Known | None, ledger: Known | None) -> Known | None:
     return max(journal, ledger, key=lambda known: known.started.at)
 
 
-# --- the result of a wish ---
+# --- the result of a request ---
 
 
 class Done(Struct, frozen=True, kw_only=True):
@@ -135,58 +135,58 @@ class Done(Struct, frozen=True, kw_only=True):
     state: RunState
 
 
-def again(wish: Wish, error: JobplanError, run_id: str | None) -> tuple[Wish, float]:
-    """Return the wish with which to decide once more after this error, and how many seconds later.
+def again(request: RunRequest, error: JobplanError, run_id: str | None) -> tuple[RunRequest, float]:
+    """Return the request with which to decide once more after this error, and how many seconds later.
 
     `run_id` is the run that had been chosen, if any: whatever another process has made of it, no other run takes its
     place. Raises the error if there is nothing more to try.
     """
     if isinstance(error, RunHeldError):
         run_id = error.run_id
-    pinned = replace(wish, run_id=run_id or wish.run_id)
-    if wish.or_resume and wish.wait and isinstance(error, RunHeldError):
+    pinned = replace(request, run_id=run_id or request.run_id)
+    if request.or_resume and request.wait and isinstance(error, RunHeldError):
         return pinned, WAIT_EVERY
     if (
-        wish.or_resume
-        and wish.tries < _TRIES
+        request.or_resume
+        and request.tries < _TRIES
         and isinstance(error, StaleRecordError | JournalExistsError | RunExistsError)
     ):
-        stale = wish.stale or isinstance(error, StaleRecordError)
-        return replace(pinned, tries=wish.tries + 1, stale=stale), 0.0
-    if isinstance(error, JournalExistsError) and not wish.or_resume:
+        stale = request.stale or isinstance(error, StaleRecordError)
+        return replace(pinned, tries=request.tries + 1, stale=stale), 0.0
+    if isinstance(error, JournalExistsError) and not request.or_resume:
         raise RunExistsError(error.message, hint=error.hint) from error
     raise error
 
 
-def begin(wish: Wish, run_id: str) -> Ready:
+def begin(request: RunRequest, run_id: str) -> Ready:
     """Return a run that is ready to begin, its journal open."""
-    journal = None if wish.journal is None else _new_journal(wish, wish.journal, run_id)
-    chosen = wish.run_id is not None
-    return Ready(run_id=run_id, plan=wish.plan, journal=journal, left_out=wish.left_out, chosen=chosen)
+    journal = None if request.journal is None else _new_journal(request, request.journal, run_id)
+    chosen = request.run_id is not None
+    return Ready(run_id=run_id, plan=request.plan, journal=journal, left_out=request.left_out, chosen=chosen)
 
 
-def _new_journal(wish: Wish, root: Path, run_id: str) -> Journal:
+def _new_journal(request: RunRequest, root: Path, run_id: str) -> Journal:
     try:
-        return Journal.create(root, run_id, wish.plan)
+        return Journal.create(root, run_id, request.plan)
     except JournalExistsError:
         try:
             locked = is_locked(root / run_id)
         except (OSError, RecordError):
             locked = False
-        if locked and wish.or_resume:
+        if locked and request.or_resume:
             raise RunHeldError(
                 f"run {run_id} is already running: another process is beginning it.", run_id=run_id
             ) from None
         raise
 
 
-def exists(wish: Wish, known: Known) -> RunExistsError:
+def exists(request: RunRequest, known: Known) -> RunExistsError:
     """Return the refusal to begin a run with the id of a known one."""
-    if not known.here or wish.journal is None:
+    if not known.here or request.journal is None:
         return exists_in_ledger(known.run_id)
     named = shlex.quote(known.run_id)
     return RunExistsError(
-        f"there is a run {known.run_id} already: its journal is {wish.journal / known.run_id}.",
+        f"there is a run {known.run_id} already: its journal is {request.journal / known.run_id}.",
         hint=f"To finish it: jobplan resume {named}, or jobplan run PLAN --run-id {named} --or-resume. Else choose "
         "another id.",
     )

@@ -1,4 +1,4 @@
-"""Find the run that a wish names in the journals and in the ledger, and prepare it to be resumed.
+"""Find the run that a request names in the journals and in the ledger, and prepare it to be resumed.
 
 `jobplan resume` names its run, and enters at `resume_record`; `jobplan run --or-resume` and `begin_or_resume` look for
 it first (`prepare`).
@@ -29,7 +29,7 @@ from runner.records.journal_files import from_ledger
 from runner.records.ledger_restore import restore_journal, state_after
 from runner.records.record import Record, read_record
 from runner.records.run_folders import EVENTS, LATER_PLANS, has_journal, journals, refused, set_aside
-from runner.run.continuation import Action, Done, Known, Wish, begin, decide, exists, latest
+from runner.run.continuation import Action, Done, Known, RunRequest, begin, decide, exists, latest
 from runner.run.start import Ready
 from runner.run.takeover import Orphans, Takeover, journal_record
 from runner.structs import replace
@@ -38,17 +38,17 @@ from runner.structs import replace
 _HEAD = 65_536
 
 
-async def prepare(wish: Wish, now: float, notify: Callable[[str], None] = lambda _: None) -> Ready | Done:
-    """Decide what to do with a wish, and open or restore the journal for it. `notify` is given messages for a person.
+async def prepare(request: RunRequest, now: float, notify: Callable[[str], None] = lambda _: None) -> Ready | Done:
+    """Decide what to do with a request, and open or restore its journal. `notify` is given messages for a person.
 
     RunExistsError if the id exists and must not; RunHeldError if the run has a runner; UsageError if it is not the run
     of this plan, as it is now, with these parameters and this selection; RecordError if its record cannot be read.
     """
-    wish.check()
-    if wish.run_id is None and not wish.or_resume:
-        return begin(wish, new_run_id(now))
+    request.check()
+    if request.run_id is None and not request.or_resume:
+        return begin(request, new_run_id(now))
     try:
-        return await _look_for_run(wish, now, notify)
+        return await _look_for_run(request, now, notify)
     except JournalHeldError as error:
         run_id = error.run_id
         raise RunHeldError(
@@ -56,22 +56,22 @@ async def prepare(wish: Wish, now: float, notify: Callable[[str], None] = lambda
         ) from error
 
 
-async def _look_for_run(wish: Wish, now: float, notify: Callable[[str], None]) -> Ready | Done:
-    async with searching(wish.conninfo, wish.ledger, wish.trusted_roles) as search:
-        known = await _find(wish, search)
-        match decide(named=wish.run_id is not None, or_resume=wish.or_resume, known=known):
+async def _look_for_run(request: RunRequest, now: float, notify: Callable[[str], None]) -> Ready | Done:
+    async with searching(request.conninfo, request.ledger, request.trusted_roles) as search:
+        known = await _find(request, search)
+        match decide(named=request.run_id is not None, or_resume=request.or_resume, known=known):
             case Action.BEGIN:
                 _check_ledger_readable(search, known)
-                return begin(wish, wish.run_id or new_run_id(now))
+                return begin(request, request.run_id or new_run_id(now))
             case Action.REFUSE if known is not None:
-                raise exists(wish, known)
+                raise exists(request, known)
         if known is None:
             raise AssertionError("there is no run to resume")
-        record = await _record(wish, search, known, notify)
-    plan = _plan_of(wish, record, notify)
-    found = resume_record(record, plan, root=wish.journal, orphans=wish.orphans, marks=wish.marks)
-    if isinstance(found, Done) and wish.run_id is None:  # it was interrupted when its last step had ended
-        return begin(wish, new_run_id(now))
+        record = await _record(request, search, known, notify)
+    plan = _plan_of(request, record, notify)
+    found = resume_record(record, plan, root=request.journal, orphans=request.orphans, marks=request.marks)
+    if isinstance(found, Done) and request.run_id is None:  # it was interrupted when its last step had ended
+        return begin(request, new_run_id(now))
     return found
 
 
@@ -115,18 +115,18 @@ def _check_ledger_readable(search: RunSearch, known: Known | None) -> None:
 # --- what is known ---
 
 
-async def _find(wish: Wish, search: RunSearch) -> Known | None:
-    if wish.run_id is not None:
-        journal = None if wish.journal is None else _in_journal(wish.journal, wish.run_id)
-        entry = await search.of_id(wish.run_id)
+async def _find(request: RunRequest, search: RunSearch) -> Known | None:
+    if request.run_id is not None:
+        journal = None if request.journal is None else _in_journal(request.journal, request.run_id)
+        entry = await search.of_id(request.run_id)
         found = None if entry is None else _of_ledger(entry)
-        if wish.stale and found is not None:
+        if request.stale and found is not None:
             return found
         return latest(journal, found)
-    digest = sha256(wish.plan)
-    journal = None if wish.journal is None else _last_in_journals(wish, wish.journal, digest, search.place)
-    entries = [_of_ledger(entry) for entry in await search.of_plan(wish.plan.name, digest)]
-    return latest(journal, next((known for known in entries if _fits(wish, known, search.place)), None))
+    digest = sha256(request.plan)
+    journal = None if request.journal is None else _last_in_journals(request, request.journal, digest, search.place)
+    entries = [_of_ledger(entry) for entry in await search.of_plan(request.plan.name, digest)]
+    return latest(journal, next((known for known in entries if _fits(request, known, search.place)), None))
 
 
 def _in_journal(root: Path, run_id: str) -> Known | None:
@@ -135,15 +135,15 @@ def _in_journal(root: Path, run_id: str) -> Known | None:
     return _of_record(read_record(root, run_id, notices=False, own=True))
 
 
-def _last_in_journals(wish: Wish, root: Path, digest: str, place: ev.Place) -> Known | None:
-    """Return the last run of the wish that has a journal. RecordError if that cannot be read to its end."""
+def _last_in_journals(request: RunRequest, root: Path, digest: str, place: ev.Place) -> Known | None:
+    """Return the last run of the request that has a journal. RecordError if that cannot be read to its end."""
     begun = [(started, folder) for folder in journals(root) if (started := _beginning(folder)) is not None]
     for started, folder in sorted(begun, key=lambda one: one[0].at, reverse=True):
         changed = started.sha256 != digest
-        if started.plan != wish.plan.name or (changed and not any(folder.glob(LATER_PLANS))):
+        if started.plan != request.plan.name or (changed and not any(folder.glob(LATER_PLANS))):
             continue
         known = Known(run_id=folder.name, started=started, place=started.place)
-        if not _fits(wish, known, place):
+        if not _fits(request, known, place):
             continue
         record = read_record(root, folder.name, notices=False, own=True)
         if record.sha256 == digest:
@@ -163,13 +163,13 @@ def _beginning(folder: Path) -> ev.RunStarted | None:
     return event if isinstance(event, ev.RunStarted) else None
 
 
-def _fits(wish: Wish, known: Known, place: ev.Place) -> bool:
+def _fits(request: RunRequest, known: Known, place: ev.Place) -> bool:
     """Return whether a run of the same plan is also one of the same selection and database.
 
     Where it is not certain that the database is another one, the run fits: whether it can be resumed there is checked
     when it is.
     """
-    if frozenset(known.started.left_out) != wish.left_out:
+    if frozenset(known.started.left_out) != request.left_out:
         return False
     there = known.place
     if known.started.database not in ("", place.database):
@@ -183,10 +183,10 @@ def _fits(wish: Wish, known: Known, place: ev.Place) -> bool:
 # --- resume it ---
 
 
-async def _record(wish: Wish, search: RunSearch, known: Known, notify: Callable[[str], None]) -> Record:
+async def _record(request: RunRequest, search: RunSearch, known: Known, notify: Callable[[str], None]) -> Record:
     """Return the record to resume by; one that only the ledger has is restored, unless the run has a runner."""
-    if known.here and wish.journal is not None:
-        return read_record(wish.journal, known.run_id, notices=False, own=True)
+    if known.here and request.journal is not None:
+        return read_record(request.journal, known.run_id, notices=False, own=True)
     runner = await search.runner_of(known.run_id) if known.exit_code is None else None
     if runner is not None:
         raise RunHeldError(
@@ -195,12 +195,12 @@ async def _record(wish: Wish, search: RunSearch, known: Known, notify: Callable[
             hint=f"Follow it with jobplan attach {shlex.quote(known.run_id)}, or wait for its end with "
             "--wait-for-runner.",
         )
-    admin = LedgerAdmin(wish.conninfo, wish.ledger or "", wish.trusted_roles)
+    admin = LedgerAdmin(request.conninfo, request.ledger or "", request.trusted_roles)
     found = await asyncio.to_thread(admin.read, known.run_id)
-    if wish.journal is None:
+    if request.journal is None:
         return _record_of(found.run_id, found.plans, found.events)
-    _restore(wish.journal, known, found, notify)
-    return read_record(wish.journal, known.run_id, notices=False, own=True)
+    _restore(request.journal, known, found, notify)
+    return read_record(request.journal, known.run_id, notices=False, own=True)
 
 
 def _restore(root: Path, known: Known, found: LedgerRun, notify: Callable[[str], None]) -> None:
@@ -234,17 +234,17 @@ def _record_of(run_id: str, plans: Mapping[str, str], recorded: Sequence[Mapping
     )
 
 
-def _plan_of(wish: Wish, record: Record, notify: Callable[[str], None]) -> Plan:
-    """Return the plan to resume with. UsageError if the run is one of another plan, or of another wish."""
+def _plan_of(request: RunRequest, record: Record, notify: Callable[[str], None]) -> Plan:
+    """Return the plan to resume with. UsageError if the run is one of another plan, or of another request."""
     started, recorded = begun(record), record.plan
-    if recorded.name != wish.plan.name:
+    if recorded.name != request.plan.name:
         raise UsageError(
-            f"run {record.run_id} is a run of the plan {recorded.name!r}, and this is {wish.plan.name!r}.",
+            f"run {record.run_id} is a run of the plan {recorded.name!r}, and this is {request.plan.name!r}.",
             hint="Choose another --run-id.",
         )
     others = [
         f"{name} was {recorded.values[name]!r}, and is {value!r}"
-        for name, value in wish.plan.values.items()
+        for name, value in request.plan.values.items()
         if name in recorded.values and recorded.values[name] != value
     ]
     if others:
@@ -252,14 +252,14 @@ def _plan_of(wish: Wish, record: Record, notify: Callable[[str], None]) -> Plan:
             f"run {record.run_id} was begun with other parameters: {', '.join(others)}.",
             hint="Choose another --run-id.",
         )
-    if frozenset(started.left_out) != wish.left_out:
-        names = [", ".join(sorted(steps)) or "no step" for steps in (started.left_out, wish.left_out)]
+    if frozenset(started.left_out) != request.left_out:
+        names = [", ".join(sorted(steps)) or "no step" for steps in (started.left_out, request.left_out)]
         raise UsageError(
             f"run {record.run_id} was begun with another selection: it leaves out {names[0]}, and this leaves out "
             f"{names[1]}.",
             hint="Choose another --run-id.",
         )
-    return plan_to_resume(record, wish.plan, allow_changed=wish.allow_changed, notify=notify)
+    return plan_to_resume(record, request.plan, allow_changed=request.allow_changed, notify=notify)
 
 
 def begun(record: Record) -> ev.RunStarted:

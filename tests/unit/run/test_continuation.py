@@ -1,4 +1,4 @@
-"""What comes of a wish for a run: pure decisions by what journals and the ledger have."""
+"""What comes of a request for a run: pure decisions by what journals and the ledger have."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from runner.errors import (
 )
 from runner.identity import MAX_RUN_ID, run_id_problem, run_of, runner_name, worker_name
 from runner.records.journal import Journal
-from runner.run.continuation import Action, Known, Wish, again, decide, latest
+from runner.run.continuation import Action, Known, RunRequest, again, decide, latest
 from runner.run.takeover import Takeover, journal_record
 from runner.structs import replace
 from tests.builders import execute, new_run, plan, step
@@ -39,9 +39,9 @@ def known(exit_code: int | None = None, *, resumed: tuple[float, ...] = (), run:
     return Known(run_id=run, started=started, exit_code=exit_code, resumed_at=frozenset(resumed))
 
 
-def wish(**keys: Any) -> Wish:
-    """Return a wish."""
-    return replace(Wish(plan=plan(step("a", "select 1")), conninfo=""), **keys)
+def request(**keys: Any) -> RunRequest:
+    """Return a request."""
+    return replace(RunRequest(plan=plan(step("a", "select 1")), conninfo=""), **keys)
 
 
 # --- the id ---
@@ -93,7 +93,7 @@ def test_what_cannot_be_an_id_is_explained(bad: str) -> None:
     assert problem is not None
     assert "last" in problem or "ASCII letters" in problem
     with pytest.raises(UsageError, match="--run-id"):
-        wish(run_id=bad).check()
+        request(run_id=bad).check()
 
 
 # --- what to do ---
@@ -167,29 +167,29 @@ def test_one_source_is_enough() -> None:
 
 def test_a_waiting_process_decides_again_and_keeps_the_run_that_was_chosen() -> None:
     held = RunHeldError("held", run_id="x")
-    later, seconds = again(wish(or_resume=True, wait=True), held, None)
+    later, seconds = again(request(or_resume=True, wait=True), held, None)
     assert (later.run_id, seconds > 0) == ("x", True)
     with pytest.raises(RunHeldError):
-        again(wish(or_resume=True), held, None)
+        again(request(or_resume=True), held, None)
     with pytest.raises(RunHeldError):
-        again(wish(run_id="x", wait=True), held, None)
+        again(request(run_id="x", wait=True), held, None)
 
 
 @pytest.mark.parametrize("error", [StaleRecordError("old"), JournalExistsError("there"), RunExistsError("there")])
 def test_a_process_that_was_overtaken_decides_again_a_limited_number_of_times(error: JobplanError) -> None:
-    asked = wish(or_resume=True)
+    asked = request(or_resume=True)
     for _ in range(5):
         asked, seconds = again(asked, error, "x")
         assert (asked.run_id, seconds) == ("x", 0.0)
     with pytest.raises(type(error)):
         again(asked, error, "x")
     with pytest.raises(JobplanError):
-        again(wish(run_id="x"), error, "x")
+        again(request(run_id="x"), error, "x")
 
 
 def test_another_error_ends_it() -> None:
     with pytest.raises(PreflightError):
-        again(wish(or_resume=True, wait=True), PreflightError("no"), "x")
+        again(request(or_resume=True, wait=True), PreflightError("no"), "x")
 
 
 # --- under the lock of the run ---
