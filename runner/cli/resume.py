@@ -38,8 +38,8 @@ from runner.errors import JobplanError, OpenQuestionError, PlanError, RecordErro
 from runner.exit_codes import for_error, help_text
 from runner.plan.model import Plan
 from runner.records.record import Record, read_record
-from runner.run.continuation import Done
 from runner.run.resumption import begun, changed, plan_to_resume, resume_record
+from runner.run.run_decision import Done
 from runner.run.takeover import Orphans
 from runner.structs import Struct
 

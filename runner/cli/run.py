@@ -46,7 +46,7 @@ from runner.plan.groups import written_steps
 from runner.plan.model import Plan
 from runner.plan.plan_files import files_of
 from runner.reports.messages import Verbosity
-from runner.run.continuation import Done, RunRequest, again, begin
+from runner.run.run_decision import Done, RunRequest, again, begin
 from runner.run.start import Ready
 from runner.structs import Struct, replace
 

@@ -18,8 +18,8 @@ from runner.fleet.targets import Cluster
 from runner.gateway.connecting import FULL
 from runner.plan.model import Plan
 from runner.run.begin_or_resume import carry_out
-from runner.run.continuation import RunRequest
 from runner.run.loop import Run
+from runner.run.run_decision import RunRequest
 from runner.structs import Struct, field, replace
 
 #: How many failed steps of a member the record of the fleet has; its own record has all.

@@ -14,9 +14,9 @@ from runner.errors import JobplanError, OpenQuestionError, RecordError, UsageErr
 from runner.plan.graph import not_selected
 from runner.plan.model import Plan
 from runner.run.api import LEDGER, new_run
-from runner.run.continuation import Done, RunRequest, again
 from runner.run.loop import Run, RunOrigin, RunResult
 from runner.run.resumption import prepare
+from runner.run.run_decision import Done, RunRequest, again
 from runner.run.start import Ready
 from runner.run.usual_durations import usual_durations
 

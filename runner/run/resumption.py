@@ -29,7 +29,7 @@ from runner.records.journal_files import from_ledger
 from runner.records.ledger_restore import restore_journal, state_after
 from runner.records.record import Record, read_record
 from runner.records.run_folders import EVENTS, LATER_PLANS, has_journal, journals, refused, set_aside
-from runner.run.continuation import Action, Done, Known, RunRequest, begin, decide, exists, latest
+from runner.run.run_decision import Action, Done, Known, RunRequest, begin, decide, exists, latest
 from runner.run.start import Ready
 from runner.run.takeover import Orphans, Takeover, journal_record
 from runner.structs import replace

@@ -24,7 +24,7 @@ from runner.errors import (
 )
 from runner.identity import MAX_RUN_ID, run_id_problem, run_of, runner_name, worker_name
 from runner.records.journal import Journal
-from runner.run.continuation import Action, Known, RunRequest, again, decide, latest
+from runner.run.run_decision import Action, Known, RunRequest, again, decide, latest
 from runner.run.takeover import Takeover, journal_record
 from runner.structs import replace
 from tests.builders import execute, new_run, plan, step

@@ -1,4 +1,4 @@
-"""Begin a run, or resume one: what `run`, `resume` and `begin_or_resume` have in common.
+"""The decision whether a request begins a run or resumes one; `run`, `resume` and `begin_or_resume` have it in common.
 
 A request is a plan, perhaps with the id of its run. What the journals and the ledger have of such a run decides whether
 it begins, is resumed, is done already, or is refused. The decision is pure (`decide`). It is made before the run is
