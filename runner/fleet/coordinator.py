@@ -21,7 +21,7 @@ from runner.fleet.budget import ClusterBudget
 from runner.fleet.events import MemberState
 from runner.fleet.live_members import is_for_the_fleet
 from runner.fleet.member import MemberOptions, of_error, run_member
-from runner.fleet.records import CancelWish, FleetJournal
+from runner.fleet.records import FleetCancelRequest, FleetJournal
 from runner.fleet.rollout import FleetState, Member, apply, decide, exit_code
 from runner.fleet.targets import Target, Targets, parse_selectors, select
 from runner.plan.model import Plan
@@ -63,7 +63,7 @@ class FleetRun:
         *,
         clock: Clock,
         sinks: Sequence[FleetSink] = (),
-        cancel_wanted: Callable[[], CancelWish | None] = lambda: None,
+        cancel_wanted: Callable[[], FleetCancelRequest | None] = lambda: None,
         sinks_of: Callable[[Member], Sequence[Sink]] = lambda _: (),
     ) -> None:
         self.state = state
@@ -138,26 +138,26 @@ class FleetRun:
     def _stop_if_asked(self, now: float) -> None:
         if self._signals and (self.state.stopping is None or self.state.stopping.signal is None):
             self._emit(ev.FleetStopping(at=now, reason="interrupted", signal=self._signals[0]))
-        wish = self._cancel_wanted()
-        if wish is not None and wish.where:
-            self._cancel_part(wish, now)
-            wish = None
-        by = None if self._cancelled else self._cancelled_by or (wish.by if wish is not None else None)
+        request = self._cancel_wanted()
+        if request is not None and request.where:
+            self._cancel_part(request, now)
+            request = None
+        by = None if self._cancelled else self._cancelled_by or (request.by if request is not None else None)
         if by is not None:
             self._cancelled = True
             self._emit(ev.FleetStopping(at=now, reason=f"cancelled by {by}", cancel=True))
             self._cancel_members(by)
 
-    def _cancel_part(self, wish: CancelWish, now: float) -> None:
+    def _cancel_part(self, request: FleetCancelRequest, now: float) -> None:
         """Cancel the selected targets: those that run end, and those that have not begun do not begin."""
         everyone = [member.target for member in self.state.members.values()]
-        for target in select(everyone, parse_selectors(wish.where)):
+        for target in select(everyone, parse_selectors(request.where)):
             if self.state.members[target.name].state is MemberState.RUNNING:
-                self._cancelled_parts[target.name] = wish.by
+                self._cancelled_parts[target.name] = request.by
                 if target.name in self._runs:
-                    self._runs[target.name].cancel(wish.by)
+                    self._runs[target.name].cancel(request.by)
             elif self.state.members[target.name].state is MemberState.PENDING:
-                self._emit(_never_begun(target, wish.by, now))
+                self._emit(_never_begun(target, request.by, now))
 
     def _cancel_members(self, by: str) -> None:
         for run in list(self._runs.values()):

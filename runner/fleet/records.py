@@ -143,7 +143,7 @@ def is_running(folder: Path) -> bool:
         return False
 
 
-class CancelWish(Struct, frozen=True, kw_only=True):
+class FleetCancelRequest(Struct, frozen=True, kw_only=True):
     """A user wants to cancel the fleet run; with selectors in `where`, only the targets that match all of them."""
 
     by: str
@@ -154,19 +154,19 @@ def request_cancel(folder: Path, by: str, where: Sequence[str] = ()) -> None:
     """Ask the process that works on the fleet run to cancel it, or a part. RecordError if that cannot be written."""
     name = f"{CANCEL}-{secrets.token_hex(8)}"
     try:
-        (folder / f".{name}").write_bytes(to_json_line(to_values(CancelWish(by=by, where=tuple(where)))))
+        (folder / f".{name}").write_bytes(to_json_line(to_values(FleetCancelRequest(by=by, where=tuple(where)))))
         (folder / f".{name}").rename(folder / name)
     except OSError as error:
         raise _refused(folder, error) from error
 
 
-def cancel_request(folder: Path) -> CancelWish | None:
+def cancel_request(folder: Path) -> FleetCancelRequest | None:
     """Return one request to cancel, once; None without a request."""
     for path in sorted(folder.glob(f"{CANCEL}-*")):
         with contextlib.suppress(OSError, ValueError, TypeError, RecordError):
-            wish = from_values(json.loads(read_regular(path)), CancelWish)
+            request = from_values(json.loads(read_regular(path)), FleetCancelRequest)
             path.unlink()
-            return wish
+            return request
     return None
 
 
