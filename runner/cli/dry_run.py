@@ -36,7 +36,7 @@ from runner.identity import written_key
 from runner.lint import Sources, check_plan, invalid_plan
 from runner.plan.groups import written_steps
 from runner.plan.model import Plan
-from runner.preflight.dry_run import Wishes, dry_run, readable_draft
+from runner.preflight.dry_run import DryRunOptions, dry_run, readable_draft
 from runner.preflight.dry_run_result import DryRun
 from runner.preflight.step_durations import Duration, KnownDurations, recorded
 from runner.reference.explanations import explanations
@@ -113,7 +113,7 @@ def dry_run_command(
     wanted = wanted_check_reports(reports, format_, plan, parameters.params_file)
     readable = read_to_look(plan, parameters.values())
     loaded = readable.plan
-    wishes = Wishes(
+    options = DryRunOptions(
         explain=not no_explain,
         left_out=selection.left_out(loaded),
         assumed=_assumed(assumed, loaded),
@@ -124,7 +124,7 @@ def dry_run_command(
         well_formed=readable.well_formed,
     )
     with server(lambda: chosen_dsn(dsn), embedded=embedded, progress=_progress) as conninfo:
-        return report(loaded, conninfo, wishes, strict=strict, format_=format_, color=color, reports=wanted)
+        return report(loaded, conninfo, options, strict=strict, format_=format_, color=color, reports=wanted)
 
 
 def _progress(text: str) -> None:
@@ -181,7 +181,7 @@ def _slots(text: str | None) -> tuple[int, ...]:
 def report(
     plan: Plan,
     conninfo: str,
-    wishes: Wishes,
+    options: DryRunOptions,
     *,
     strict: bool = False,
     format_: str = "text",
@@ -190,13 +190,13 @@ def report(
     reports: Reports = (),
 ) -> int:
     """Check the plan on a server, print the report, write those that are wanted, and return the exit code."""
-    result = asyncio.run(look(plan, conninfo, wishes))
+    result = asyncio.run(look(plan, conninfo, options))
     if not to_stdout(reports):
         show(result, format_, color, note=None if quiet else role_note([plan]))
     for kind, path in reports:
         write_report(kind, path, _report(kind, plan, result, strict=strict))
     if "GITHUB_ACTIONS" in os.environ:
-        _show_in_github(plan, result, wishes.left_out, format_, stdout=format_ == "text" and not to_stdout(reports))
+        _show_in_github(plan, result, options.left_out, format_, stdout=format_ == "text" and not to_stdout(reports))
     return exit_code(result, strict=strict)
 
 
@@ -223,11 +223,11 @@ def _show_in_github(plan: Plan, result: DryRun, left_out: frozenset[str], format
     )
 
 
-async def look(plan: Plan, conninfo: str, wishes: Wishes) -> DryRun:
+async def look(plan: Plan, conninfo: str, options: DryRunOptions) -> DryRun:
     """Check the plan on a server. ConnectionFailedError if it cannot be reached."""
     async with await Inspector.connect(conninfo, "jobplan dry-run") as inspector:
         try:
-            return await dry_run(plan, inspector, wishes)
+            return await dry_run(plan, inspector, options)
         except ServerLostError as error:
             raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
 

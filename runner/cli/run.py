@@ -157,12 +157,12 @@ def _notified(code: int, options: RunOptions, setup: RunSetup) -> int:
 
 def _dry_run(options: RunOptions, values: ParameterValues, setup: RunSetup) -> int:
     from runner.cli.dry_run import read_to_look, report
-    from runner.preflight.dry_run import Wishes
+    from runner.preflight.dry_run import DryRunOptions
     from runner.preflight.step_durations import recorded
 
     readable = read_to_look(options.plan, values)
     plan = _load(readable.plan, options)
-    wishes = Wishes(
+    dry_run_options = DryRunOptions(
         left_out=options.selection.left_out(plan),
         durations=recorded(options.journal, plan.name),
         trusted_roles=setup.trusted_roles,
@@ -170,7 +170,7 @@ def _dry_run(options: RunOptions, values: ParameterValues, setup: RunSetup) -> i
         well_formed=readable.well_formed,
     )
     with _server(setup) as conninfo:
-        return report(plan, conninfo, wishes, quiet=options.progress.verbosity is Verbosity.QUIET)
+        return report(plan, conninfo, dry_run_options, quiet=options.progress.verbosity is Verbosity.QUIET)
 
 
 def _load(plan: Plan, options: RunOptions) -> Plan:

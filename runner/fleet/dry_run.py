@@ -18,7 +18,7 @@ from runner.fleet.plans import FleetPlans
 from runner.fleet.targets import Target, Targets
 from runner.gateway.catalog import RelationFacts
 from runner.gateway.inspection import Inspector
-from runner.preflight.dry_run import Wishes, dry_run
+from runner.preflight.dry_run import DryRunOptions, dry_run
 from runner.preflight.dry_run_result import DryRun
 from runner.reports.messages import counted
 from runner.structs import Struct, picked
@@ -103,10 +103,10 @@ async def _look_at(
 ) -> DryRun:
     plan, left_out = plans.of(target)
     conninfo = target_conninfo(targets.clusters[target.cluster], target.database)
-    wishes = Wishes(explain=explain, left_out=left_out, trusted_roles=trusted_roles)
+    options = DryRunOptions(explain=explain, left_out=left_out, trusted_roles=trusted_roles)
     async with await Inspector.connect(conninfo, "jobplan fleet dry-run") as inspector:
         try:
-            return await dry_run(plan, inspector, wishes)
+            return await dry_run(plan, inspector, options)
         except GatewayError as error:
             raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
 

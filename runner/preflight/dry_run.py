@@ -95,7 +95,7 @@ _UNMET = "JP520"
 _REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP508", "JP510", _UNMET})
 
 
-class Wishes(Struct, frozen=True, kw_only=True):
+class DryRunOptions(Struct, frozen=True, kw_only=True):
     """The options of a dry run: with EXPLAIN or without, and which steps are left out.
 
     `assumed` durations take precedence; `durations` are those of this machine's journals.
@@ -159,7 +159,7 @@ def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Pro
     return [*kept, *said]
 
 
-async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
+async def dry_run(plan: Plan, inspector: Inspector, options: DryRunOptions) -> DryRun:
     """Check a plan on a server. PreflightError if the server cannot be checked at all."""
     facts = await inspector.facts()
     examined = examine(facts, demand_of(plan))
@@ -168,35 +168,35 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     (directory,) = await inspector.rows("data_directory") or ((None,),)
     disks = Disks(directory[0], inspector.host)
     written = written_out(plan)
-    left_out = wishes.left_out | {step.id for step in written_steps(plan) if step.group in wishes.left_out}
-    looked = await StatementLook(written, inspector, disks, explain=wishes.explain).look(left_out=left_out)
+    left_out = options.left_out | {step.id for step in written_steps(plan) if step.group in options.left_out}
+    looked = await StatementLook(written, inspector, disks, explain=options.explain).look(left_out=left_out)
     locks = read_locks(looked.units)
-    problems += conflict_problems(plan, locks, Sources()) if wishes.well_formed else ()
+    problems += conflict_problems(plan, locks, Sources()) if options.well_formed else ()
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
     problems += activity_problems(written, locks, held, snapshots)
     problems += disk_problems(looked.units, disks)
-    problems += loss_problems(plan, looked.units, wishes.found, Sources())
-    ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, wishes.trusted_roles))
+    problems += loss_problems(plan, looked.units, options.found, Sources())
+    ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, options.trusted_roles))
     problems += ledger_problems(plan, inspector.ignored_ledgers)
-    durations = FirstOf([wishes.assumed, MostRuns([ledger, wishes.durations])])
+    durations = FirstOf([options.assumed, MostRuns([ledger, options.durations])])
     schedule = None
-    if wishes.well_formed:
-        schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
+    if options.well_formed:
+        schedule = forecast(plan, durations, rows=looked.rows, left_out=options.left_out, slots=options.what_if)
         problems += schedule_problems(plan, schedule, durations)
     window = None
-    if wishes.well_formed and plan.window is not None:
+    if options.well_formed and plan.window is not None:
         (server_time,) = await inspector.rows("now")
-        usual = usual_durations(plan, [ledger, wishes.durations])
+        usual = usual_durations(plan, [ledger, options.durations])
         window = window_forecast(
             plan,
             durations,
             usual,
             rows=looked.rows,
-            left_out=wishes.left_out,
+            left_out=options.left_out,
             server_time=float(server_time[0] or 0.0),
         )
         problems += window_problems(plan, window, usual)
-    problems = _together(wishes.found, [*problems, *looked.problems])
+    problems = _together(options.found, [*problems, *looked.problems])
     unmet = any(one.code == _UNMET for one in problems)
     skipped = unmet and plan.requires.otherwise is Otherwise.SKIP and not looked.unevaluated
     if skipped:

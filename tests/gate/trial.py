@@ -21,7 +21,7 @@ from runner.cli.options import ParameterValues
 from runner.engine import events as ev
 from runner.engine.state import RunState
 from runner.errors import Problem, Severity
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import Coverage, DryRun
 from runner.run.api import run_plan
 from tests.gate.cases import BASE, ROLES, Case
@@ -144,8 +144,8 @@ class Range:
     def dry_run(self, readable: Readable) -> DryRun:
         """Look at the plan on the template database, which nothing changes. Warnings of offline rules are left out."""
         errors = tuple(problem for problem in readable.found if problem.severity is Severity.ERROR)
-        wishes = Wishes(found=errors, well_formed=readable.well_formed)
-        return asyncio.run(look(readable.plan, make_conninfo(self._dsn, dbname=self._base), wishes))
+        options = DryRunOptions(found=errors, well_formed=readable.well_formed)
+        return asyncio.run(look(readable.plan, make_conninfo(self._dsn, dbname=self._base), options))
 
     def run(self, case: Case, readable: Readable) -> Real:
         """Run the plan in a new database, also if an offline rule finds an error."""

@@ -11,7 +11,7 @@ from runner import load_plan
 from runner.cli.dry_run import look
 from runner.errors import Problem, Severity
 from runner.plan.model import Plan
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import DryRun, StatementReport
 
 PLANS = Path(__file__).parents[2] / "plans"
@@ -20,7 +20,7 @@ ROLE = f"jobplan_test_reviewed_{os.getpid()}"  # two test processes may share a 
 
 def dry_run(plan: Plan, dsn: str, *, explain: bool = True) -> DryRun:
     """Look at the plan on the server."""
-    return asyncio.run(look(plan, dsn, Wishes(explain=explain)))
+    return asyncio.run(look(plan, dsn, DryRunOptions(explain=explain)))
 
 
 def shipped(name: str, **params: str) -> Plan:

@@ -11,7 +11,7 @@ import pytest
 
 from runner.cli.dry_run import look, read_to_look
 from runner.cli.options import ParameterValues
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.run.api import run_plan
 from tests.integration.dry_runs import errors
 
@@ -55,6 +55,6 @@ def test_what_catalogs_refuse_is_an_error_and_nothing_else(
     step = {"id": "a", "sql": sql.format(toast=toast), **({"settings": settings} if settings else {})}
     path.write_text(f"{HEAD}  - {json.dumps(step)}\n", encoding="utf-8")
     readable = read_to_look(path, ParameterValues(given={}, params_file=None, environment={}))
-    dry = asyncio.run(look(readable.plan, database, Wishes(found=readable.found)))
+    dry = asyncio.run(look(readable.plan, database, DryRunOptions(found=readable.found)))
     assert bool(errors(dry)) is fails
     assert (run_plan(readable.plan, dsn=database, sinks=[], ledger=None).exit_code != 0) is fails

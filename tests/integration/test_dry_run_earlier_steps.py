@@ -11,7 +11,7 @@ import pytest
 
 from runner.cli.dry_run import exit_code, look
 from runner.plan.loading import load_plan
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
 from tests.integration.dry_runs import codes, errors
 
@@ -61,7 +61,7 @@ def looked(folder: Path, dsn: str, steps: str) -> DryRun:
     path.write_text(HEAD + steps, encoding="utf-8")
     plan = load_plan(path).plan
     assert plan is not None
-    return asyncio.run(look(plan, dsn, Wishes()))
+    return asyncio.run(look(plan, dsn, DryRunOptions()))
 
 
 def of_step(result: DryRun, step: str) -> list[StatementReport]:

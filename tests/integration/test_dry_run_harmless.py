@@ -14,7 +14,7 @@ import pytest
 from runner import load_plan
 from runner.cli.dry_run import look
 from runner.embedded import EmbeddedServer
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import Coverage, DryRun
 from tests.integration.gateway_setups import ask, until, value
 from tests.servers import start_test_server
@@ -165,6 +165,6 @@ def checked() -> Callable[[Path, str, bool], DryRun]:
     """Look at a plan."""
 
     def run(path: Path, dsn: str, explain: bool) -> DryRun:
-        return asyncio.run(look(load_plan(path), dsn, Wishes(explain=explain)))
+        return asyncio.run(look(load_plan(path), dsn, DryRunOptions(explain=explain)))
 
     return run

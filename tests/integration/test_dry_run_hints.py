@@ -15,7 +15,7 @@ from psycopg import sql
 from runner.cli.dry_run import look, read_to_look
 from runner.cli.options import ParameterValues
 from runner.errors import Problem, Severity
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 
 ROLE = f"dry_hints_{os.getpid()}"
 OWNER = f"dry_hints_owner_{os.getpid()}"
@@ -56,7 +56,7 @@ def found(folder: Path, dsn: str, step: str) -> list[Problem]:
         encoding="utf-8",
     )
     readable = read_to_look(path, ParameterValues(given={}, params_file=None, environment={}))
-    dry = asyncio.run(look(readable.plan, dsn, Wishes(found=readable.found)))
+    dry = asyncio.run(look(readable.plan, dsn, DryRunOptions(found=readable.found)))
     return [problem for problem in dry.problems if problem.step == "a" and problem.code.startswith(("JP5", "JP6"))]
 
 

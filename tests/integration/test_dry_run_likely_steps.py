@@ -11,7 +11,7 @@ import pytest
 
 from runner.cli.dry_run import exit_code, look, read_to_look
 from runner.cli.options import ParameterValues
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import Coverage, DryRun
 from runner.run.api import run_plan
 from tests.integration.dry_runs import errors
@@ -38,7 +38,7 @@ def tried(folder: Path, dsn: str, steps: str) -> tuple[DryRun, int]:
     path = folder / "plan.yaml"
     path.write_text(HEAD + textwrap.dedent(steps), encoding="utf-8")
     readable = read_to_look(path, ParameterValues(given={}, params_file=None, environment={}))
-    dry = asyncio.run(look(readable.plan, dsn, Wishes(found=readable.found)))
+    dry = asyncio.run(look(readable.plan, dsn, DryRunOptions(found=readable.found)))
     return dry, run_plan(readable.plan, dsn=dsn, sinks=[], ledger=None).exit_code
 
 

@@ -14,7 +14,7 @@ import pytest
 from runner import load_plan
 from runner.cli.dry_run import look
 from runner.errors import Problem, Severity
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import DryRun
 from runner.preflight.step_durations import Duration, KnownDurations
 from tests.integration.gateway_setups import ask
@@ -50,8 +50,8 @@ def looked(dsn: str, folder: Path, steps: str) -> DryRun:
     """Look at a plan of these steps."""
     path = folder / "plan.yaml"
     path.write_text(HEAD + textwrap.dedent(steps), encoding="utf-8")
-    wishes = Wishes(durations=KnownDurations({"a": Duration(p50=90.0, p95=120.0, runs=3)}))
-    return asyncio.run(look(load_plan(path), dsn, wishes))
+    options = DryRunOptions(durations=KnownDurations({"a": Duration(p50=90.0, p95=120.0, runs=3)}))
+    return asyncio.run(look(load_plan(path), dsn, options))
 
 
 def found(result: DryRun, *codes: str) -> list[Problem]:

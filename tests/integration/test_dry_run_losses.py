@@ -11,7 +11,7 @@ import pytest
 
 from runner.cli.dry_run import look, read_to_look
 from runner.cli.options import ParameterValues
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.run.api import run_plan
 
 HEAD = "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, lock_timeout: 5s, on_finish: wait}\nsteps:\n"
@@ -50,7 +50,7 @@ def warned(folder: Path, dsn: str, steps: str) -> set[str]:
     path = folder / "plan.yaml"
     path.write_text(HEAD + textwrap.dedent(steps), encoding="utf-8")
     readable = read_to_look(path, ParameterValues(given={}, params_file=None, environment={}))
-    dry = asyncio.run(look(readable.plan, dsn, Wishes(found=readable.found)))
+    dry = asyncio.run(look(readable.plan, dsn, DryRunOptions(found=readable.found)))
     run_plan(readable.plan, dsn=dsn, sinks=[], ledger=None)
     return {problem.code for problem in dry.problems}
 

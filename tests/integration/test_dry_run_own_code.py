@@ -10,7 +10,7 @@ import pytest
 
 from runner import load_plan
 from runner.cli.dry_run import look
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import Coverage
 from runner.preflight.planned_queries import words_of
 from tests.integration.gateway_setups import ask, value
@@ -95,7 +95,7 @@ def test_no_function_of_the_database_s_own_is_executed(tracked: str, tmp_path: P
     head = "version: 1\nname: own\nbudget: {slots: 1}\ndefaults: {timeout: 1m, lock_timeout: 30s, on_finish: wait}\n"
     requires = "requires: {preconditions: [{sql: SELECT holds(4), message: no}]}\n"
     path.write_text(f"{head}{requires}steps:\n{steps}", encoding="utf-8")
-    result = asyncio.run(look(load_plan(path), tracked, Wishes()))
+    result = asyncio.run(look(load_plan(path), tracked, DryRunOptions()))
     executed = [name for (name,) in ask(tracked, "SELECT funcname FROM pg_stat_user_functions")]
     assert [name for name in executed if not name.startswith("pg_background")] == []
     reports = {one.step: one for one in result.statements if one.key == "sql" and one.step in STATEMENTS}
@@ -116,7 +116,7 @@ def test_statements_that_use_only_what_is_postgresql_s_own_are_still_explained(t
     path.write_text(
         f'{head}steps:\n- {{id: one, sql: "SELECT lower(word) FROM plain WHERE n IN (1, 2)"}}\n', encoding="utf-8"
     )
-    result = asyncio.run(look(load_plan(path), tracked, Wishes()))
+    result = asyncio.run(look(load_plan(path), tracked, DryRunOptions()))
     (report,) = [one for one in result.statements if one.key == "sql"]
     assert report.coverage is Coverage.CHECKED, report.why
     assert report.cost is not None

@@ -12,7 +12,7 @@ from runner.cli import main
 from runner.cli.dry_run import look, read_to_look
 from runner.cli.options import Parameters
 from runner.errors import PlanError
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import DryRun
 
 HEAD = (
@@ -25,8 +25,8 @@ def reported(folder: Path, dsn: str, steps: str) -> DryRun:
     path = folder / "plan.yaml"
     path.write_text(HEAD + steps, encoding="utf-8")
     readable = read_to_look(path, Parameters().values())
-    wishes = Wishes(found=readable.found, well_formed=readable.well_formed)
-    return asyncio.run(look(readable.plan, dsn, wishes))
+    options = DryRunOptions(found=readable.found, well_formed=readable.well_formed)
+    return asyncio.run(look(readable.plan, dsn, options))
 
 
 def test_an_offline_error_and_one_of_the_server_stand_in_one_report(tmp_path: Path, dsn: str) -> None:

@@ -16,7 +16,7 @@ from runner.gateway.replies import Reply
 from runner.gateway.session import Session
 from runner.lint import check_plan
 from runner.plan.model import Plan
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.preflight.dry_run_result import Coverage, DryRun
 from runner.run.api import run_plan
 
@@ -42,7 +42,7 @@ def plan_of(folder: Path, sql: str) -> tuple[Plan, tuple[Problem, ...]]:
 
 def looked(plan: Plan, dsn: str) -> DryRun:
     """Return the report."""
-    return asyncio.run(look(plan, dsn, Wishes()))
+    return asyncio.run(look(plan, dsn, DryRunOptions()))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from runner.gateway.inspection import Inspector
 from runner.gateway.server_facts import ServerFacts
 from runner.plan.loading import load_plan
 from runner.preflight.doctor import Demand, examine
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from runner.sql.relations import Relation
 from runner.structs import replace
 
@@ -46,7 +46,7 @@ def found(folder: Path, dsn: str, sql: str, version: int, monkeypatch: pytest.Mo
     path.write_text(f"{HEAD}  - {{id: a, sql: {json.dumps(sql)}}}\n", encoding="utf-8")
     loaded = load_plan(path).plan
     assert loaded is not None
-    problems: tuple[Problem, ...] = asyncio.run(look(loaded, dsn, Wishes())).problems
+    problems: tuple[Problem, ...] = asyncio.run(look(loaded, dsn, DryRunOptions())).problems
     return {problem.code for problem in problems if problem.step == "a"}
 
 

@@ -13,7 +13,7 @@ import pytest
 from runner.cli.dry_run import look
 from runner.embedded import EmbeddedServer
 from runner.errors import ConnectionFailedError
-from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run import DryRunOptions
 from tests.integration.dry_runs import dry_run, errors, reported, written
 from tests.integration.gateway_setups import ask, until
 from tests.servers import start_test_server
@@ -137,7 +137,7 @@ def test_a_connection_that_is_lost_meanwhile_is_reported(tables: str, tmp_path: 
     plan = written(tmp_path, "- {id: a, sql: SELECT count(*) FROM t WHERE a = slow()}")
 
     async def struck() -> None:
-        asked = asyncio.create_task(look(plan, tables, Wishes()))
+        asked = asyncio.create_task(look(plan, tables, DryRunOptions()))
         signal_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'EXPLAIN%slow()%'"
         await until(lambda: asked.done() or ask(tables, f"{signal_sessions} AND pid <> pg_backend_pid()"))
         await asked
