@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from runner.locks.conflicts import ConflictResult, Deadlock, Held, Kind, Lockable, find_deadlock, kind_of, verdict
 from runner.locks.step_locks import Grip, Heading, Locking, can_meet, contended, kept_under, looked_up, read_locking
 from runner.plan.graph import topological_order
-from runner.plan.groups import has_parallel_items, mates
+from runner.plan.groups import has_parallel_items, steps_of_groups
 from runner.plan.model import NeedOn, Plan, Step
 from runner.plan.parsed_sql import Subject
 from runner.structs import Struct, field, replace
@@ -62,8 +62,8 @@ class Overlaps:
         self._detached = self._mask(n for n in kept if n < main and not self._steps[n].waits)
         self._shared = _Shared(plan, [self._steps[number] for number in kept])
         self._branches = _Branches(self._steps, self._order, self._bits)
-        ids = mates(plan)
-        self._mates = {
+        ids = steps_of_groups(plan)
+        self._bits_of_groups = {
             group: self._mask(place[one] for one in found if place[one] in self._bits) for group, found in ids.items()
         }
 
@@ -81,7 +81,7 @@ class Overlaps:
             seen = (1 << bit) - 1
             too_much = self._shared.apart(step)
             ordered = before | self._branches.apart(number)
-            of_items = ordered & self._mates.get(step.group or "", 0) if has_parallel_items(step) else 0
+            of_items = ordered & self._bits_of_groups.get(step.group or "", 0) if has_parallel_items(step) else 0
             others = seen & ~((ordered & ~of_items) | too_much)
             if number >= len(self._plan.steps):
                 others = (others & ~self._main) | self._detached

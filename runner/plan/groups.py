@@ -80,7 +80,7 @@ def _resolved(need: Need, groups: Mapping[str, Step]) -> Iterator[Need]:
             yield Need(step=inner_key(group.id, inner.id), on=on)
 
 
-def mates(plan: Plan) -> Mapping[str, tuple[str, ...]]:
+def steps_of_groups(plan: Plan) -> Mapping[str, tuple[str, ...]]:
     """Return the ids of the steps of each group, in a plan as written out."""
     found: dict[str, list[str]] = defaultdict(list)
     for step in plan.all_steps:

@@ -19,7 +19,7 @@ from runner.errors import Position, Problem, Severity
 from runner.gateway.inspection import Inspector, Settings
 from runner.gateway.queries import hold_text, missing_tables
 from runner.plan.graph import topological_order
-from runner.plan.groups import constants, mates
+from runner.plan.groups import constants, steps_of_groups
 from runner.plan.model import Check, Hold, Plan, Sql, Step, Value
 from runner.plan.selection import is_left_out
 from runner.preflight.catalog_state import CatalogView, Changes, survey
@@ -91,7 +91,7 @@ class StatementLook:
         self._unlikely: set[str] = set(after_a_failure(plan))
         self._left_out: frozenset[str] = frozenset()
         #: The steps of each group, and for each whether its list could be read.
-        self._mates = mates(plan)
+        self._steps_of_groups = steps_of_groups(plan)
         self._listed: dict[str, bool] = {}
 
     async def look(self, *, left_out: frozenset[str] = frozenset()) -> Looked:
@@ -272,8 +272,10 @@ class StatementLook:
 
     def _made_up(self, step: Step) -> tuple[Item, ...]:
         """Return a made-up item for a list that is empty now and may have items later, None if it cannot."""
-        mates = self._mates.get(step.group or "", ())
-        before = [name for name in self._changes.steps_before(step.id) if name in self._writers and name not in mates]
+        of_group = self._steps_of_groups.get(step.group or "", ())
+        before = [
+            name for name in self._changes.steps_before(step.id) if name in self._writers and name not in of_group
+        ]
         rows = self._result.rows.get(step.group or step.id)
         if not before or rows is None:
             self._report_step(step, "the list of for_each is empty now: there is nothing to do", Coverage.CHECKED)
