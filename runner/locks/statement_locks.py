@@ -94,9 +94,9 @@ def read_text(template: Template) -> tuple[TextStatement, ...]:
     return tuple(_statements(template))
 
 
-def is_gentle(template: Template) -> bool:
-    """Return whether no statement of a text can exclude a statement of the same kinds in another step."""
-    return all(statement.kind in _GENTLE for statement in template.statements)
+def has_row_commands_only(template: Template) -> bool:
+    """Return whether a text only reads and changes rows: it excludes no text that does the same in another step."""
+    return all(statement.kind in _ROW_COMMANDS for statement in template.statements)
 
 
 def words_in(text: str) -> frozenset[str]:
@@ -165,7 +165,7 @@ def _locks(statement: Statement, number: int) -> Iterator[TextLock]:
 
 _WORD = re.compile(r"\w+")
 #: Commands that read or change rows, with the same locks as all readers or writers, or without any.
-_GENTLE = frozenset(
+_ROW_COMMANDS = frozenset(
     [
         *(_K.SELECT, _K.SELECT_INTO, _K.CREATE_TABLE_AS, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE),
         *(_K.COPY_FROM, _K.COPY_TO, _K.EXPLAIN, _K.DO, _K.CALL, _K.SET, _K.RESET, _K.SHOW, _K.NOTIFY),

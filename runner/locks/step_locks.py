@@ -16,8 +16,8 @@ from runner.locks.statement_locks import (
     ForeignKeys,
     TextLock,
     TextStatement,
+    has_row_commands_only,
     hides_names,
-    is_gentle,
     read_text,
     words_in,
 )
@@ -49,12 +49,12 @@ class Locking(Struct, frozen=True, kw_only=True):
 def read_locking(subject: Subject) -> tuple[Locking, ...]:
     """Return the locks of each step, in the plan's order."""
     reader = _LockReader(subject.plan.values)
-    strong = {number: sql for number, sql in enumerate(subject.steps) if not _is_gentle(sql)}
+    strong = {number: sql for number, sql in enumerate(subject.steps) if not _has_row_commands_only(sql)}
     for sql in strong.values():
         reader.note(sql)
     found = {number: reader.step(sql) for number, sql in strong.items()}
     wanted = reader.words(found.values())
-    return completed([found.get(number) or reader.gentle(sql, wanted) for number, sql in enumerate(subject.steps)])
+    return completed([found.get(number) or reader.rows_only(sql, wanted) for number, sql in enumerate(subject.steps)])
 
 
 def completed(steps: Iterable[Locking]) -> tuple[Locking, ...]:
@@ -67,8 +67,8 @@ def completed(steps: Iterable[Locking]) -> tuple[Locking, ...]:
     return tuple(_with_indexes_read(step, rebuilt) for step in upgraded) if rebuilt else upgraded
 
 
-def _is_gentle(sql: StepSql) -> bool:
-    return sql.template is None or is_gentle(sql.template)
+def _has_row_commands_only(sql: StepSql) -> bool:
+    return sql.template is None or has_row_commands_only(sql.template)
 
 
 def _may_name(sql: StepSql, wanted: frozenset[str] | None) -> bool:
@@ -100,9 +100,9 @@ class _LockReader:
                 self._keys.add(key, naming)
 
     def words(self, strong: Iterable[Locking]) -> frozenset[str] | None:
-        """Return words of which a relevant gentle step has at least one; None if all gentle steps are relevant.
+        """Return words of which a relevant step with row commands only has at least one; None if all are relevant.
 
-        Locks that block no writer, such as VACUUM's, are irrelevant for a gentle step.
+        Locks that block no writer, such as VACUUM's, are irrelevant for such a step.
         """
         names = [*self._keys.names()]
         for held in (held for step in strong for held in step.held if conflict(held.mode, LockMode.ROW_EXCLUSIVE)):
@@ -111,7 +111,7 @@ class _LockReader:
             names.append(held.on.name)
         return words_in(" ".join(names))
 
-    def gentle(self, sql: StepSql, wanted: frozenset[str] | None) -> Locking:
+    def rows_only(self, sql: StepSql, wanted: frozenset[str] | None) -> Locking:
         """Return the locks of a step that only reads and changes rows: none if no other step locks its relations."""
         return self.step(sql) if _may_name(sql, wanted) else Locking(sql=sql, held=(), several=False)
 
