@@ -29,7 +29,7 @@ from runner.preflight.doctor import Demand, Examined, Level, examine
 from runner.preflight.dry_run_result import DryRun
 from runner.preflight.earlier_steps import NEW_LABEL
 from runner.preflight.lock_checks import conflict_problems, read_locks
-from runner.preflight.plan_statements import Looked, StatementLook
+from runner.preflight.plan_statements import StatementChecker, StatementResults
 from runner.preflight.schedule import forecast, schedule_problems
 from runner.preflight.step_durations import (
     MAX_RUNS,
@@ -169,19 +169,19 @@ async def dry_run(plan: Plan, inspector: Inspector, options: DryRunOptions) -> D
     disks = Disks(directory[0], inspector.host)
     written = written_out(plan)
     left_out = options.left_out | {step.id for step in written_steps(plan) if step.group in options.left_out}
-    looked = await StatementLook(written, inspector, disks, explain=options.explain).look(left_out=left_out)
-    locks = read_locks(looked.units)
+    results = await StatementChecker(written, inspector, disks, explain=options.explain).check(left_out=left_out)
+    locks = read_locks(results.units)
     problems += conflict_problems(plan, locks, Sources()) if options.well_formed else ()
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
     problems += activity_problems(written, locks, held, snapshots)
-    problems += disk_problems(looked.units, disks)
-    problems += loss_problems(plan, looked.units, options.found, Sources())
+    problems += disk_problems(results.units, disks)
+    problems += loss_problems(plan, results.units, options.found, Sources())
     ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, options.trusted_roles))
     problems += ledger_problems(plan, inspector.ignored_ledgers)
     durations = FirstOf([options.assumed, MostRuns([ledger, options.durations])])
     schedule = None
     if options.well_formed:
-        schedule = forecast(plan, durations, rows=looked.rows, left_out=options.left_out, slots=options.what_if)
+        schedule = forecast(plan, durations, rows=results.rows, left_out=options.left_out, slots=options.what_if)
         problems += schedule_problems(plan, schedule, durations)
     window = None
     if options.well_formed and plan.window is not None:
@@ -191,14 +191,14 @@ async def dry_run(plan: Plan, inspector: Inspector, options: DryRunOptions) -> D
             plan,
             durations,
             usual,
-            rows=looked.rows,
+            rows=results.rows,
             left_out=options.left_out,
             server_time=float(server_time[0] or 0.0),
         )
         problems += window_problems(plan, window, usual)
-    problems = _together(options.found, [*problems, *looked.problems])
+    problems = _together(options.found, [*problems, *results.problems])
     unmet = any(one.code == _UNMET for one in problems)
-    skipped = unmet and plan.requires.otherwise is Otherwise.SKIP and not looked.unevaluated
+    skipped = unmet and plan.requires.otherwise is Otherwise.SKIP and not results.unevaluated
     if skipped:
         lighter = partial(dataclasses.replace, severity=Severity.WARNING)
         problems = [lighter(one) if one.code == _UNMET else one for one in problems]
@@ -208,24 +208,24 @@ async def dry_run(plan: Plan, inspector: Inspector, options: DryRunOptions) -> D
         facts=facts,
         server=examined,
         problems=worst_first(problems),
-        statements=tuple(looked.reports),
+        statements=tuple(results.reports),
         locks=lock_reports(written, locks, durations),
         schedule=schedule,
-        holds=tuple(looked.holds),
+        holds=tuple(results.holds),
         iterations=tuple(filter(None, (outlook(step, plan.values) for step in plan.all_steps))),
         window=window,
         refused=unmet or any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
         unmet=unmet,
         skipped=skipped,
-        relations=tuple(_named(looked).values()),
+        relations=tuple(_named(results).values()),
     )
 
 
-def _named(looked: Looked) -> dict[str, RelationFacts]:
+def _named(results: StatementResults) -> dict[str, RelationFacts]:
     """Return the existing relations that statements name, by their full names."""
     found = (
         view.context.relations.get(use.relation)
-        for unit, view in looked.units
+        for unit, view in results.units
         for use in query_relations(unit.statement)
     )
     return {str(facts.relation): facts for facts in found if facts is not None}

@@ -53,7 +53,7 @@ _SEVERAL = "multiple commands"
 _NOT_ASKED = "it was not evaluated: it calls a function that may do more than read"
 
 
-class Looked(Struct, kw_only=True):
+class StatementResults(Struct, kw_only=True):
     """The result for all statements; `units` are for further checks."""
 
     problems: list[Problem] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Looked(Struct, kw_only=True):
     unevaluated: bool = False
 
 
-class StatementLook:
+class StatementChecker:
     """Checks the statements of one plan, whose groups are written out.
 
     Without `explain` the planner runs no functions.
@@ -79,7 +79,7 @@ class StatementLook:
         self._changes = Changes(plan)
         self._contexts = StatementContexts(inspector)
         self._examiner = Examiner(inspector, self._contexts, disks, explain=explain)
-        self._result = Looked()
+        self._result = StatementResults()
         #: Instances whose `if` is false now.
         self._skipped: set[str] = set()
         self._values = base_values(plan)
@@ -94,7 +94,7 @@ class StatementLook:
         self._steps_of_groups = steps_of_groups(plan)
         self._listed: dict[str, bool] = {}
 
-    async def look(self, *, left_out: frozenset[str] = frozenset()) -> Looked:
+    async def check(self, *, left_out: frozenset[str] = frozenset()) -> StatementResults:
         """Check the plan's requirements, and every statement except those of steps and instances in `left_out`."""
         self._left_out = left_out
         for check in self._plan.requires.preconditions:
