@@ -66,7 +66,7 @@ from runner.gateway.server_checks import (
     refuse_shared_sessions,
     refuse_standby,
 )
-from runner.gateway.session import ConnectionCheck, Reconnecting, Session, TurnedAwayError
+from runner.gateway.session import ConnectionCheck, NothingExecutedError, Reconnecting, Session
 from runner.gateway.transaction_settings import query_settings
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import AdoptedWorker, RefusedWorker
@@ -252,7 +252,7 @@ class PgGateway:
             worker = LaunchedWorker(request, session, self._monitor, self._over, rhythm=self._rhythm)
             try:
                 await worker.launch(first, self.ledger)
-            except TurnedAwayError:
+            except NothingExecutedError:
                 self._drop(worker.session)
             except LaunchRefusedError as error:
                 self._over(worker)

@@ -62,7 +62,7 @@ class Pipeline:
         self._replies: list[Reply] = []
         self._unprepared: ErrorDetails | None = None
         #: Whether the session was ended before any of the sent statements was executed.
-        self.turned_away = False
+        self.nothing_executed = False
         libpq.nonblocking = 1
         libpq.enter_pipeline_mode()
 
@@ -122,7 +122,7 @@ class Pipeline:
 
     def _take_error(self, expected: _Expected, result: pq.abc.PGresult) -> None:
         if not self._replies and result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"FATAL":
-            self.turned_away = True
+            self.nothing_executed = True
         error = error_details(result)
         if expected.preparation:
             self._prepared.difference_update(expected.names)
@@ -183,7 +183,7 @@ class Reconnecting:
         await asyncio.sleep(RECONNECT_EVERY)
 
 
-class TurnedAwayError(ServerLostError):
+class NothingExecutedError(ServerLostError):
     """The session was ended before it executed any of the sent statements: they may be sent on another one."""
 
 
@@ -377,7 +377,7 @@ class Session:
     async def _exchange(self, send: Callable[[], None], answer_within: float | None = None) -> list[Reply]:
         """Send statements and wait for all replies."""
         if self._lost is not None:
-            raise TurnedAwayError(self._lost)
+            raise NothingExecutedError(self._lost)
         if self._waiting is not None:
             raise RuntimeError("a session executes one exchange at a time")
         self._waiting = self._loop.create_future()
@@ -502,7 +502,7 @@ class Session:
             self._waiting.set_exception(self._loss())
 
     def _loss(self) -> ServerLostError:
-        return (TurnedAwayError if self._pipeline.turned_away else ServerLostError)(self._lost or "")
+        return (NothingExecutedError if self._pipeline.nothing_executed else ServerLostError)(self._lost or "")
 
 
 def _silent(seconds: float) -> str:

@@ -21,7 +21,7 @@ from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.writer import LOCKED_LEDGER, NOT_IN_LEDGER, Ledger
 from runner.gateway.polling import IDENTIFY_AFTER, SLICE, Pauses, Rhythm
 from runner.gateway.replies import Reply, Row, first_error
-from runner.gateway.session import Session, Statement, TurnedAwayError
+from runner.gateway.session import NothingExecutedError, Session, Statement
 from runner.gateway.transaction_settings import (
     COMMIT_ROW_LOCK_TIMEOUT,
     plain_settings,
@@ -232,15 +232,15 @@ class LaunchedWorker:
 
         Pending ledger rows are sent with it and written before. If they cannot be written, the worker is launched
         without them and without a commit row. CapacityError if the server has no worker free; LaunchRefusedError if it
-        refuses for another reason; TurnedAwayError if the session had ended before (`begin` or `nothing` is the first
-        statement). A later loss of the session is no error here: the worker may be running, and `wait_until_ended`
-        looks for it.
+        refuses for another reason; NothingExecutedError if the session had ended before (`begin` or `nothing` is the
+        first statement). A later loss of the session is no error here: the worker may be running, and
+        `wait_until_ended` looks for it.
         """
         self.session.on_notice = self._notices
         await self._describe_early()
         try:
             _, launched, *more = await self._request_worker(first, ledger)
-        except TurnedAwayError:
+        except NothingExecutedError:
             raise
         except ServerLostError as error:
             self._lost = str(error)
@@ -310,7 +310,7 @@ class LaunchedWorker:
         try:
             await self.session.run(("rollback", ()))
         except ServerLostError as lost:
-            raise TurnedAwayError(lost.message) from lost
+            raise NothingExecutedError(lost.message) from lost
         if claimed:
             raise CapacityError(LOCKED_LEDGER)
         if ledger is not None and label is not None and not ledger.may_launch(label.step, label.attempt, None):
@@ -334,7 +334,7 @@ class LaunchedWorker:
         try:
             self._columns = await describe_rows(self.session, self.request)
         except ServerLostError as error:
-            raise TurnedAwayError(error.message) from error
+            raise NothingExecutedError(error.message) from error
         if self._columns.problem is not None and can_be_text(self.request.sql):
             self.request = replace(self.request, as_text=True)
             self._launching = self._prepared()

@@ -13,7 +13,7 @@ from runner.engine.server_activity import ReportedProgress
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.polling import Rhythm
 from runner.gateway.replies import Reply, Row
-from runner.gateway.session import Session, TurnedAwayError
+from runner.gateway.session import NothingExecutedError, Session
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import WorkerSearch
 from runner.identity import step_of
@@ -240,8 +240,8 @@ async def test_a_worker_that_never_appears_is_given_up() -> None:
 
 
 async def test_a_session_at_its_end_is_for_the_gateway_to_replace() -> None:
-    case = Case(launch=TurnedAwayError("terminating connection"))
-    with pytest.raises(TurnedAwayError):
+    case = Case(launch=NothingExecutedError("terminating connection"))
+    with pytest.raises(NothingExecutedError):
         await case.worker.launch()
 
 
