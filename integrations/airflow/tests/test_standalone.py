@@ -224,7 +224,8 @@ def airflow(databases: dict[str, Database], tmp_path_factory: pytest.TempPathFac
         yield started
     finally:
         started.end()
-        shutil.copy(home / "standalone.log", os.environ.get("JOBPLAN_AIRFLOW_LOG") or os.devnull)
+        if wanted := os.environ.get("JOBPLAN_AIRFLOW_LOG"):
+            shutil.copyfile(home / "standalone.log", wanted)
 
 
 def test_a_killed_task_and_a_killed_runner_are_finished_by_the_retry(
