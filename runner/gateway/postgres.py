@@ -196,6 +196,7 @@ class PgGateway:
         session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
         async with discarded_on_failure(session):
             info = await self._examine(session, first)
+            await self._reading.release()  # what `first` has opened: such a session seems to be another runner's
             await self.ledger.open(session, self._monitor)
             if self._previous_runs is not None and self.ledger.on:
                 self._previous_runs.add(await read_previous_runs(session, self._previous_runs.plan))

@@ -128,6 +128,15 @@ def test_a_resume_whose_requirement_is_unmet_changes_nothing(jobplan: Jobplan, d
         assert journal.read_bytes() == before
 
 
+def test_the_session_of_a_query_is_not_taken_for_one_of_a_previous_runner(jobplan: Jobplan, db: Database) -> None:
+    requires = "{preconditions: [{sql: SELECT true, message: never}]}"
+    plan = jobplan.plan("- {id: one, sql: SELECT 1/0}", requires=requires)
+    ran = jobplan("run", plan, "--dsn", db.dsn, "--run-id", "chosen")
+    assert (ran.code, "division by zero" in ran.err) == (1, True), ran.err
+    resumed = jobplan("resume", "chosen", "--dsn", db.dsn)
+    assert (resumed.code, "division by zero" in resumed.err) == (1, True), resumed.err
+
+
 @pytest.fixture(scope="module")
 def standby() -> Iterator[str]:
     """A superuser's connection to a standby."""
