@@ -213,7 +213,8 @@ def _become(request: Mapping[str, object], descriptors: Sequence[int]) -> Sequen
     """Take the place of a process that was just started, and return its arguments."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where the tests were started with nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where the tests run with nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or in the background
     for number in range(3):
         os.dup2(descriptors[number], number)
     os.closerange(3, max(64, *descriptors) + 1)

@@ -19,8 +19,8 @@ import psycopg
 from runner.embedded import EmbeddedServer, start_server
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - each server makes a private folder in it
-#: Bytes that the servers of one process need at most, with their databases and WAL.
-_ROOM = 1 << 30
+#: Bytes that the servers of one process need at most, with their databases and WAL: twice what was measured.
+_ROOM = 1 << 29
 _SETTINGS = {
     "autovacuum_naptime": "1h",  # it would visit the databases of all tests every minute
     "checkpoint_timeout": "1h",

@@ -59,9 +59,10 @@ def _without_time(line: str) -> str:
     return rest if len(time_of_day) == 9 and time_of_day[2] == time_of_day[5] == ":" else line
 
 
-def _accept_hangups() -> None:
-    """Take SIGHUP as a terminal's command does, also where the tests were started with nohup."""
+def accept_signals() -> None:
+    """Take SIGHUP and SIGINT as a terminal's command does, also where the tests run with nohup or in the background."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @functools.cache
@@ -87,7 +88,7 @@ def _start(arguments: Sequence[str], *, cwd: Path, env: dict[str, str]) -> Forke
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_accept_hangups,  # noqa: PLW1509 - no thread of this process holds a lock that it could need
+        preexec_fn=accept_signals,  # noqa: PLW1509 - no thread of this process holds a lock that it could need
     )
 
 

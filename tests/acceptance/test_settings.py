@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.acceptance.console import PATIENCE, Database, Jobplan, clean_environment, until
+from tests.acceptance.console import PATIENCE, Database, Jobplan, accept_signals, clean_environment, until
 from tests.acceptance.fleets import started_fleet, targets_file
 
 STEPS = "- {id: note, sql: \"CREATE TABLE IF NOT EXISTS noted (who text); INSERT INTO noted VALUES (:'who')\"}"
@@ -210,6 +209,7 @@ def typed(jobplan: Jobplan) -> Iterator[Callable[..., tuple[int, str]]]:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            preexec_fn=accept_signals,  # noqa: PLW1509 - no thread of this process holds a lock that it could need
         )
         os.close(theirs)
         shown = b""
@@ -225,9 +225,6 @@ def typed(jobplan: Jobplan) -> Iterator[Callable[..., tuple[int, str]]]:
         until(read)
         if answer == "\x03":  # the terminal is not the one that controls the process
             process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE / 4)
-            process.send_signal(signal.SIGINT)  # Python may have received the first one just before it waits for input
         else:
             os.write(ours, answer.encode())
         code = process.wait(PATIENCE)
