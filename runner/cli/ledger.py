@@ -126,7 +126,12 @@ def restore(run: str, place: LedgerPlace, journal: Path) -> None:
 
     found = place.admin().read(run)
     instead = written_out("resume", found.run_id, journal=journal, dsn=place.dsn)
-    print_text(str(restore_journal(journal, found.run_id, found.plans, found.events, instead=instead)))
+    folder = restore_journal(journal, found.run_id, found.plans, found.events, instead=instead, notify=_print_note)
+    print_text(str(folder))
+
+
+def _print_note(text: str) -> None:
+    print_text(f"jobplan: {text}", err=True)
 
 
 @ledger.command()

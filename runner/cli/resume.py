@@ -184,7 +184,8 @@ def _restored(options: ResumeOptions, server: str, ledger: str | None) -> str:
         raise UsageError("--from-ledger and --no-ledger exclude each other.")
     found = LedgerAdmin(server or chosen_dsn(None), ledger, options.ledger.trusted_roles).read(options.run)
     instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.dsn)
-    restore_journal(options.journal, found.run_id, found.plans, found.events, instead=instead)
+    note = options.progress.print
+    restore_journal(options.journal, found.run_id, found.plans, found.events, instead=instead, notify=note)
     return found.run_id
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,20 @@ def state_after(plans: Mapping[str, str], recorded: Sequence[Mapping[str, Any]])
 
 
 def restore_journal(
-    root: Path, run_id: str, plans: Mapping[str, str], events: Sequence[Mapping[str, Any]], *, instead: str
+    root: Path,
+    run_id: str,
+    plans: Mapping[str, str],
+    events: Sequence[Mapping[str, Any]],
+    *,
+    instead: str,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write a run's journal from its events and its plans, by their SHA-256, both as JSON; return its folder.
 
     An existing journal is continued if the ledger's events begin with its own: it was restored before, and the run was
     refused then. If the ledger has all of its events and others between them, because the journal could not be written
-    to its end (a full disk), it is kept under another name. RecordError if only the journal has an event (the hint has
-    the command `instead`), if it cannot be written, or if this version cannot read it.
+    to its end (a full disk), it is kept under another name, and `notify` is called. RecordError if only the journal has
+    an event (the hint has the command `instead`), if it cannot be written, or if this version cannot read it.
     """
     known = {digest: plan_from_json(text) for digest, text in plans.items()}
     history = [from_json(event) for event in events]
@@ -65,7 +71,10 @@ def restore_journal(
     there = has_journal(root / run_id)
     lacking = _lacking(root, run_id, history, instead) if there else history
     if lacking is None:
-        _keep_aside(root, run_id)
+        kept = _keep_aside(root, run_id)
+        notify(
+            f"run {run_id}: its journal was not written to its end. It is restored from the ledger, and kept as {kept}."
+        )
         there, lacking = False, history
     if lacking or not there:
         journal = Journal.reopen(root, run_id, begun) if there else Journal.create(root, run_id, begun)
@@ -99,8 +108,8 @@ def _lacking(root: Path, run_id: str, history: Sequence[ev.Event], instead: str)
     )
 
 
-def _keep_aside(root: Path, run_id: str) -> None:
+def _keep_aside(root: Path, run_id: str) -> Path:
     try:
-        set_aside(root, run_id)
+        return set_aside(root, run_id)
     except OSError as error:
         raise refused(root / run_id, error) from error

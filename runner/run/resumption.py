@@ -209,7 +209,7 @@ def _restore(root: Path, known: Known, found: LedgerRun, notify: Callable[[str],
     before = _in_journal(root, run_id)
     instead = f"jobplan resume {shlex.quote(run_id)}"
     try:
-        restore_journal(root, run_id, found.plans, found.events, instead=instead)
+        restore_journal(root, run_id, found.plans, found.events, instead=instead, notify=notify)
     except JournalHeldError:
         raise
     except RecordError:

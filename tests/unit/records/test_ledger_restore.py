@@ -85,10 +85,12 @@ def test_a_journal_that_was_not_written_to_its_end_is_kept_under_another_name(tm
     begun = (replace(HISTORY[0], sha256=sha256(two)), HISTORY[1], ev.StepReady(at=2.0, step="b"), HISTORY[2])
     restore_journal(tmp_path, RUN, plans, reported(*begun, ended), instead="")
     in_journal = (tmp_path / RUN / EVENTS).read_bytes()
-    restore_journal(tmp_path, RUN, plans, reported(*begun, launched, ended), instead="")
+    said: list[str] = []
+    restore_journal(tmp_path, RUN, plans, reported(*begun, launched, ended), instead="", notify=said.append)
     assert read_record(tmp_path, RUN).events == (*begun, launched, ended)
     (aside,) = (path for path in tmp_path.iterdir() if path.name.startswith("."))
     assert (aside / EVENTS).read_bytes() == in_journal
+    assert [str(aside) in line for line in said] == [True]
 
 
 def test_conditions_of_an_instance_are_restored(tmp_path: Path) -> None:
