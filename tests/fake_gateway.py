@@ -25,7 +25,7 @@ from runner.engine.ports import (
     RecordedRun,
     RemainingBackends,
     RemainingWorker,
-    ServerCheck,
+    RequirementsCheck,
     ServerInfo,
     StoredBatch,
     WorkerEnd,
@@ -154,7 +154,7 @@ class FakeGateway:
         self._answers = answers or {}
         self._refuses = refuses
 
-    async def open(self, first: ServerCheck | None = None) -> ServerInfo:
+    async def open(self, first: RequirementsCheck | None = None) -> ServerInfo:
         """Return a server's description."""
         info = self._info()
         if first is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runner.engine.events import Leftover
     from runner.engine.server_activity import Activity, LiveRun
     from runner.reports.attach_report import AttachedRun
-    from runner.reports.server_status import RecordSummary
+    from runner.reports.status_report import RecordSummary
 
 #: Seconds between two polls.
 _EVERY = 1.0

@@ -39,7 +39,7 @@ from runner.plan.model import Plan
 from runner.preflight.dry_run import DryRunOptions, dry_run, readable_draft
 from runner.preflight.dry_run_result import DryRun
 from runner.preflight.step_durations import Duration, KnownDurations, recorded
-from runner.reference.explanations import explanations
+from runner.reference.rule_pages import explanations
 from runner.reports.check_reports import findings_text, show_in_github
 from runner.reports.dry_run_report import dry_run_json, dry_run_lines, dry_run_markdown, summary
 from runner.reports.plan_graph import drawing

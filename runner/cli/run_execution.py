@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli.console import color_option, print_text, terminal_width, wants_color
-from runner.cli.error_reports import error_sentence, report_error
+from runner.cli.error_output import error_sentence, report_error
 from runner.cli.options import option_group, written_out
 from runner.cli.outputs import Outputs, Reports, to_stdout
 from runner.cli.run_signals import RunSignals

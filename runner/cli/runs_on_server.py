@@ -23,7 +23,7 @@ from runner.engine.window import window_status
 from runner.errors import RecordError, UsageError
 from runner.reports.messages import loop_lines
 from runner.reports.run_end import failures_of, is_resumable, recorded_places
-from runner.reports.server_status import RecordSummary
+from runner.reports.status_report import RecordSummary
 from runner.reports.step_counts import counts_words, fan_outs, run_counts
 from runner.reports.waits import hold_words
 

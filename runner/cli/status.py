@@ -27,7 +27,7 @@ from runner.structs import Struct, replace
 
 if TYPE_CHECKING:
     from runner.engine.server_activity import Activity
-    from runner.reports.server_status import RecordSummary
+    from runner.reports.status_report import RecordSummary
 
 _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
@@ -104,7 +104,7 @@ def _only(activity: Activity, run: str | None) -> Activity:
 
 
 def _show(activity: Activity, options: StatusOptions, records: Mapping[str, RecordSummary], *, run: str | None) -> None:
-    from runner.reports.server_status import status_data, status_lines
+    from runner.reports.status_report import status_data, status_lines
 
     if options.form == "json":
         print_json(status_data(activity, records=records), indent=None if options.watch else 2)

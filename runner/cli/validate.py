@@ -22,7 +22,7 @@ from runner.reports.plan_problems import Lines, PlanVerdict, Style, distinct, le
 
 if TYPE_CHECKING:
     from runner.plan.model import Plan
-    from runner.reference.explanations import Explanation
+    from runner.reference.rule_pages import Explanation
 
 _FORMATS = ("text", "json", "github", "sarif")
 
@@ -188,7 +188,7 @@ def _show_in_github(verdicts: list[PlanVerdict], *, strict: bool, annotated: boo
 
 
 def _explain(code: str, style: Style) -> None:
-    from runner.reference.explanations import explain
+    from runner.reference.rule_pages import explain
 
     for line in _explained(explain(code), style):
         click.echo(line, color=True)

@@ -57,7 +57,7 @@ class ServerInfo(Struct, frozen=True, kw_only=True):
 
 
 #: Receives the server's description before the gateway checks it, and may raise to refuse the server.
-ServerCheck = Callable[[ServerInfo], Awaitable[None]]
+RequirementsCheck = Callable[[ServerInfo], Awaitable[None]]
 
 
 class LaunchRequest(Struct, frozen=True, kw_only=True):
@@ -278,7 +278,7 @@ class WorkerHandle(Protocol):
 class Gateway(Protocol):
     """The operations on the server that a run needs."""
 
-    async def open(self, first: ServerCheck | None = None) -> ServerInfo:
+    async def open(self, first: RequirementsCheck | None = None) -> ServerInfo:
         """Connect, let `first` check the server, and verify that the server can run plans.
 
         ConnectionFailedError or PreflightError, with a hint, if it cannot.

@@ -19,7 +19,7 @@ from runner.fleet.targets import Cluster, Discovery, Placed, Selector, Target, T
 from runner.gateway.connecting import conninfo_of
 from runner.gateway.inspection import Inspector
 from runner.gateway.ledger.finding import searching
-from runner.gateway.server_checks import read_place
+from runner.gateway.server_refusals import read_place
 from runner.structs import Struct, replace
 
 _Value = TypeVar("_Value")

@@ -21,7 +21,6 @@ from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.storage import distrust_statement, distrusted, read, remedy, why_ignored
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, Row, query_result, read_row
-from runner.gateway.server_checks import discarded_on_failure, prepare_session, refuse_shared_sessions
 from runner.gateway.server_facts import (
     Capacity,
     InvalidIndex,
@@ -31,6 +30,7 @@ from runner.gateway.server_facts import (
     RecordedDuration,
     ServerFacts,
 )
+from runner.gateway.server_refusals import discarded_on_failure, prepare_session, refuse_shared_sessions
 from runner.gateway.session import LONG_ANSWER_WITHIN, Session, SessionUser
 from runner.plan.sqlstates import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from runner.sql.catalog_needs import Mention, ObjectSort

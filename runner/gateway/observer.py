@@ -27,7 +27,7 @@ from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.reader import Recorded, read_recorded
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, Row, read_row
-from runner.gateway.server_checks import (
+from runner.gateway.server_refusals import (
     WHERE,
     address_of,
     discarded_on_failure,

@@ -26,7 +26,7 @@ from runner.engine.ports import (
     QueryResult,
     RecordedRun,
     RemainingBackends,
-    ServerCheck,
+    RequirementsCheck,
     ServerInfo,
     StoredBatch,
     WorkerHandle,
@@ -53,7 +53,7 @@ from runner.gateway.observer import ALL_LEFTOVERS, ALL_UNFINISHED, read_runs, un
 from runner.gateway.polling import Rhythm
 from runner.gateway.queries import hold_text, query
 from runner.gateway.replies import query_result
-from runner.gateway.server_checks import (
+from runner.gateway.server_refusals import (
     WHERE,
     address_of,
     check_server,
@@ -191,7 +191,7 @@ class PgGateway:
         #: The host and start of another runner that has taken the run over.
         self.taken_over_by: str | None = None
 
-    async def open(self, first: ServerCheck | None = None) -> ServerInfo:
+    async def open(self, first: RequirementsCheck | None = None) -> ServerInfo:
         """Connect, let `first` check the server, and check the server and a pooler in front of it."""
         session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
         async with discarded_on_failure(session):
@@ -466,7 +466,7 @@ class PgGateway:
         await self._measuring.close()
         await self._monitor.close()
 
-    async def _examine(self, session: Session, first: ServerCheck | None) -> ServerInfo:
+    async def _examine(self, session: Session, first: RequirementsCheck | None) -> ServerInfo:
         server, standby = await session.run(("server", ()), ("standby", ()))
         raise_refusal([server], PreflightError)
         info = describe_server(server.rows[0], standby)

@@ -15,7 +15,7 @@ from typing import TypedDict, Unpack
 from runner.errors import ParameterError, PlanError, Position, Problem, Severity
 from runner.lint.parameter_rules import BODY_RULES
 from runner.lint.rule import Rule
-from runner.lint.rule_table import RULES
+from runner.lint.rule_modules import RULES
 from runner.lint.suppressions import Sources, enabled, without_ignored
 from runner.lint.syntax_rules import GRAMMAR_RULES, OPTION_RULES
 from runner.lint.transaction_rules import ALONE_RULES, WORKER_RULES

@@ -13,7 +13,7 @@ from runner.errors import Cause, Problem
 from runner.plan import steps
 from runner.plan.graph import find_cycles
 from runner.plan.group_reader import GroupReader, find_chains, is_group_node, with_params_of_chains
-from runner.plan.holds import read_holds, with_holds
+from runner.plan.hold_reader import read_holds, with_holds
 from runner.plan.model import (
     Budget,
     Concurrency,

@@ -30,7 +30,7 @@ from runner.preflight.dry_run_result import DryRun
 from runner.preflight.earlier_steps import NEW_LABEL
 from runner.preflight.lock_checks import conflict_problems, read_locks
 from runner.preflight.plan_statements import StatementChecker, StatementResults
-from runner.preflight.schedule import forecast, schedule_problems
+from runner.preflight.schedule_forecast import forecast, schedule_problems
 from runner.preflight.step_durations import (
     MAX_RUNS,
     Durations,

@@ -16,7 +16,7 @@ from runner.engine.window import is_unfinished
 from runner.errors import Problem
 from runner.plan.model import Plan, StepWindow, Window
 from runner.plan.window import longest_opening, opening_at
-from runner.preflight.schedule import Rows, forecaster
+from runner.preflight.schedule_forecast import Rows, forecaster
 from runner.preflight.step_durations import Durations
 from runner.structs import Struct
 

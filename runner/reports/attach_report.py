@@ -14,7 +14,7 @@ from runner.durations import format_duration
 from runner.engine.events import Leftover, Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker, end_sessions
 from runner.reports.messages import leftover_lines, leftovers_data
-from runner.reports.server_status import (
+from runner.reports.status_report import (
     RecordSummary,
     blocked_words,
     progress_words,

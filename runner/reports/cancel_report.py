@@ -11,7 +11,7 @@ from runner.durations import format_duration
 from runner.engine.events import Leftover
 from runner.engine.server_activity import LiveRun, LiveWorker, end_sessions
 from runner.reports.messages import leftover_lines, leftovers_data
-from runner.reports.server_status import UNSTOPPABLE, worker_data
+from runner.reports.status_report import UNSTOPPABLE, worker_data
 from runner.sql.placeholders import quote_identifier
 from runner.structs import Struct
 

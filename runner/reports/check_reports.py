@@ -21,7 +21,7 @@ from runner._version import installed_version
 from runner.codes import with_slug
 from runner.errors import Position, Problem, Severity
 from runner.plan.groups import written_steps
-from runner.reference.explanations import explanations
+from runner.reference.rule_pages import explanations
 from runner.reports.junit import xml_document
 from runner.reports.messages import counted, xml_text
 from runner.reports.plan_graph import drawing

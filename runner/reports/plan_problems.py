@@ -23,7 +23,7 @@ from runner.structs import Struct, picked
 
 if TYPE_CHECKING:
     from runner.plan.model import Plan
-    from runner.reference.explanations import Explanation
+    from runner.reference.rule_pages import Explanation
 
 #: Returns the lines of a file by its name in problems; empty if it cannot be read.
 Lines = Callable[[str], Sequence[str]]

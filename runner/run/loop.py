@@ -33,7 +33,7 @@ from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.plan.groups import written_steps
 from runner.plan.model import OnConflict, Value
 from runner.plan.window import Opening
-from runner.run.holds import HoldSampler
+from runner.run.hold_sampler import HoldSampler
 from runner.run.performer import Performer, launching, preparing
 from runner.run.start import Ready, RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
 from runner.run.takeover import Examination, Takeover

@@ -27,7 +27,8 @@ from runner.engine.yielding import yield_error
 from runner.errors import CapacityError, GatewayError, OutsideLaunchTimeError
 from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import ItemValues, OnFinish, OnLeftovers, Step
-from runner.run.between_attempts import (
+from runner.run.conditions import Conditions
+from runner.run.retry_workers import (
     ON_RETRY,
     Removed,
     drops,
@@ -36,7 +37,6 @@ from runner.run.between_attempts import (
     remove,
     to_remove,
 )
-from runner.run.conditions import Conditions
 from runner.run.table_rows import estimated_rows
 from runner.run.tasks import Tasks
 from runner.sql.carried_rows import carry_form

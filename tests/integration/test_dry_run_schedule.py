@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner import load_plan, run_plan
-from runner.preflight.schedule import forecast
+from runner.preflight.schedule_forecast import forecast
 from runner.preflight.step_durations import Duration, KnownDurations
 
 NAPS = {"a": 2.4, "b": 4.8, "c": 1.6, "d": 3.2, "e": 2.0, "f": 3.6}

@@ -13,7 +13,7 @@ from runner.engine.events import Worker
 from runner.engine.ports import LaunchRequest, Query, RemainingBackends
 from runner.errors import CapacityError, OutsideLaunchTimeError, Position
 from runner.plan.model import Hold, Sql
-from runner.run.holds import measurement_query
+from runner.run.hold_sampler import measurement_query
 from runner.structs import replace
 from tests.integration.gateway_setups import FakeSetup, Follower, GatewaySetup, RealSetup, run_one, until
 

@@ -161,6 +161,6 @@ async def test_a_pool_that_keeps_sessions_runs_plans(pool: Pool, database: str) 
 
 
 async def test_a_pool_of_one_session_is_refused(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.server_checks.PATIENCE", 1.0)
+    monkeypatch.setattr("runner.gateway.server_refusals.PATIENCE", 1.0)
     with pytest.raises(PreflightError, match="gives no second session: it did not answer within 1 s"):
         await PgGateway(pool("session", size=1), "pooled-one").open()

@@ -17,7 +17,7 @@ from runner.errors import Position
 from runner.gateway.postgres import PgGateway
 from runner.identity import runner_name
 from runner.plan.model import Hold, Sql
-from runner.run.holds import measurement_query
+from runner.run.hold_sampler import measurement_query
 from tests.acceptance.console import Database, Jobplan
 from tests.acceptance.console import until as happens
 from tests.integration.gateway_setups import RealSetup, ask, until, value

@@ -14,7 +14,7 @@ from runner.engine.state import StepState
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.postgres import PgGateway
 from runner.plan.model import Hold
-from runner.run.holds import measurement_query
+from runner.run.hold_sampler import measurement_query
 from runner.run.loop import Run, RunResult
 from tests.builders import Recorder, plan, sql, step
 from tests.integration.gateway_setups import HERE, RealSetup, ask, real_run, until, value

@@ -12,8 +12,8 @@ from runner.codes import CODES, CODES_BY_SLUG, code_of, slug_of, with_slug
 from runner.errors import Cause, Position, Problem, Severity
 from runner.lint import check_plan
 from runner.plan.problem_collector import grouped
-from runner.reference.explanations import explain
 from runner.reference.pages import rules_markdown
+from runner.reference.rule_pages import explain
 from runner.reports.plan_problems import json_text, legend
 
 _HEAD = "version: 1\nname: example\nbudget: {slots: 4}\ndefaults: {timeout: 10m, on_finish: wait}\n"

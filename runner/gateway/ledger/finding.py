@@ -20,7 +20,7 @@ from runner.gateway.ledger.reader import Access, access
 from runner.gateway.ledger.storage import read_event
 from runner.gateway.observer import open_session
 from runner.gateway.replies import Reply, Row
-from runner.gateway.server_checks import WHERE, read_place
+from runner.gateway.server_refusals import WHERE, read_place
 from runner.gateway.session import Session, Statement
 from runner.structs import Struct
 

@@ -12,7 +12,7 @@ from runner.engine.server_activity import LiveWorker
 from runner.engine.state import initial_state
 from runner.lint import check_plan
 from runner.reports.messages import Verbosity, event_lines
-from runner.reports.server_status import worker_data, worker_words
+from runner.reports.status_report import worker_data, worker_words
 from runner.sql.plpgsql_bodies import catching_loop
 from runner.sql.statements import parse_statements
 from tests.builders import looked_label, plan, step

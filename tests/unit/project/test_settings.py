@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runner.errors import SettingsError, UsageError
 from runner.plan.schema_check import schema_text
 from runner.project.settings import Settings, load_settings, project_settings, read_settings
-from runner.reference.explanations import explain
+from runner.reference.rule_pages import explain
 
 WHOLE = """\
 dsn = "host=localhost dbname=shop"

@@ -14,8 +14,8 @@ import pytest
 from runner.codes import CODES, Code
 from runner.errors import Problem, UsageError
 from runner.lint import RULES, check_plan
-from runner.reference.explanations import explain, explanations, pages_folder, read_page
 from runner.reference.pages import rules_markdown
+from runner.reference.rule_pages import explain, explanations, pages_folder, read_page
 
 PAGES = Path(__file__).parents[3] / "docs" / "rules"
 HEADER = {

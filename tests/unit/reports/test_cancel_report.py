@@ -9,7 +9,7 @@ from runner.engine.server_activity import Activity, LiveRun, LiveWorker, Other, 
 from runner.identity import worker_name
 from runner.reports.attach_report import HEARTBEAT, AttachedRun, EndedWorker, attach_data, attach_lines
 from runner.reports.cancel_report import Cancelled, cancel_data, cancel_lines
-from runner.reports.server_status import RecordSummary
+from runner.reports.status_report import RecordSummary
 from runner.structs import replace
 from tests.builders import looked_label
 

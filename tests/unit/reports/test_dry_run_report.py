@@ -8,7 +8,7 @@ from runner.errors import Position, Problem, Severity
 from runner.preflight.current_activity import LockReport
 from runner.preflight.doctor import Demand, examine
 from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
-from runner.preflight.schedule import forecast
+from runner.preflight.schedule_forecast import forecast
 from runner.preflight.step_durations import Duration, KnownDurations
 from runner.reports.dry_run_report import MARKDOWN_LIMIT, dry_run_lines, dry_run_markdown
 from runner.reports.plan_problems import Style

@@ -13,7 +13,7 @@ from runner.engine.events import Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker
 from runner.reports.attach_report import EndedWorker, attach_lines
 from runner.reports.cancel_report import Cancelled, cancel_lines
-from runner.reports.server_status import RecordSummary, status_lines
+from runner.reports.status_report import RecordSummary, status_lines
 
 #: What any role can put into the name of its session, `jobplan:<this>:step`.
 HOSTILE = ["`id`", "$(id)", "a; id", "a' ; id; '", 'a"; id; "', "a b", "a|id>c", "a&&id", "!id"]

@@ -36,7 +36,7 @@ from runner.engine.window import window_status
 from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.connecting import remedy_for
 from runner.gateway.ledger.admin import no_ledger
-from runner.gateway.server_checks import ON_STANDBY, SHARED
+from runner.gateway.server_refusals import ON_STANDBY, SHARED
 from runner.identity import worker_name
 from runner.plan.model import Window
 from runner.plan.plan_json import resolved_json, sha256
@@ -47,7 +47,7 @@ from runner.records.record import find_run
 from runner.reports.attach_report import AttachedRun, attach_lines
 from runner.reports.cancel_report import Cancelled, cancel_lines
 from runner.reports.messages import Verbosity, event_lines
-from runner.reports.server_status import RecordSummary, status_lines
+from runner.reports.status_report import RecordSummary, status_lines
 from runner.run.resumption import changed
 from runner.run.takeover import Takeover
 from runner.structs import replace

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.errors import Position, Problem, Severity
-from runner.reference.explanations import explanations
+from runner.reference.rule_pages import explanations
 from runner.reports.plan_problems import (
     PlanVerdict,
     Style,

@@ -15,7 +15,7 @@ from runner.engine.state import RunState, initial_state
 from runner.errors import CapacityError, GatewayError, OpenQuestionError
 from runner.plan.model import OnLeftovers, Plan, Retry
 from runner.reports.report_builder import run_report
-from runner.run.between_attempts import failed_preparation
+from runner.run.retry_workers import failed_preparation
 from runner.run.takeover import Orphans, Takeover
 from runner.sql.text_traits import builds_of
 from tests.builders import Recorder, execute, new_run, plan, sql, step

@@ -8,7 +8,7 @@ from psycopg.conninfo import conninfo_to_dict
 from runner.errors import PreflightError
 from runner.gateway.connecting import recorded, with_keepalives, without_password
 from runner.gateway.replies import Reply, Row
-from runner.gateway.server_checks import check_server, describe_server
+from runner.gateway.server_refusals import check_server, describe_server
 
 GOOD: Row = ("18.1", "180001", "2.0", "ext", "app", "deploy", "64", "t", "t")
 

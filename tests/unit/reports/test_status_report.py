@@ -10,7 +10,7 @@ import pytest
 from runner.engine.events import Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
 from runner.identity import worker_name
-from runner.reports.server_status import RecordSummary, progress_words, status_data, status_lines
+from runner.reports.status_report import RecordSummary, progress_words, status_data, status_lines
 from runner.structs import replace
 from tests.builders import looked_label
 

@@ -9,7 +9,7 @@ import pytest
 
 from runner.engine import events as ev
 from runner.plan.model import Budget, Expect, ForEach, OnFinish, Plan, Repeat
-from runner.preflight.schedule import Schedule, forecast, schedule_problems
+from runner.preflight.schedule_forecast import Schedule, forecast, schedule_problems
 from runner.preflight.step_durations import Duration, FirstOf, KnownDurations, MostRuns, of_samples, recorded
 from runner.reports.dry_run_report import schedule_lines
 from runner.reports.plan_problems import Style
