@@ -27,6 +27,12 @@ RUN = "260101-abcdef"
 TWICE = Retry(max_attempts=2)
 
 
+@pytest.fixture(autouse=True)
+def no_worker_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of the previous runner that is not there has ended: nothing waits for it to appear."""
+    monkeypatch.setattr("runner.run.takeover.LAUNCH_SEEN_WITHIN", 0.0)
+
+
 def launched(gateway: FakeGateway) -> list[tuple[str, str]]:
     """Return the SQL and the purpose of each worker, in order."""
     return [(one.sql, one.label.purpose if one.label is not None else "") for one in gateway.launched]
