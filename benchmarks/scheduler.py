@@ -17,7 +17,7 @@ from runner.engine import events as ev
 from runner.engine.scheduler import Decision, decide
 from runner.engine.simulation import AttemptScript, simulate
 from runner.engine.state import RunState
-from runner.plan.model import Budget, Plan, Retry, Step
+from runner.plan.model import Budget, Plan, RetryPolicy, Step
 
 _NAME = "scheduler"
 #: Microseconds for each step.
@@ -55,7 +55,7 @@ def _queue_timeouts(n: int) -> Plan:
 
 
 def _retries(n: int) -> Plan:
-    return _plan([_step(i, retry=Retry(max_attempts=2, delay=1e6)) for i in range(n)])
+    return _plan([_step(i, retry=RetryPolicy(max_attempts=2, delay=1e6)) for i in range(n)])
 
 
 def _own_locks(n: int) -> Plan:

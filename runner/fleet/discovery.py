@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from runner.engine.events import Place
 from runner.errors import GatewayError, PreflightError, UsageError
-from runner.fleet.targets import Cluster, Discovery, Placed, Selector, Target, Targets, place, select
+from runner.fleet.targets import Cluster, Discovery, PlacedTargets, Selector, Target, Targets, place, select
 from runner.gateway.connecting import conninfo_of
 from runner.gateway.inspection import Inspector
 from runner.gateway.ledger.finding import searching
@@ -40,7 +40,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
     """The targets of a fleet run, by wave. `targets` has those selected, in order; `warnings` are for a person."""
 
     targets: Targets
-    placed: Placed
+    placed: PlacedTargets
     warnings: tuple[str, ...] = ()
 
 

@@ -52,7 +52,7 @@ class FleetNotifier(FleetSink):
         if self._blocked_after is None:
             return None
         return Notifier(
-            _Shared(self._webhook),
+            _MemberWebhook(self._webhook),
             plan=self._about["plan"],
             run=member.run,
             database=member.target.database,
@@ -104,7 +104,7 @@ class FleetNotifier(FleetSink):
         )
 
 
-class _Shared:
+class _MemberWebhook:
     """The webhook of a fleet run for one of its members, whose end does not wait for it."""
 
     def __init__(self, webhook: Webhook) -> None:

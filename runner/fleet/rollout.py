@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from runner.exit_codes import ExitCode, for_signal
 from runner.fleet import events as ev
 from runner.fleet.events import ACTIVE, DONE, FAILURES, MemberState
-from runner.fleet.targets import Cluster, OnStop, Placed, Rollout, Target, Wave, parse_selectors, select
+from runner.fleet.targets import Cluster, OnStop, PlacedTargets, Rollout, Target, Wave, parse_selectors, select
 from runner.structs import Struct, field
 
 
@@ -59,7 +59,7 @@ class FleetState(Struct, kw_only=True):
         return Counter(member.state for member in self.members.values())
 
 
-def initial_state(fleet: str, placed: Placed, rollout: Rollout, clusters: Mapping[str, Cluster]) -> FleetState:
+def initial_state(fleet: str, placed: PlacedTargets, rollout: Rollout, clusters: Mapping[str, Cluster]) -> FleetState:
     """Return the state before the first event; members are numbered in the order of the waves."""
     members: dict[str, Member] = {}
     for wave, targets in placed.waves:
@@ -130,7 +130,7 @@ def apply(state: FleetState, event: ev.FleetEvent) -> None:
             raise TypeError(f"{event!r} is not an event of a fleet run")
 
 
-class Decision(Struct, frozen=True, kw_only=True):
+class RolloutDecision(Struct, frozen=True, kw_only=True):
     """Events to record, members to start, and when to decide again even if nothing happens. `over`: all has ended."""
 
     events: tuple[ev.FleetEvent, ...] = ()
@@ -139,41 +139,41 @@ class Decision(Struct, frozen=True, kw_only=True):
     over: bool = False
 
 
-def decide(state: FleetState, now: float) -> Decision:
+def decide(state: FleetState, now: float) -> RolloutDecision:
     """Return the decision for `state` at `now`: either events, or members to start, or the time of the next one."""
     running = [member for member in state.members.values() if member.state is MemberState.RUNNING]
     if state.stopping is not None:
-        return Decision(over=not running)
+        return RolloutDecision(over=not running)
     for wave in state.waves:
         if wave.name in state.ended:
             continue
         return _in_wave(state, wave, running, now)
-    return Decision(over=True)
+    return RolloutDecision(over=True)
 
 
-def _in_wave(state: FleetState, wave: Wave, running: Sequence[Member], now: float) -> Decision:
+def _in_wave(state: FleetState, wave: Wave, running: Sequence[Member], now: float) -> RolloutDecision:
     members = state.of_wave(wave.name)
     if wave.name not in state.begun:
         return _begin_wave(state, wave, members, now)
     reason = _exceeded(state, wave, members)
     if reason is not None:
         cancel = state.rollout.on_stop is OnStop.CANCEL
-        return Decision(events=(ev.FleetStopping(at=now, reason=reason, cancel=cancel),))
+        return RolloutDecision(events=(ev.FleetStopping(at=now, reason=reason, cancel=cancel),))
     start = tuple(_startable(state, wave, members, running))
     if start or any(member.state in ACTIVE for member in members):
-        return Decision(start=start)
+        return RolloutDecision(start=start)
     failed = sum(member.state in FAILURES for member in members)
-    return Decision(events=(ev.WaveFinished(at=now, wave=wave.name, failed=failed),))
+    return RolloutDecision(events=(ev.WaveFinished(at=now, wave=wave.name, failed=failed),))
 
 
-def _begin_wave(state: FleetState, wave: Wave, members: Sequence[Member], now: float) -> Decision:
+def _begin_wave(state: FleetState, wave: Wave, members: Sequence[Member], now: float) -> RolloutDecision:
     """Begin a wave, wait for the pause before it, or stop; a wave of which nothing is left is passed over."""
     if all(member.state in DONE for member in members):
-        return Decision(events=(ev.WaveFinished(at=now, wave=wave.name, failed=0),))
+        return RolloutDecision(events=(ev.WaveFinished(at=now, wave=wave.name, failed=0),))
     blocked = _blocked(state, wave, now)
     if isinstance(blocked, float):
-        return Decision(wake_at=blocked)
-    return Decision(events=(blocked or ev.WaveStarted(at=now, wave=wave.name, members=len(members)),))
+        return RolloutDecision(wake_at=blocked)
+    return RolloutDecision(events=(blocked or ev.WaveStarted(at=now, wave=wave.name, members=len(members)),))
 
 
 def _blocked(state: FleetState, wave: Wave, now: float) -> ev.FleetStopping | float | None:

@@ -369,14 +369,14 @@ def _limits(fields: Fields) -> Limits:
     )
 
 
-class Placed(Struct, frozen=True, kw_only=True):
+class PlacedTargets(Struct, frozen=True, kw_only=True):
     """The targets of each wave, in order, and why some have no place in exactly one wave."""
 
     waves: tuple[tuple[Wave, tuple[Target, ...]], ...]
     problems: tuple[str, ...] = ()
 
 
-def place(targets: Sequence[Target], waves: Sequence[Wave]) -> Placed:
+def place(targets: Sequence[Target], waves: Sequence[Wave]) -> PlacedTargets:
     """Assign each target to its wave; a target in no wave, or in two, is a problem."""
     members: dict[str, list[Target]] = {wave.name: [] for wave in waves}
     rest = next((wave.name for wave in waves if wave.where is None), None)
@@ -391,7 +391,7 @@ def place(targets: Sequence[Target], waves: Sequence[Wave]) -> Placed:
             problems.append(f"the target {target.name} is in the waves {' and '.join(fitting)}")
         else:
             problems.append(f"the target {target.name} is in no wave")
-    return Placed(
+    return PlacedTargets(
         waves=tuple((wave, tuple(members[wave.name])) for wave in waves),
         problems=tuple(problems),
     )

@@ -12,7 +12,7 @@ from runner.errors import Cause
 from runner.lint.rule import Created, Finding, Rule, StatementPlace, created_in, on_existing, statements
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, alter_actions
-from runner.sql.bounds import Bound, Check, added_checks, attached_bound, together
+from runner.sql.bounds import CheckConditions, PartitionBound, added_checks, attached_bound, together
 from runner.sql.command_objects import ReindexTarget, checked_domain, created_index, main_relation, reindex_target
 from runner.sql.command_options import is_concurrent, is_guarded, leaves_out_data, leaves_out_partitions, never_waits
 from runner.sql.lock_modes import LockMode, RelationLock, conflict
@@ -138,8 +138,8 @@ class _Proofs:
     def __init__(self, subject: Subject) -> None:
         self._pending: dict[tuple[str, str | None], tuple[str, ...]] = {}
         self._filled: defaultdict[str, set[tuple[Relation, str | None]]] = defaultdict(set)
-        self._checks: dict[tuple[str, str | None], Check] = {}
-        self._checked: defaultdict[str, list[tuple[Relation, Check]]] = defaultdict(list)
+        self._checks: dict[tuple[str, str | None], CheckConditions] = {}
+        self._checked: defaultdict[str, list[tuple[Relation, CheckConditions]]] = defaultdict(list)
         self._indexes: dict[str, tuple[Relation, tuple[str, ...]]] = {}
         for place in statements(subject, Kind.CREATE_INDEX):
             made = created_index(place.statement)
@@ -184,7 +184,7 @@ class _Proofs:
         known = self._filled.get(table.name, ())
         return any(other.may_be(table) and name in {column, None} for other, name in known)
 
-    def is_within(self, table: Relation, bound: Bound | None) -> bool:
+    def is_within(self, table: Relation, bound: PartitionBound | None) -> bool:
         """Return whether the plan has validated CHECKs of a table that together keep its rows within a bound."""
         checks = [check for other, check in self._checked.get(table.name, ()) if other.may_be(table)]
         if not checks or bound is None:
@@ -198,10 +198,10 @@ class _Proofs:
 
 _Slow = tuple[str, str, bool]
 #: A CHECK that is unknown, because the plan does not add it.
-_ANY_CHECK = Check(understood=False)
+_ANY_CHECK = CheckConditions(understood=False)
 
 
-def _slow_attach(partition: Relation, bound: Bound | None, proofs: _Proofs) -> _Slow | None:
+def _slow_attach(partition: Relation, bound: PartitionBound | None, proofs: _Proofs) -> _Slow | None:
     if proofs.is_within(partition, bound):
         return None
     hint = "first add a CHECK like the partition's bound, NOT VALID, and validate it: then no rows are read"

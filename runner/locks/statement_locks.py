@@ -17,7 +17,7 @@ from runner.locks.relation_names import NamedRelation, Naming
 from runner.sql.alter_table import AlterAction, AlterKind, alter_actions
 from runner.sql.command_objects import created_index, created_relations, dropped_relations, is_temporary
 from runner.sql.command_options import enabled, is_cascading, is_concurrent, is_guarded
-from runner.sql.lock_modes import LockMode, Target
+from runner.sql.lock_modes import LockMode, LockTarget
 from runner.sql.relations import Relation
 from runner.sql.session_settings import settings_changed
 from runner.sql.statements import Statement, StatementKind, Template
@@ -37,7 +37,7 @@ class TextLock(Struct, frozen=True, kw_only=True):
     mode: LockMode
     order: tuple[int, int]
     offset: int
-    target: Target = Target.RELATION
+    target: LockTarget = LockTarget.RELATION
     schema: str | None = None
 
 

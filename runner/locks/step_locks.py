@@ -24,7 +24,7 @@ from runner.locks.statement_locks import (
 from runner.plan.model import Value
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.command_objects import created_index
-from runner.sql.lock_modes import LockMode, Target, conflict
+from runner.sql.lock_modes import LockMode, LockTarget, conflict
 from runner.sql.statements import Template
 from runner.sql.table_locks import foreign_keys, is_opaque
 from runner.structs import Struct, replace
@@ -150,15 +150,15 @@ class _LockReader:
     def _on_target(self, statement: TextStatement, lock: TextLock, named: NamedRelation) -> Iterator[Held]:
         table = self._tables.get(named.on)
         match lock.target:
-            case Target.RELATION:
+            case LockTarget.RELATION:
                 yield held_lock(statement, lock, named.on, str(named.relation), named.item)
                 if table is not None and lock.mode is LockMode.ACCESS_EXCLUSIVE:
                     one = held_lock(statement, lock, _indexes(table.on), f"the indexes of {table.relation}", named.item)
                     yield replace(one, nature=LockTiming.ONE_INDEX)
-            case Target.TABLE_OF_INDEX:
+            case LockTarget.TABLE_OF_INDEX:
                 if table is not None:
                     yield held_lock(statement, lock, table.on, str(table.relation), named.item)
-            case Target.INDEXES_OF_TABLE:
+            case LockTarget.INDEXES_OF_TABLE:
                 yield held_lock(statement, lock, _indexes(named.on), f"the indexes of {named.relation}", named.item)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from runner.errors import UsageError
 from runner.plan.model import Plan, Step
 from runner.plan.problem_collector import Guesses
-from runner.plan.selection import Part, left_out_parts, part_of
+from runner.plan.selection import SelectedPart, left_out_parts, part_of
 
 #: Name → the names that it needs.
 Needs = Mapping[str, Collection[str]]
@@ -170,7 +170,7 @@ def _shortest_cycle(needs: Needs, members: set[str], first: str) -> tuple[str, .
 
 
 _TAG = "tag:"
-_NO_PARTS: Mapping[str, Part] = {}
+_NO_PARTS: Mapping[str, SelectedPart] = {}
 
 
 def not_selected(
@@ -199,7 +199,7 @@ def not_selected(
     return frozenset((needs.keys() - chosen) | set(left_out))
 
 
-def _widened(selector: str, part: Part, steps: Mapping[str, Step]) -> tuple[Part, ...]:
+def _widened(selector: str, part: SelectedPart, steps: Mapping[str, Step]) -> tuple[SelectedPart, ...]:
     """Return the parts that a selector with `+` names: what a step of a chain needs in it, and what needs that step."""
     if part.inner is None:
         return (part,)
@@ -207,7 +207,7 @@ def _widened(selector: str, part: Part, steps: Mapping[str, Step]) -> tuple[Part
     names = {part.inner}
     names |= ancestors(needs, [part.inner]) if selector.startswith("+") else set()
     names |= descendants(needs, [part.inner]) if selector.endswith("+") else set()
-    return tuple(Part(part.step, part.item, name) for name in needs if name in names)
+    return tuple(SelectedPart(part.step, part.item, name) for name in needs if name in names)
 
 
 def _bare(selector: str) -> str:
@@ -215,7 +215,10 @@ def _bare(selector: str) -> str:
 
 
 def _matching(
-    plan: Plan, needs: Mapping[str, tuple[str, ...]], selectors: Iterable[str], parts: Mapping[str, Part] = _NO_PARTS
+    plan: Plan,
+    needs: Mapping[str, tuple[str, ...]],
+    selectors: Iterable[str],
+    parts: Mapping[str, SelectedPart] = _NO_PARTS,
 ) -> set[str]:
     found: set[str] = set()
     for selector in selectors:

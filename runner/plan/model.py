@@ -256,7 +256,7 @@ class Need(Part, frozen=True, kw_only=True):
     on: NeedOn = NeedOn.SUCCESS
 
 
-class Retry(Part, frozen=True, kw_only=True):
+class RetryPolicy(Part, frozen=True, kw_only=True):
     """When a step is tried again. `max_attempts` counts the first; delays are seconds.
 
     `on` holds SQLSTATEs, and the words `timeout` and `yielded`; empty means every error but a cancel.
@@ -407,7 +407,7 @@ class Step(Part, frozen=True, kw_only=True):
     pools: Mapping[str, int] = field(default_factory=lambda: _EMPTY)
     exclusive: frozenset[str] = frozenset()
     priority: int = 0
-    retry: Retry = Retry()
+    retry: RetryPolicy = RetryPolicy()
     on_retry: Sql | None = None
     leftovers: OnLeftovers | None = None
     idempotent: bool = False

@@ -23,7 +23,7 @@ _ONLY: Final = "only "
 _SELECTOR: Final = re.compile(r"([a-z][a-z0-9_-]*)(\[.*\])?(?:\.([a-z][a-z0-9_-]*))?", re.DOTALL)
 
 
-class Part(Struct, frozen=True):
+class SelectedPart(Struct, frozen=True):
     """A selector of a part of a step: an item, a step of the chain, or both."""
 
     step: str
@@ -35,7 +35,7 @@ class Part(Struct, frozen=True):
         return owner if self.inner is None else inner_key(owner, self.inner)
 
 
-def part_of(selector: str, steps: Mapping[str, Step]) -> Part | None:
+def part_of(selector: str, steps: Mapping[str, Step]) -> SelectedPart | None:
     """Return the part of a step that a selector names, None if it names whole steps.
 
     UsageError if the step has no such items or steps.
@@ -54,12 +54,12 @@ def part_of(selector: str, steps: Mapping[str, Step]) -> Part | None:
         known = [inner_key(step.id, name) for name in names]
         hint = Guesses().did_you_mean(inner_key(step.id, inner), known) if known else f"{step.id} is not a group."
         raise UsageError(f"No step matches {selector!r}.", hint=hint)
-    return Part(step.id, item, inner)
+    return SelectedPart(step.id, item, inner)
 
 
 def left_out_parts(
-    selected: Iterable[Part],
-    excluded: Iterable[Part],
+    selected: Iterable[SelectedPart],
+    excluded: Iterable[SelectedPart],
     whole: Collection[str],
     steps: Mapping[str, Step],
     *,
@@ -79,7 +79,7 @@ def left_out_parts(
     yield from (str(part) for part in without)
 
 
-def _check_chain(group: Step, only: list[Part], without: list[Part]) -> None:
+def _check_chain(group: Step, only: list[SelectedPart], without: list[SelectedPart]) -> None:
     """Check the needs in the chain, for each of the items that selectors name and for all others."""
     items = dict.fromkeys([None, *(part.item for part in (*only, *without))])
     for item in items:
@@ -98,7 +98,7 @@ def _check_chain(group: Step, only: list[Part], without: list[Part]) -> None:
                 )
 
 
-def _covers(part: Part, item: str | None, step: str) -> bool:
+def _covers(part: SelectedPart, item: str | None, step: str) -> bool:
     return part.item in (None, item) and part.inner in (None, step)
 
 

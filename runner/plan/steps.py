@@ -23,7 +23,7 @@ from runner.plan.model import (
     OnRunnerExit,
     Param,
     ParamType,
-    Retry,
+    RetryPolicy,
     Sql,
     Step,
     StepWindow,
@@ -63,11 +63,11 @@ def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:
     return tuple(found)
 
 
-def read_retry(fields: Fields) -> Retry:
+def read_retry(fields: Fields) -> RetryPolicy:
     """Return when a step is tried again."""
     retry = fields.mapping("retry")
     if retry is None:  # `retry: 3`, or none
-        return Retry(max_attempts=fields.integer("retry", 1))
+        return RetryPolicy(max_attempts=fields.integer("retry", 1))
     delay = retry.duration("delay", 0.0, zero=True) or 0.0
     max_delay = retry.duration("max_delay")
     if max_delay is not None and max_delay < delay:
@@ -83,7 +83,7 @@ def read_retry(fields: Fields) -> Retry:
             retry.add(node, "JP211", message, hint="write `timeout`")
         else:
             on.update(found)
-    return Retry(
+    return RetryPolicy(
         max_attempts=retry.integer("max_attempts", 1),
         delay=delay,
         backoff=retry.number("backoff", 1.0),

@@ -25,7 +25,7 @@ from runner.plan.problem_collector import grouped
 from runner.preflight.catalog_state import CatalogView
 from runner.preflight.sql_units import Unit
 from runner.sql.command_options import is_cascading
-from runner.sql.lock_modes import LockMode, Target
+from runner.sql.lock_modes import LockMode, LockTarget
 from runner.sql.relations import Relation
 from runner.sql.statements import StatementKind, Template
 from runner.sql.table_locks import RowChangeKind, is_opaque
@@ -92,15 +92,15 @@ def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, catalog: Cata
     facts = catalog.relation(lock.relation).facts
     real = facts.relation if facts is not None else catalog.context.placed(lock.relation)
     match lock.target:
-        case Target.RELATION:
+        case LockTarget.RELATION:
             yield _real(statement, lock, real, offset, facts)
             if facts is not None:
                 yield from _below(statement, lock, facts, offset, catalog)
-        case Target.TABLE_OF_INDEX:
+        case LockTarget.TABLE_OF_INDEX:
             if facts is not None and facts.index_of is not None:
                 table = facts.index_of.relation
                 yield _real(statement, lock, table, offset, catalog.relation(table).facts)
-        case Target.INDEXES_OF_TABLE:
+        case LockTarget.INDEXES_OF_TABLE:
             on = Lockable(real.schema, real.name, indexes=True)
             held = held_lock(statement, lock, on, f"the indexes of {real}", offset=offset)
             yield RealLock(held=held, relation=real, facts=facts)

@@ -18,7 +18,7 @@ from runner.errors import Position, Problem
 from runner.identity import written_key
 from runner.plan.graph import longest_path
 from runner.plan.groups import written_out, written_steps
-from runner.plan.model import OnFinish, Plan, Retry, Step, Window
+from runner.plan.model import OnFinish, Plan, RetryPolicy, Step, Window
 from runner.preflight.step_durations import Duration, Durations
 from runner.structs import Struct, replace
 
@@ -187,7 +187,7 @@ def _bare_step(step: Step) -> Step:
         if_=None,
         preconditions=(),
         capture_rows=0,
-        retry=Retry(),
+        retry=RetryPolicy(),
         steps=tuple(map(_bare_step, step.steps)),
         yield_after=None,
     )

@@ -26,7 +26,7 @@ from runner.structs import Struct, picked
 SHOWN_FAILURES = 10
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class StepFailure(Struct, frozen=True, kw_only=True):
     """A step that did not succeed: its state and error in words, and the place in the plan's files."""
 
     step: str
@@ -48,7 +48,7 @@ class RunEnd(Struct, frozen=True, kw_only=True):
     """What is printed at the end of a run; commands that do not apply are empty."""
 
     summary: str
-    failures: tuple[Failure, ...]
+    failures: tuple[StepFailure, ...]
     record: str
     reports: tuple[str, ...]
     commands: NextCommands
@@ -144,7 +144,7 @@ def recorded_places(events: Iterable[Event]) -> Mapping[str, str]:
     return {event.step: f"{event.file}:{event.line}" for event in finished}
 
 
-def failures_of(state: RunState, run_id: str, places: Mapping[str, str] = MappingProxyType({})) -> list[Failure]:
+def failures_of(state: RunState, run_id: str, places: Mapping[str, str] = MappingProxyType({})) -> list[StepFailure]:
     """Return what went wrong, the first failure first; without steps that were cancelled because the run ended.
 
     `places` are recorded places, for steps whose plan has no positions.
@@ -159,10 +159,10 @@ def failures_of(state: RunState, run_id: str, places: Mapping[str, str] = Mappin
     return [_failure(one, state, run_id, places.get(one.key)) for one in wrong]
 
 
-def _failure(record: StepRecord, state: RunState, run_id: str, recorded: str | None) -> Failure:
+def _failure(record: StepRecord, state: RunState, run_id: str, recorded: str | None) -> StepFailure:
     error = error_of(record)
     place = place_in_plan(error, record, state, run_id) or record.step.position
-    return Failure(
+    return StepFailure(
         step=record.key,
         state=str(record.state),
         message=failure_words(error_text(error), committed=record.committed),
@@ -170,7 +170,7 @@ def _failure(record: StepRecord, state: RunState, run_id: str, recorded: str | N
     )
 
 
-def failures_as_lines(failures: Sequence[Failure]) -> Iterator[str]:
+def failures_as_lines(failures: Sequence[StepFailure]) -> Iterator[str]:
     """Yield what went wrong: for each failure the step and its message, and below it the place in the plan."""
     if failures:
         yield "What went wrong:"

@@ -24,7 +24,7 @@ from runner.engine.server_activity import (
 )
 from runner.identity import run_of, step_of
 from runner.plan.model import OnFinish
-from runner.reports.run_end import Failure, failures_as_lines, next_line
+from runner.reports.run_end import StepFailure, failures_as_lines, next_line
 from runner.reports.terminal_text import visible
 from runner.reports.waits import wait_words
 from runner.sql.placeholders import quote_identifier
@@ -62,7 +62,7 @@ class RecordSummary(Struct, frozen=True, kw_only=True):
     #: The unfinished steps with instances, with their counts.
     folded: tuple[str, ...] = ()
     #: What went wrong, the first failure first.
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[StepFailure, ...] = ()
     #: Whether a resume would run something.
     resumable: bool = False
     #: When the plan's window opens or closes, in words; empty without one.

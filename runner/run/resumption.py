@@ -29,7 +29,7 @@ from runner.records.journal_files import from_ledger
 from runner.records.ledger_restore import restore_journal, state_after
 from runner.records.record import Record, read_record
 from runner.records.run_folders import EVENTS, LATER_PLANS, has_journal, journals, refused, set_aside
-from runner.run.run_decision import Action, Done, Known, RunRequest, begin, decide, exists, latest
+from runner.run.run_decision import Done, Known, RunAction, RunRequest, begin, decide, exists, latest
 from runner.run.start import Ready
 from runner.run.takeover import Orphans, Takeover, journal_record
 from runner.structs import replace
@@ -60,10 +60,10 @@ async def _look_for_run(request: RunRequest, now: float, notify: Callable[[str],
     async with searching(request.conninfo, request.ledger, request.trusted_roles) as search:
         known = await _find(request, search)
         match decide(named=request.run_id is not None, or_resume=request.or_resume, known=known):
-            case Action.BEGIN:
+            case RunAction.BEGIN:
                 _check_ledger_readable(search, known)
                 return begin(request, request.run_id or new_run_id(now))
-            case Action.REFUSE if known is not None:
+            case RunAction.REFUSE if known is not None:
                 raise exists(request, known)
         if known is None:
             raise AssertionError("there is no run to resume")

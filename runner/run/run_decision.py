@@ -71,7 +71,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
             raise UsageError(f"--run-id {self.run_id!r}: {problem}.")
 
 
-class Action(enum.StrEnum):
+class RunAction(enum.StrEnum):
     """What to do with a request."""
 
     BEGIN = "begin"
@@ -80,15 +80,15 @@ class Action(enum.StrEnum):
     REFUSE = "refuse"
 
 
-def decide(*, named: bool, or_resume: bool, known: Known | None) -> Action:
+def decide(*, named: bool, or_resume: bool, known: Known | None) -> RunAction:
     """Return what to do. `named`: the caller chose the id, which `known` has. Else `known` is the last matching run."""
     if known is None or not (named or or_resume):
-        return Action.BEGIN
+        return RunAction.BEGIN
     if not or_resume:
-        return Action.REFUSE
+        return RunAction.REFUSE
     if named:
-        return Action.RESUME
-    return Action.BEGIN if known.exit_code in _NOT_TO_BE_FINISHED else Action.RESUME
+        return RunAction.RESUME
+    return RunAction.BEGIN if known.exit_code in _NOT_TO_BE_FINISHED else RunAction.RESUME
 
 
 #: Exit codes after which a request without an id begins another run: all is well, or a step has failed.

@@ -17,7 +17,7 @@ _Comparison = tuple[str, _Constant]
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "="}
 
 
-class Bound(Struct, frozen=True, kw_only=True):
+class PartitionBound(Struct, frozen=True, kw_only=True):
     """What a partition may contain: one of `values`, or from `lower` on and below `upper`; None is not compared."""
 
     values: frozenset[_Constant] | None = None
@@ -27,7 +27,7 @@ class Bound(Struct, frozen=True, kw_only=True):
     limited_above: bool = False
 
 
-class Check(Struct, frozen=True):
+class CheckConditions(Struct, frozen=True):
     """The conditions of a CHECK that all hold: operators with a constant, or `=` with several.
 
     Without `understood` it has a condition of another form, and is not compared.
@@ -36,7 +36,7 @@ class Check(Struct, frozen=True):
     conditions: tuple[tuple[_Comparison, ...], ...] = ()
     understood: bool = True
 
-    def keeps_within(self, bound: Bound) -> bool:
+    def keeps_within(self, bound: PartitionBound) -> bool:
         """Return whether rows that satisfy the CHECK are within the bound, as far as both are constants."""
         if not self.understood:
             return True
@@ -63,7 +63,7 @@ def _at_least(value: _Constant | None, other: _Constant | None) -> bool:
     return value >= other if isinstance(value, float) and isinstance(other, float) else True
 
 
-def attached_bound(statement: Statement) -> Bound | None:
+def attached_bound(statement: Statement) -> PartitionBound | None:
     """Return the bound of ATTACH PARTITION; None without one that a CHECK can be compared with (DEFAULT, hash)."""
     if statement.kind is not StatementKind.ALTER_TABLE:
         return None
@@ -72,11 +72,11 @@ def attached_bound(statement: Statement) -> Bound | None:
         return None
     if spec.strategy == "l":
         found = [_constant(unwrap(one)) for one in spec.listdatums]
-        return Bound(values=frozenset(one for one in found if one is not None))
+        return PartitionBound(values=frozenset(one for one in found if one is not None))
     if spec.strategy != "r":
         return None
     lower, upper = unwrap(spec.lowerdatums[0]), unwrap(spec.upperdatums[0])
-    return Bound(
+    return PartitionBound(
         lower=_constant(lower),
         upper=_constant(upper),
         limited_below=not _is_unlimited(lower),
@@ -84,7 +84,7 @@ def attached_bound(statement: Statement) -> Bound | None:
     )
 
 
-def added_checks(statement: Statement) -> Iterator[tuple[str | None, Check]]:
+def added_checks(statement: Statement) -> Iterator[tuple[str | None, CheckConditions]]:
     """Yield the CHECK constraints that an ALTER TABLE adds, with their names."""
     if statement.kind is not StatementKind.ALTER_TABLE:
         return
@@ -92,13 +92,15 @@ def added_checks(statement: Statement) -> Iterator[tuple[str | None, Check]]:
         if label(constraint, "contype") == "CONSTR_CHECK":
             conditions = [one for one in _conjuncts(unwrap(constraint.raw_expr)) if one.DESCRIPTOR.name != "NullTest"]
             compared = tuple(tuple(_comparisons(one)) for one in conditions)
-            yield constraint.conname or None, Check(compared, all(compared))
+            yield constraint.conname or None, CheckConditions(compared, all(compared))
 
 
-def together(checks: Iterable[Check]) -> Check:
+def together(checks: Iterable[CheckConditions]) -> CheckConditions:
     """Return several CHECKs as one, in which all of their comparisons hold."""
     found = list(checks)
-    return Check(tuple(one for check in found for one in check.conditions), all(check.understood for check in found))
+    return CheckConditions(
+        tuple(one for check in found for one in check.conditions), all(check.understood for check in found)
+    )
 
 
 def _is_unlimited(node: Tree) -> bool:

@@ -69,7 +69,7 @@ class Change(Struct, frozen=True):
     temporary: bool = False
 
 
-class Part(Struct, frozen=True):
+class NeededPart(Struct, frozen=True):
     """A column or constraint of a relation that must be there (`exists`) or must not be there yet."""
 
     relation: Relation
@@ -129,7 +129,7 @@ def attached(statement: Statement) -> Iterator[Attached]:
             yield Attached(relation_of(node.table), "policy", node.policy_name, exists=exists)
 
 
-def parts(statement: Statement) -> tuple[Part, ...]:
+def parts(statement: Statement) -> tuple[NeededPart, ...]:
     """Return the columns and constraints that must exist, or must not exist yet."""
     node, offset = statement.node, statement.start
     if node.DESCRIPTOR.name == "AlterTableStmt":
@@ -138,8 +138,8 @@ def parts(statement: Statement) -> tuple[Part, ...]:
         if label(node, "rename_type") != "OBJECT_COLUMN" or not node.HasField("relation") or node.missing_ok:
             return ()
         relation, names = relation_of(node.relation), (node.subname, node.newname)
-        return tuple(Part(relation, Sort.COLUMN, name, exists=name == names[0], offset=offset) for name in names)
-    return tuple(Part(of, Sort.COLUMN, name, exists=True, offset=offset) for of, name in _columns(statement))
+        return tuple(NeededPart(relation, Sort.COLUMN, name, exists=name == names[0], offset=offset) for name in names)
+    return tuple(NeededPart(of, Sort.COLUMN, name, exists=True, offset=offset) for of, name in _columns(statement))
 
 
 def _columns(statement: Statement) -> Iterator[tuple[Relation, str]]:
@@ -171,7 +171,7 @@ def _qualified(names: Tree) -> Iterator[tuple[Relation, str]]:
 _FIRST = frozenset({"AT_DropColumn", "AT_DropConstraint", "AT_AlterColumnType"})
 
 
-def _altered_parts(statement: Statement) -> Iterator[Part]:
+def _altered_parts(statement: Statement) -> Iterator[NeededPart]:
     """The server drops first, then changes types, adds columns and constraints, and does the rest at last."""
     relation, offset = relation_of(statement.node.relation), statement.start
     dropped, added = _dropped_parts(statement), added_columns(statement)
@@ -182,19 +182,19 @@ def _altered_parts(statement: Statement) -> Iterator[Part]:
             continue
         if subtype == "AT_AddColumn":
             if definition.colname not in dropped:
-                yield Part(relation, Sort.COLUMN, definition.colname, exists=False, offset=offset)
+                yield NeededPart(relation, Sort.COLUMN, definition.colname, exists=False, offset=offset)
         elif subtype in _OLD_COLUMN and command.name and (subtype in _FIRST or command.name not in added):
-            yield Part(relation, Sort.COLUMN, command.name, exists=True, offset=offset)
+            yield NeededPart(relation, Sort.COLUMN, command.name, exists=True, offset=offset)
         elif subtype in _OLD_CONSTRAINT:
             name = command.name or getattr(definition, "conname", "")
             if name and (subtype in _FIRST or name not in constraints):
-                yield Part(relation, Sort.CONSTRAINT, name, exists=True, offset=offset)
+                yield NeededPart(relation, Sort.CONSTRAINT, name, exists=True, offset=offset)
         elif subtype == "AT_AddConstraint":
             if definition.conname and definition.conname not in dropped:
-                yield Part(relation, Sort.CONSTRAINT, definition.conname, exists=False, offset=offset)
+                yield NeededPart(relation, Sort.CONSTRAINT, definition.conname, exists=False, offset=offset)
             named = (*strings(definition.keys), *strings(definition.fk_attrs))
             old = (name for name in named if name not in added)
-            yield from (Part(relation, Sort.COLUMN, name, exists=True, offset=offset) for name in old)
+            yield from (NeededPart(relation, Sort.COLUMN, name, exists=True, offset=offset) for name in old)
 
 
 def added_columns(statement: Statement) -> frozenset[str]:

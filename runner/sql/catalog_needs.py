@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from runner.sql.builtin_functions import SERIAL_TYPES
 from runner.sql.catalog_changes import Sort, made
 from runner.sql.function_calls import functions_called
-from runner.sql.lock_modes import Target
+from runner.sql.lock_modes import LockTarget
 from runner.sql.relations import Relation, Use, query_relations, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, option_value, strings, unwrap, walk
@@ -86,7 +86,7 @@ def needed(statement: Statement) -> tuple[Needed, ...]:
     missing_ok = bool(getattr(statement.node, "missing_ok", False))
     found: dict[Relation, Needed] = {}
     for lock in locks_taken(statement):
-        if lock.target is Target.RELATION and lock.relation not in new:
+        if lock.target is LockTarget.RELATION and lock.relation not in new:
             found.setdefault(lock.relation, Needed(lock.relation, lock.offset, right, kinds, missing_ok))
     if statement.kind is _K.CREATE_TABLE:
         found.update(_of_new_table(statement))

@@ -65,7 +65,7 @@ def strongest(modes: Iterable[LockMode]) -> tuple[LockMode, ...]:
     return tuple(mode for mode in distinct if not any(CONFLICTS[mode] < CONFLICTS[other] for other in distinct))
 
 
-class Target(enum.Enum):
+class LockTarget(enum.Enum):
     """What a lock is on, seen from the relation that the SQL names."""
 
     RELATION = "the relation"
@@ -83,4 +83,4 @@ class RelationLock(Struct, frozen=True, kw_only=True):
     relation: Relation
     mode: LockMode
     offset: int
-    target: Target = Target.RELATION
+    target: LockTarget = LockTarget.RELATION

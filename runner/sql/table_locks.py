@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from runner.sql.alter_table import alter_actions
 from runner.sql.command_options import enabled, is_concurrent
-from runner.sql.lock_modes import LockMode, RelationLock, Target, strongest
+from runner.sql.lock_modes import LockMode, LockTarget, RelationLock, strongest
 from runner.sql.relations import Relation, Use, relation_named, relation_of, uses_in
 from runner.sql.statements import QUERIES, Statement, StatementKind
 from runner.sql.syntax_tree import Tree, contains, find, label, strings, subcommands, unwrap
@@ -34,7 +34,7 @@ _USE_MODES = {
 }
 
 
-def _lock(statement: Statement, node: Tree, mode: LockMode, target: Target = Target.RELATION) -> RelationLock:
+def _lock(statement: Statement, node: Tree, mode: LockMode, target: LockTarget = LockTarget.RELATION) -> RelationLock:
     return RelationLock(relation=relation_of(node), mode=mode, offset=statement.offset(node), target=target)
 
 
@@ -81,7 +81,7 @@ def _dropped(statement: Statement) -> Iterator[RelationLock]:
         for lock in _named(statement, strings(unwrap(dropped).items), mode):
             yield lock
             if statement.kind is _K.DROP_INDEX:
-                on_table = Target.TABLE_OF_INDEX
+                on_table = LockTarget.TABLE_OF_INDEX
                 yield RelationLock(relation=lock.relation, mode=mode, offset=lock.offset, target=on_table)
 
 
@@ -127,10 +127,10 @@ def _reindexed(statement: Statement) -> Iterator[RelationLock]:
     on_index = _M.SHARE_UPDATE_EXCLUSIVE if concurrent else _M.ACCESS_EXCLUSIVE
     if label(node, "kind") == "REINDEX_OBJECT_INDEX":
         yield _lock(statement, node.relation, on_index)
-        yield _lock(statement, node.relation, on_table, Target.TABLE_OF_INDEX)
+        yield _lock(statement, node.relation, on_table, LockTarget.TABLE_OF_INDEX)
     else:
         yield _lock(statement, node.relation, on_table)
-        yield _lock(statement, node.relation, on_index, Target.INDEXES_OF_TABLE)
+        yield _lock(statement, node.relation, on_index, LockTarget.INDEXES_OF_TABLE)
 
 
 def _created_table(statement: Statement) -> Iterator[RelationLock]:
@@ -239,7 +239,7 @@ def locks_taken(statement: Statement) -> tuple[RelationLock, ...]:
     taker = TAKERS.get(statement.kind)
     if taker is None:
         return ()
-    modes: dict[tuple[Relation, Target], list[RelationLock]] = defaultdict(list)
+    modes: dict[tuple[Relation, LockTarget], list[RelationLock]] = defaultdict(list)
     for lock in taker(statement):
         modes[lock.relation, lock.target].append(lock)
     kept = (lock for same in modes.values() for lock in _strongest_of(same))

@@ -347,6 +347,7 @@ def test_an_index_whose_drop_was_interrupted_is_left_behind(jobplan: Jobplan, db
     assert "REINDEX" not in ran.err
 
 
+@pytest.mark.slow
 def test_a_worker_that_a_resumption_follows_lists_what_it_leaves(jobplan: Jobplan, db: Database) -> None:
     db.run("CREATE TABLE t (id int)")
     steps = """

@@ -97,6 +97,7 @@ def test_a_wrong_password_where_targets_are_discovered_begins_nothing(jobplan: J
     assert not any(fleet.steps().values())
 
 
+@pytest.mark.slow
 def test_a_target_that_is_dropped_while_its_steps_run(jobplan: Jobplan, fleet: Fleet) -> None:
     fleet.run(1, "postgres", "CREATE DATABASE t99 TEMPLATE tenant_template")
     targets = targets_file(jobplan.folder, fleet.clusters(slots=(12, 12)), fleet.discover(1, 2))

@@ -257,6 +257,7 @@ MIXED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["track_activities", "no journal"])
 def test_cancel_without_labels_leaves_detach_steps_alone(
     jobplan: Jobplan, done: Database, tmp_path: Path, hidden: str

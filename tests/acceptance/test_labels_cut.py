@@ -82,6 +82,7 @@ def test_cancel_with_a_ledger_stops_what_waits_and_leaves_detach_steps_although_
     narrow.until_workers()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES, ids=["before on_finish", "in the step", "in the plan"])
 def test_cancel_without_any_record_leaves_workers_alone_whose_labels_are_cut_and_says_why(
     jobplan: Jobplan, narrow: Database, tmp_path: Path, name: str

@@ -238,6 +238,7 @@ def test_a_worker_that_ignores_its_cancel_is_exit_7(jobplan: Jobplan, db: Databa
     assert started.ended().code == 1
 
 
+@pytest.mark.slow
 def test_a_runner_that_does_not_answer_is_exit_7(
     jobplan: Jobplan, db: Database, on_call: OnCall, tmp_path: Path
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_killed_run_that_waited_is_resumed_and_waits_again(jobplan: Jobplan, d
 # --- the close ---
 
 
+@pytest.mark.slow
 def test_at_the_close_running_steps_end_and_the_rest_is_left_over(jobplan: Jobplan, done: Database) -> None:
     keeper = done.elsewhere()
     keeper.execute("LOCK TABLE gate")

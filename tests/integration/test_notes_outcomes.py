@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from runner.engine import events as ev
-from runner.plan.model import Retry
+from runner.plan.model import RetryPolicy
 from tests.builders import Recorder, plan, sql, step
 from tests.integration.gateway_setups import RealSetup, ask, real_run, run_one, run_plan, until, value
 
@@ -159,7 +159,7 @@ async def test_a_lock_timeout_is_a_failure_that_may_be_retried(database: str) ->
     ask(database, "CREATE TABLE t (i int)")
     with psycopg.connect(database) as holder:
         holder.execute("LOCK TABLE t")
-        keys = {"lock_timeout": 0.1, "retry": Retry(max_attempts=2, on=frozenset({"55P03"}))}
+        keys = {"lock_timeout": 0.1, "retry": RetryPolicy(max_attempts=2, on=frozenset({"55P03"}))}
         _, record = await run_plan(database, plan(step("a", "DROP TABLE t", **keys)))
     ends = record.ends("a")
     assert [end.outcome for end in ends] == [ev.Outcome.FAILED] * 2

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from runner.sql.alter_table import AlterKind, Rewrite, alter_actions
-from runner.sql.lock_modes import LockMode, RelationLock, Target, conflict, strongest
+from runner.sql.lock_modes import LockMode, LockTarget, RelationLock, conflict, strongest
 from runner.sql.statements import parse_statements
 from runner.sql.table_locks import locks_taken, sweeping_lock
 
@@ -247,7 +247,7 @@ def _held(observer: psycopg.Connection, pid: int, *, kinds: str) -> dict[str, se
     return {name: set(strongest(modes)) for name, modes in held.items()}
 
 
-def _expected(locks: tuple[RelationLock, ...], target: Target) -> dict[str, set[LockMode]]:
+def _expected(locks: tuple[RelationLock, ...], target: LockTarget) -> dict[str, set[LockMode]]:
     expected: dict[str, set[LockMode]] = {}
     for lock in locks:
         if lock.target is target:
@@ -281,15 +281,15 @@ def test_a_command_locks_what_its_text_says(
         tables = _held(observer, pid, kinds="rpmvScf")
         indexes = _held(observer, pid, kinds="iI")
         connection.rollback()
-    named = _expected(locks, Target.RELATION)
-    of_index = dict(zip("t", _expected(locks, Target.TABLE_OF_INDEX).values(), strict=False))  # all indexes are t's
+    named = _expected(locks, LockTarget.RELATION)
+    of_index = dict(zip("t", _expected(locks, LockTarget.TABLE_OF_INDEX).values(), strict=False))  # all indexes are t's
     assert {name: modes for name, modes in tables.items() if name not in unknown} == {
         name: modes for name, modes in {**of_index, **named}.items() if name not in indexes
     }
     assert {name: indexes[name] for name in named if name in indexes} == {
         name: modes for name, modes in named.items() if name in indexes
     }
-    for modes in _expected(locks, Target.INDEXES_OF_TABLE).values():
+    for modes in _expected(locks, LockTarget.INDEXES_OF_TABLE).values():
         assert indexes["t_b"] == modes
 
 
@@ -328,18 +328,18 @@ def _awaited(observer: psycopg.Connection, pid: int, relation: str) -> LockMode:
 @pytest.mark.parametrize(
     ("sql", "relation", "target"),
     [
-        ("VACUUM t", "t", Target.RELATION),
-        ("VACUUM (ANALYZE) t", "t", Target.RELATION),
-        ("VACUUM FULL t", "t", Target.RELATION),
-        ("CREATE INDEX CONCURRENTLY n ON t (c)", "t", Target.RELATION),
-        ("REINDEX TABLE CONCURRENTLY t", "t", Target.RELATION),
-        ("REINDEX INDEX CONCURRENTLY t_b", "t", Target.TABLE_OF_INDEX),
-        ("DROP INDEX CONCURRENTLY t_b", "t", Target.TABLE_OF_INDEX),
-        ("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY", "p", Target.RELATION),
+        ("VACUUM t", "t", LockTarget.RELATION),
+        ("VACUUM (ANALYZE) t", "t", LockTarget.RELATION),
+        ("VACUUM FULL t", "t", LockTarget.RELATION),
+        ("CREATE INDEX CONCURRENTLY n ON t (c)", "t", LockTarget.RELATION),
+        ("REINDEX TABLE CONCURRENTLY t", "t", LockTarget.RELATION),
+        ("REINDEX INDEX CONCURRENTLY t_b", "t", LockTarget.TABLE_OF_INDEX),
+        ("DROP INDEX CONCURRENTLY t_b", "t", LockTarget.TABLE_OF_INDEX),
+        ("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY", "p", LockTarget.RELATION),
     ],
 )
 def test_a_command_that_must_stand_alone_waits_in_the_mode_that_is_said(
-    lock_dsn: str, observer: psycopg.Connection, sql: str, relation: str, target: Target
+    lock_dsn: str, observer: psycopg.Connection, sql: str, relation: str, target: LockTarget
 ) -> None:
     (statement,) = parse_statements(sql)
     # It blocks no session until a lock of the kind that is expected: VACUUM first looks with ACCESS SHARE.

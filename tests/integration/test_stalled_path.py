@@ -115,6 +115,7 @@ async def test_connecting_through_a_stalled_path_is_given_up(tunnel: Tunnel) -> 
         await asyncio.wait_for(setup.gateway.open(), 40)
 
 
+@pytest.mark.slow
 async def test_the_wait_for_the_output_of_a_worker_behind_a_stalled_path_has_a_limit(tunnel: Tunnel) -> None:
     notices = "FOR i IN 1..100000 LOOP RAISE NOTICE '%', repeat('n', 1000); END LOOP"
     loud = f"DO $$ BEGIN {notices}; PERFORM pg_sleep(60); END $$"

@@ -34,6 +34,7 @@ LOCKING = "LOCK TABLE gate; SELECT 1"
 STARTING = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_background' AND datid IS NULL"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verified", [False, True])
 async def test_a_worker_that_starts_slowly_while_its_launcher_session_is_lost_is_waited_for(
     frail_server: EmbeddedServer, *, verified: bool

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from runner.identity import WorkerLabel, worker_name
-from runner.plan.model import ForEach, Retry
+from runner.plan.model import ForEach, RetryPolicy
 from tests.builders import plan, step
 from tests.integration.gateway_setups import Follower, RealSetup, ask, run_one, run_plan, until, value
 
@@ -79,7 +79,12 @@ async def test_an_error_is_reported_as_without_a_label(dsn: str) -> None:
 async def test_a_run_labels_every_attempt_of_every_instance(database: str) -> None:
     items = ForEach(items=("*/ x",), as_="i")
     of = plan(
-        step("s", "SELECT 1 / (SELECT 0 FROM pg_sleep(0.5))", for_each=items, retry=Retry(max_attempts=2, delay=0.0))
+        step(
+            "s",
+            "SELECT 1 / (SELECT 0 FROM pg_sleep(0.5))",
+            for_each=items,
+            retry=RetryPolicy(max_attempts=2, delay=0.0),
+        )
     )
     seen: set[tuple[str, int]] = set()
 

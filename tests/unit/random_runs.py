@@ -23,7 +23,7 @@ from runner.plan.model import (
     OnRunnerExit,
     Plan,
     Repeat,
-    Retry,
+    RetryPolicy,
     Sql,
     Step,
 )
@@ -74,7 +74,7 @@ def _with_holds(random: Random, plan: Plan) -> Plan:
 
     def changed(step: Step, *, final: bool) -> Step:
         yields = random.random() < 0.4
-        retry = Retry(max_attempts=3, delay=random.choice((0.0, 0.5)), on=frozenset({"yielded", "40P01"}))
+        retry = RetryPolicy(max_attempts=3, delay=random.choice((0.0, 0.5)), on=frozenset({"yielded", "40P01"}))
         return replace(
             step,
             holds=() if final else tuple(name for name in names if random.random() < 0.7),
@@ -110,7 +110,7 @@ def _random_step(
         pools={name: random.randint(1, limit) for name, limit in limits.items() if random.random() < 0.25},
         exclusive=frozenset(name for name in NAMES if random.random() < 0.1),
         priority=random.choice((0, 0, 0, 0, 0, 1, -1)),
-        retry=_random_retry(random) if retries else Retry(),
+        retry=_random_retry(random) if retries else RetryPolicy(),
         on_retry=NOTHING if retries and random.random() < 0.4 else None,
         idempotent=random.random() < 0.3,
         allow_failure=random.choice(
@@ -146,8 +146,8 @@ def _random_group(
     )
 
 
-def _random_retry(random: Random) -> Retry:
-    return Retry(
+def _random_retry(random: Random) -> RetryPolicy:
+    return RetryPolicy(
         max_attempts=random.randint(2, 4),
         delay=random.choice((0.0, 0.5, 2.0)),
         backoff=random.choice((1.0, 2.0)),

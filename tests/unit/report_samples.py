@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from runner.engine import events as ev
 from runner.engine.simulation import AttemptScript, Simulation
 from runner.errors import Position
-from runner.plan.model import AllowFailure, ForEach, Need, NeedOn, Plan, Repeat, Retry, Sql
+from runner.plan.model import AllowFailure, ForEach, Need, NeedOn, Plan, Repeat, RetryPolicy, Sql
 from runner.structs import replace
 from tests.unit.simulated_runs import IDLE, item_rows, plan, script, simulated, step
 
@@ -30,7 +30,7 @@ def sql(text: str) -> Sql:
 
 def everything() -> tuple[Plan, tuple[ev.Event, ...]]:
     """Return a plan and the events of a run of it: retries, a repeat, a for_each, and most ends of steps."""
-    retry = Retry(max_attempts=3, delay=2.0)
+    retry = RetryPolicy(max_attempts=3, delay=2.0)
     steps = (
         step("purge", sql=sql("DELETE FROM audit WHERE n > :keep"), repeat=Repeat(max_iterations=9, pause=0.5)),
         step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -100,3 +101,14 @@ def test_help_loads_nothing_heavy() -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "click" in loaded
     assert not loaded & set(HEAVY)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """A name in an error message, a stack trace or a search leads to one place."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for module, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(module)
+    assert len(places) > 400
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

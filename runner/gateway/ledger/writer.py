@@ -103,7 +103,7 @@ def begin(schema: str, tables: str) -> tuple[Statement, ...]:
     return ("ledger_begin", ()), ("ledger_limits", ()), ("ledger_same", (schema, tables))
 
 
-class Batch:
+class EventBatch:
     """Events that are sent, and the statements that write them. Call `written` or `failed` afterwards."""
 
     def __init__(
@@ -373,7 +373,7 @@ class Ledger:
         if self.answers and (self._urgent or len(self._rows) > BATCH_SIZE):
             await self.write()
 
-    def ahead(self, step: str, attempt: int, *, commit_row: bool) -> Batch | None:
+    def ahead(self, step: str, attempt: int, *, commit_row: bool) -> EventBatch | None:
         """Return a batch with all unwritten events: they must be recorded before the launch.
 
         `commit_row`: the text of the worker that is about to be requested writes one.
@@ -387,9 +387,9 @@ class Ledger:
         if not self.answers or not self._rows:
             return None
         rows, self._rows = self._rows, []
-        return Batch(self.run_id, rows, *self._run_row(), first=self.begins, taker=self)
+        return EventBatch(self.run_id, rows, *self._run_row(), first=self.begins, taker=self)
 
-    def may_launch(self, step: str, attempt: int, batch: Batch | None) -> bool:
+    def may_launch(self, step: str, attempt: int, batch: EventBatch | None) -> bool:
         """Return whether the worker may be requested after this batch: see `comes_first`."""
         if not self.comes_first:
             return True
@@ -471,7 +471,7 @@ class Ledger:
         rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
         begin, last = self._begin, None if self._rows else self._end
         ended = () if last is None else (("ledger_end", (self.run_id, last)),)
-        batch = Batch(self.run_id, rows, *self._run_row(), *ended, first=self.begins, taker=self)
+        batch = EventBatch(self.run_id, rows, *self._run_row(), *ended, first=self.begins, taker=self)
         error = await self._transact(batch)
         if error is not None:
             return error.sqlstate in UNSUITABLE
@@ -490,7 +490,7 @@ class Ledger:
         """Return the statement that writes the run's own row, until that is known to be written."""
         return () if self._begin is None else (("ledger_run", (self.run_id, *self._begin, self._key)),)
 
-    async def _transact(self, batch: Batch) -> ErrorDetails | None:
+    async def _transact(self, batch: EventBatch) -> ErrorDetails | None:
         error: ErrorDetails | None = ErrorDetails(message="the wait for the server was cancelled")
         answered = None
         try:

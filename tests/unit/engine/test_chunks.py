@@ -17,7 +17,7 @@ from runner.engine.simulation import AttemptScript, Simulation, simulate
 from runner.engine.state import RunState, StepRecord, StepState, initial_state
 from runner.engine.step_sql import SessionError, with_values
 from runner.errors import Position, UsageError
-from runner.plan.model import ForEach, ParamType, Plan, Retry, Sql, Step
+from runner.plan.model import ForEach, ParamType, Plan, RetryPolicy, Sql, Step
 from runner.sql.placeholders import Listed, render
 from runner.structs import replace
 from tests.builders import plan, step
@@ -84,7 +84,7 @@ def test_rows_of_several_columns_are_no_chunk() -> None:
         ('ANALYZE :"t"', {}, True),
         ("SELECT 1 WHERE 'x' IN (:'t')", {}, True),
         ('TRUNCATE :"t"', {}, False),
-        ('TRUNCATE :"t"', {"retry": Retry(max_attempts=2)}, True),
+        ('TRUNCATE :"t"', {"retry": RetryPolicy(max_attempts=2)}, True),
         ('TRUNCATE :"t"', {"idempotent": True}, True),
     ],
 )

@@ -27,7 +27,7 @@ from runner.plan.model import (
     Outside,
     Plan,
     Repeat,
-    Retry,
+    RetryPolicy,
     Sql,
     Step,
     Window,
@@ -205,7 +205,7 @@ def test_no_iteration_and_no_retry_starts_while_held() -> None:
     looped = step("loop", repeat=Repeat(max_iterations=3))
     found = run(plan(looped), (0.5, True), (7.0, False), loop=AttemptScript(duration=1.0, row_count=1))
     assert launches(found) == [("loop", 0.0), ("loop", 7.0), ("loop", 8.0)]
-    tried = step("again", retry=Retry(max_attempts=2))
+    tried = step("again", retry=RetryPolicy(max_attempts=2))
     failing = AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED)
     found = run(plan(tried), (0.5, True), (7.0, False), again=failing)
     assert launches(found) == [("again", 0.0), ("again", 7.0)]
@@ -301,7 +301,7 @@ def test_a_hold_that_is_on_before_the_window_opens_fails_no_step() -> None:
 
 
 def test_an_attempt_that_was_prepared_is_put_off_if_a_hold_began_meanwhile() -> None:
-    p = plan(step("a", on_retry=NOTHING, retry=Retry(max_attempts=2)))
+    p = plan(step("a", on_retry=NOTHING, retry=RetryPolicy(max_attempts=2)))
     scripts = {
         1: AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED),
         2: AttemptScript(duration=1.0, prepares=5.0),

@@ -10,7 +10,7 @@ from runner.engine.resume_state import has_succeeded, is_kept, is_open
 from runner.engine.simulation import CheckScript, Simulation
 from runner.engine.slot_queue import HOLD_FOR
 from runner.engine.state import initial_state
-from runner.plan.model import Check, ForEach, Repeat, Retry
+from runner.plan.model import Check, ForEach, Repeat, RetryPolicy
 from tests.unit.simulated_runs import SQL, code, ends, launches, message, plan, script, simulated, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
@@ -53,7 +53,7 @@ def test_each_instance_is_evaluated_before_its_own_launch() -> None:
 
 
 def test_each_attempt_is_evaluated_before_its_launch() -> None:
-    run = simulated(plan(step("a", if_=SQL, retry=Retry(max_attempts=3, delay=2.0))), {"a": [script(O.FAILED)]})
+    run = simulated(plan(step("a", if_=SQL, retry=RetryPolicy(max_attempts=3, delay=2.0))), {"a": [script(O.FAILED)]})
     assert (evaluated(run), launches(run, "a")) == ([0.0, 3.0, 6.0], [0.0, 3.0, 6.0])
 
 
@@ -78,7 +78,7 @@ def test_a_loop_that_does_not_begin_is_skipped() -> None:
 
 
 def test_a_condition_that_ends_the_attempts_leaves_the_failure_as_it_is() -> None:
-    tried = step("a", if_=SQL, retry=Retry(max_attempts=3))
+    tried = step("a", if_=SQL, retry=RetryPolicy(max_attempts=3))
     run = simulated(plan(tried), {"a": [script(O.FAILED, "55P03")]}, {"a": [V.PROCEED, V.SKIP]})
     error = finish(run).error
     assert error is not None
@@ -86,7 +86,7 @@ def test_a_condition_that_ends_the_attempts_leaves_the_failure_as_it_is() -> Non
 
 
 def test_a_loop_whose_failed_iteration_is_not_tried_again_has_failed() -> None:
-    tried = step("a", if_=SQL, repeat=LOOP, retry=Retry(max_attempts=3))
+    tried = step("a", if_=SQL, repeat=LOOP, retry=RetryPolicy(max_attempts=3))
     attempts = [script(O.SUCCEEDED, row_count=5), script(O.TIMED_OUT)]
     run = simulated(plan(tried), {"a": attempts}, {"a": [V.PROCEED, V.PROCEED, V.SKIP]})
     assert (ends(run)["a"], finish(run).because) == ("timed_out", None)
@@ -102,27 +102,27 @@ def test_an_unmet_precondition_fails_the_step_before_any_iteration(iteration: in
 
 
 def test_an_unmet_precondition_is_tried_again_as_retry_says() -> None:
-    waits = step("a", retry=Retry(max_attempts=3, delay=4.0, backoff=2.0), **GATED)
+    waits = step("a", retry=RetryPolicy(max_attempts=3, delay=4.0, backoff=2.0), **GATED)
     run = simulated(plan(waits), verdicts={"a": [V.FAIL, V.FAIL, V.PROCEED]})
     assert (evaluated(run), launches(run, "a"), ends(run)["a"]) == ([0.0, 4.0, 12.0], [12.0], "succeeded")
     assert run.state.records["a"].attempt == 1
 
 
 def test_a_precondition_that_stays_unmet_fails_the_step_when_its_attempts_are_used_up() -> None:
-    waits = step("a", retry=Retry(max_attempts=3, delay=4.0), **GATED)
+    waits = step("a", retry=RetryPolicy(max_attempts=3, delay=4.0), **GATED)
     run = simulated(plan(waits), verdicts={"a": [V.FAIL]})
     assert (evaluated(run), launches(run, "a"), ends(run)["a"]) == ([0.0, 4.0, 8.0], [], "failed")
 
 
 def test_each_iteration_has_its_own_attempts_for_a_precondition() -> None:
     more, done = script(O.SUCCEEDED, row_count=5), script(O.SUCCEEDED, row_count=0)
-    waits = step("a", repeat=LOOP, retry=Retry(max_attempts=2, delay=4.0), **GATED)
+    waits = step("a", repeat=LOOP, retry=RetryPolicy(max_attempts=2, delay=4.0), **GATED)
     run = simulated(plan(waits), {"a": [more, done]}, {"a": [V.FAIL, V.PROCEED, V.FAIL, V.PROCEED]})
     assert (launches(run, "a"), ends(run)["a"]) == ([4.0, 9.0], "succeeded")
 
 
 def test_a_precondition_is_not_one_of_the_errors_that_retry_names() -> None:
-    waits = step("a", retry=Retry(max_attempts=3, on=frozenset({"55P03"})), **GATED)
+    waits = step("a", retry=RetryPolicy(max_attempts=3, on=frozenset({"55P03"})), **GATED)
     run = simulated(plan(waits), verdicts={"a": [V.FAIL]})
     assert (len(evaluated(run)), ends(run)["a"]) == (1, "failed")
 

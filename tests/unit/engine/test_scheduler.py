@@ -19,7 +19,7 @@ from runner.plan.model import (
     OnFailure,
     OnRunnerExit,
     Plan,
-    Retry,
+    RetryPolicy,
     Step,
 )
 from tests.builders import sql
@@ -74,17 +74,17 @@ class Table:
 @pytest.mark.parametrize(
     ("retry", "expected"),
     [
-        (Retry(), [0.0]),
-        (Retry(max_attempts=3), [0.0, 1.0, 2.0]),
-        (Retry(max_attempts=3, delay=2.0), [0.0, 3.0, 6.0]),
-        (Retry(max_attempts=4, delay=1.0, backoff=2.0), [0.0, 2.0, 5.0, 10.0]),
-        (Retry(max_attempts=5, delay=1.0, backoff=3.0, max_delay=4.0), [0.0, 2.0, 6.0, 11.0, 16.0]),
-        (Retry(max_attempts=3, on=frozenset({"40P01"})), [0.0, 1.0, 2.0]),
-        (Retry(max_attempts=3, on=frozenset({"55P03"})), [0.0]),
-        (Retry(max_attempts=3, on=frozenset({"timeout"})), [0.0]),
+        (RetryPolicy(), [0.0]),
+        (RetryPolicy(max_attempts=3), [0.0, 1.0, 2.0]),
+        (RetryPolicy(max_attempts=3, delay=2.0), [0.0, 3.0, 6.0]),
+        (RetryPolicy(max_attempts=4, delay=1.0, backoff=2.0), [0.0, 2.0, 5.0, 10.0]),
+        (RetryPolicy(max_attempts=5, delay=1.0, backoff=3.0, max_delay=4.0), [0.0, 2.0, 6.0, 11.0, 16.0]),
+        (RetryPolicy(max_attempts=3, on=frozenset({"40P01"})), [0.0, 1.0, 2.0]),
+        (RetryPolicy(max_attempts=3, on=frozenset({"55P03"})), [0.0]),
+        (RetryPolicy(max_attempts=3, on=frozenset({"timeout"})), [0.0]),
     ],
 )
-def test_a_failed_step_is_tried_again(retry: Retry, expected: list[float]) -> None:
+def test_a_failed_step_is_tried_again(retry: RetryPolicy, expected: list[float]) -> None:
     run = simulated(plan(step("a", retry=retry)), {"a": [script(O.FAILED, "40P01")]})
     assert launches(run, "a") == expected
     assert (ends(run), code(run)) == ({"a": "failed"}, 1)
@@ -102,13 +102,13 @@ def test_a_failed_step_is_tried_again(retry: Retry, expected: list[float]) -> No
     ],
 )
 def test_what_counts_as_worth_another_attempt(outcome: ev.Outcome, on: frozenset[str], attempts: int) -> None:
-    run = simulated(plan(step("a", retry=Retry(max_attempts=3, on=on))), {"a": [script(outcome)]})
+    run = simulated(plan(step("a", retry=RetryPolicy(max_attempts=3, on=on))), {"a": [script(outcome)]})
     assert len(launches(run, "a")) == attempts
     assert ends(run) == {"a": str(outcome)}
 
 
 def test_the_slot_is_free_during_the_backoff() -> None:
-    two = plan(step("a", retry=Retry(max_attempts=2, delay=5.0)), step("b"), slots=1)
+    two = plan(step("a", retry=RetryPolicy(max_attempts=2, delay=5.0)), step("b"), slots=1)
     run = simulated(two, {"a": [script(O.FAILED), script(O.SUCCEEDED)]})
     assert (launches(run, "a"), launches(run, "b")) == ([0.0, 6.0], [1.0])
 
@@ -116,13 +116,13 @@ def test_the_slot_is_free_during_the_backoff() -> None:
 @pytest.mark.parametrize(
     ("idempotent", "retry", "expected"),
     [
-        (False, Retry(max_attempts=5), [0.0]),
-        (True, Retry(), [0.0, 2.0, 4.0]),
-        (True, Retry(max_attempts=4, delay=3.0), [0.0, 4.0, 8.0, 12.0]),
+        (False, RetryPolicy(max_attempts=5), [0.0]),
+        (True, RetryPolicy(), [0.0, 2.0, 4.0]),
+        (True, RetryPolicy(max_attempts=4, delay=3.0), [0.0, 4.0, 8.0, 12.0]),
     ],
 )
 def test_only_an_idempotent_step_runs_again_when_its_outcome_is_unknown(
-    idempotent: bool, retry: Retry, expected: list[float]
+    idempotent: bool, retry: RetryPolicy, expected: list[float]
 ) -> None:
     run = simulated(plan(step("a", idempotent=idempotent, retry=retry)), {"a": [script(O.UNKNOWN)]})
     assert launches(run, "a") == expected
@@ -211,7 +211,7 @@ def test_a_failure_after_which_nothing_is_left_drains_nothing() -> None:
 
 
 def test_a_drain_ends_retries_with_their_last_failure() -> None:
-    two = plan(step("a", retry=Retry(max_attempts=2, delay=9.0)), step("b"), on_failure=OnFailure.DRAIN)
+    two = plan(step("a", retry=RetryPolicy(max_attempts=2, delay=9.0)), step("b"), on_failure=OnFailure.DRAIN)
     run = simulated(two, {"a": [script(O.FAILED, "40P01")], "b": [script(O.FAILED, duration=2.0)]})
     assert (ends(run), run.makespan) == ({"a": "failed", "b": "failed"}, 2.0)
 
@@ -244,7 +244,7 @@ def test_the_second_line_cancels_five_seconds_after_the_timeout() -> None:
 
 
 def test_a_step_stopped_by_the_second_line_is_tried_again_like_any_timeout() -> None:
-    retry = Retry(max_attempts=2, on=frozenset({"timeout"}))
+    retry = RetryPolicy(max_attempts=2, on=frozenset({"timeout"}))
     deaf = script(O.SUCCEEDED, duration=99.0, stops_on_timeout=False)
     run = simulated(plan(step("a", timeout=10.0, retry=retry)), {"a": [deaf, script(O.SUCCEEDED)]})
     assert (launches(run, "a"), ends(run)) == ([0.0, 15.0], {"a": "succeeded"})

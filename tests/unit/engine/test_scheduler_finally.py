@@ -9,7 +9,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.scheduler import run_status
 from runner.engine.simulation import CheckScript, Simulation
-from runner.plan.model import ForEach, Need, NeedOn, OnFailure, Plan, Repeat, Retry, Step
+from runner.plan.model import ForEach, Need, NeedOn, OnFailure, Plan, Repeat, RetryPolicy, Step
 from tests.unit.simulated_runs import IDLE, SQL, code, ends, launches, plan, script, simulated, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
@@ -83,7 +83,7 @@ def test_a_finally_step_that_fails_stops_no_other_and_does_not_change_how_the_ru
 
 
 def test_finally_steps_retry_and_repeat_after_an_interrupt() -> None:
-    steps = (step("f", retry=Retry(max_attempts=2, delay=1.0)), step("g", repeat=Repeat(max_iterations=2)))
+    steps = (step("f", retry=RetryPolicy(max_attempts=2, delay=1.0)), step("g", repeat=Repeat(max_iterations=2)))
     scripts = {
         **LONG,
         "f": [script(O.FAILED), script(O.SUCCEEDED)],

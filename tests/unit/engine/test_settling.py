@@ -8,7 +8,7 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.simulation import CheckScript, Simulation
-from runner.plan.model import AllowFailure, Check, Expect, OnFailure, Repeat, Retry
+from runner.plan.model import AllowFailure, Check, Expect, OnFailure, Repeat, RetryPolicy
 from tests.unit.simulated_runs import SQL, code, ends, launches, message, plan, script, simulated, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
@@ -74,7 +74,7 @@ def test_a_step_that_is_asked_about_while_the_run_stops_is_drained() -> None:
         ({"verify": SQL}, V.ERROR, "failed"),
         ({"expect": Expect(sql=SQL)}, V.FAIL, "failed"),
         ({"verify": SQL, "allow_failure": AllowFailure()}, V.FAIL, "failed_allowed"),
-        ({"verify": SQL, "retry": Retry(max_attempts=3)}, V.FAIL, "failed"),
+        ({"verify": SQL, "retry": RetryPolicy(max_attempts=3)}, V.FAIL, "failed"),
     ],
 )
 def test_conditions_after_a_success(keys: dict[str, Any], verdict: ev.Verdict, expected: str) -> None:
@@ -100,7 +100,7 @@ def test_nothing_is_verified_after_an_attempt_that_is_known_not_to_have_done_it(
         ({"idempotent": True}, [V.FAIL, V.FAIL, V.ERROR], "unknown", 3, 7),
         ({"idempotent": True}, [V.ERROR], "unknown", 3, 7),
         ({"allow_failure": AllowFailure()}, [V.FAIL], "failed_allowed", 1, 0),
-        ({"retry": Retry(max_attempts=5)}, [V.FAIL], "failed", 1, 1),
+        ({"retry": RetryPolicy(max_attempts=5)}, [V.FAIL], "failed", 1, 1),
     ],
 )
 def test_verify_settles_an_unknown_outcome(
@@ -141,7 +141,7 @@ def test_a_new_attempt_is_verified_again() -> None:
 
 
 def test_an_unmet_expectation_fails_the_step_before_anything_is_verified() -> None:
-    picky = step("a", verify=SQL, expect=Expect(rows_min=2), retry=Retry(max_attempts=3))
+    picky = step("a", verify=SQL, expect=Expect(rows_min=2), retry=RetryPolicy(max_attempts=3))
     run = simulated(plan(picky), {"a": [script(O.SUCCEEDED, row_count=1)]})
     assert (ends(run), phases(run), message(run, "a")) == ({"a": "failed"}, [], "expected at least 2 rows, got 1")
 
@@ -202,14 +202,14 @@ def test_the_slot_is_free_between_two_iterations() -> None:
 
 def test_attempts_are_counted_again_in_each_iteration() -> None:
     failing = [script(O.FAILED), script(O.SUCCEEDED, row_count=1)]
-    retry = Retry(max_attempts=2)
+    retry = RetryPolicy(max_attempts=2)
     run = simulated(plan(step("a", repeat=NO_ROWS, retry=retry)), {"a": [*failing * 2, *failing[:1], *failing[:1]]})
     numbers = [event.attempt for event in run.events if isinstance(event, ev.AttemptLaunching)]
     assert (numbers, ends(run)) == ([1, 2, 3, 4, 5, 6], {"a": "failed"})
 
 
 def test_the_delay_of_a_retry_is_that_of_its_iteration() -> None:
-    retry = Retry(max_attempts=2, delay=1.0, backoff=10.0)
+    retry = RetryPolicy(max_attempts=2, delay=1.0, backoff=10.0)
     scripts = [script(O.SUCCEEDED, row_count=1), script(O.SUCCEEDED, row_count=1), script(O.FAILED), *rows(0)["a"]]
     run = simulated(plan(step("a", repeat=Repeat(max_iterations=9), retry=retry)), {"a": scripts})
     assert (launches(run, "a"), ends(run)) == ([0.0, 1.0, 2.0, 4.0], {"a": "succeeded"})

@@ -29,7 +29,7 @@ from runner.plan.model import (
     Outside,
     Plan,
     Repeat,
-    Retry,
+    RetryPolicy,
     Step,
     StepWindow,
     Window,
@@ -181,7 +181,7 @@ def test_a_run_that_is_finished_when_its_last_step_ends_after_the_close_succeeds
 
 def test_what_needs_a_step_that_is_left_over_is_left_over_also_on_done() -> None:
     steps = (
-        step("a", retry=Retry(max_attempts=9, delay=3.0)),
+        step("a", retry=RetryPolicy(max_attempts=9, delay=3.0)),
         step("b", Need(step="a", on=NeedOn.DONE)),
         step("c", Need(step="a", on=NeedOn.FAILURE)),
         step("d", Need(step="b", on=NeedOn.DONE), window=StepWindow.IGNORE),
@@ -198,7 +198,7 @@ def test_what_needs_a_step_that_is_left_over_is_left_over_also_on_done() -> None
 
 def test_a_retry_after_the_close_is_left_over_with_its_last_failure() -> None:
     failing = [script(ev.Outcome.FAILED, "40P01", duration=4.0)]
-    run = run_in(OPEN, step("a", retry=Retry(max_attempts=9, delay=5.0)), scripts={"a": failing})
+    run = run_in(OPEN, step("a", retry=RetryPolicy(max_attempts=9, delay=5.0)), scripts={"a": failing})
     assert launches(run, "a") == [DAY + 10, DAY + 19]
     assert skips(run) == {"a": "the window closed at Thu 2026-01-01 00:00:20 UTC; attempt 2 failed: scripted"}
     assert code(run) == 8
@@ -232,7 +232,7 @@ def test_checks_of_work_that_is_done_are_still_evaluated_after_the_close() -> No
 
 
 def test_an_unmet_precondition_that_would_be_tried_again_is_left_over() -> None:
-    gated = step("a", preconditions=(Check(sql=SQL, message="not yet"),), retry=Retry(max_attempts=9, delay=6.0))
+    gated = step("a", preconditions=(Check(sql=SQL, message="not yet"),), retry=RetryPolicy(max_attempts=9, delay=6.0))
     run = run_in(OPEN, gated, verdicts={"a": [ev.Verdict.FAIL]})
     assert (ends(run), code(run), launches(run, "a")) == ({"a": "skipped"}, 8, [])
 
@@ -363,7 +363,7 @@ def test_retries_and_iterations_must_fit_too() -> None:
     assert launches(run, "a") == [DAY + 10, DAY + 13, DAY + 16]
     assert skips(run) == {"a": "it usually takes 3.0s (p95), and the window closes in 1.0s; 3 iterations so far"}
     failing = [script(ev.Outcome.FAILED, "40P01", duration=4.0)]
-    run = run_in(FIT, step("a", retry=Retry(max_attempts=9)), usual={"a": 5.0}, scripts={"a": failing})
+    run = run_in(FIT, step("a", retry=RetryPolicy(max_attempts=9)), usual={"a": 5.0}, scripts={"a": failing})
     assert launches(run, "a") == [DAY + 10, DAY + 14]
 
 
@@ -463,7 +463,7 @@ def test_a_run_that_was_killed_after_any_event_is_finished_in_the_next_window(at
     window = replace(OPEN, at_end=at_end, outside=Outside.WAIT, fit=Fit.P95)
     a_plan = plan(
         step("a"),
-        step("b", "a", retry=Retry(max_attempts=9, delay=3.0)),
+        step("b", "a", retry=RetryPolicy(max_attempts=9, delay=3.0)),
         step("c", for_each=ForEach(as_="t", items=("x", "y", "z")), idempotent=True),
         step("d", repeat=Repeat(max_iterations=9), idempotent=True),
         step("e", "b", "c"),

@@ -11,7 +11,7 @@ from runner.engine.fold import apply
 from runner.engine.outcomes import classify, settle
 from runner.engine.ports import WorkerEnd
 from runner.engine.state import RunState, StepState, initial_state
-from runner.plan.model import AllowFailure, Retry
+from runner.plan.model import AllowFailure, RetryPolicy
 from tests.unit.simulated_runs import SQL, plan, step
 
 WORKER = ev.Worker(pid=7, backend_start="2026-11-30 01:00:00+00", application_name="jobplan:r:a")
@@ -42,7 +42,7 @@ def next_event(state: RunState) -> ev.StepEvent | None:
     return settle(state, state.records["a"], 5.0)
 
 
-@pytest.mark.parametrize("keys", [{}, {"idempotent": True}, {"idempotent": True, "retry": Retry(max_attempts=5)}])
+@pytest.mark.parametrize("keys", [{}, {"idempotent": True}, {"idempotent": True, "retry": RetryPolicy(max_attempts=5)}])
 @pytest.mark.parametrize("seen", [True, False])
 def test_no_attempt_follows_one_whose_worker_may_still_be_running(seen: bool, keys: dict[str, Any]) -> None:
     event = next_event(lost_attempt(seen=seen, unobserved=True, **keys))

@@ -14,11 +14,11 @@ from runner.engine.simulation import AttemptScript, Simulation, run_started, sim
 from runner.engine.state import RunState, initial_state
 from runner.engine.yielding import IDLE, POLL, SHORTEST, BlockedSessions, yield_error
 from runner.errors import Position
-from runner.plan.model import AllowFailure, Budget, OnFinish, OnRunnerExit, Plan, Retry, Sql, Step
+from runner.plan.model import AllowFailure, Budget, OnFinish, OnRunnerExit, Plan, RetryPolicy, Sql, Step
 
 NOTHING = Sql(text="select 1", start=Position(file="", line=1, column=1))
 WORKER = ev.Worker(pid=7, backend_start="then", application_name="jobplan:r:a")
-RETRY = Retry(max_attempts=3, delay=1.0, on=frozenset({"yielded"}))
+RETRY = RetryPolicy(max_attempts=3, delay=1.0, on=frozenset({"yielded"}))
 
 
 def step(key: str = "a", *, yield_after: float | None = 2.0, **more: Any) -> Step:
@@ -182,8 +182,10 @@ def test_it_is_cancelled_and_tried_again() -> None:
     assert found.state.records["a"].state == "succeeded"
 
 
-@pytest.mark.parametrize("retry", [Retry(), Retry(max_attempts=3), Retry(max_attempts=3, on=frozenset({"40P01"}))])
-def test_it_is_not_tried_again_unless_retry_names_it(retry: Retry) -> None:
+@pytest.mark.parametrize(
+    "retry", [RetryPolicy(), RetryPolicy(max_attempts=3), RetryPolicy(max_attempts=3, on=frozenset({"40P01"}))]
+)
+def test_it_is_not_tried_again_unless_retry_names_it(retry: RetryPolicy) -> None:
     found = run(step(retry=retry), BLOCKS)
     (end,) = [e for e in found.events if isinstance(e, ev.StepFinished)]
     assert (end.state, end.reason) == ("failed", ev.FailureReason.YIELDED)

@@ -29,7 +29,7 @@ from runner.plan.model import (
     ParamType,
     Plan,
     Requires,
-    Retry,
+    RetryPolicy,
     StepWindow,
     Window,
 )
@@ -142,7 +142,7 @@ def test_every_key_of_a_step(plan: Plan) -> None:
     assert (step.slots, step.pools) == (2, {"heavy_io": 2, "network": 1})
     assert step.exclusive == {"audit", "app.orders"}
     assert (step.priority, step.idempotent, step.capture_rows, step.output_buffer) == (-5, True, 10, 1_048_576)
-    assert step.retry == Retry(
+    assert step.retry == RetryPolicy(
         max_attempts=5, delay=1.0, backoff=1.5, max_delay=90.0, on=frozenset({"55P03", "40P01", "timeout"})
     )
     assert step.allow_failure == AllowFailure(sqlstates=frozenset({"42P01", "57014"}))
@@ -194,7 +194,7 @@ def test_defaults_hold_where_a_step_says_nothing(plan: Plan) -> None:
     for step in (plan.step("settle"), plan.step("last")):
         assert (step.timeout, step.lock_timeout, step.queue_timeout) == (1200, 5, None)
         assert (step.pools, step.settings, step.role) == ({"network": 1}, {"work_mem": "64MB"}, "maintenance")
-        assert (step.allow_failure, step.retry, step.description) == (None, Retry(), "A step.")
+        assert (step.allow_failure, step.retry, step.description) == (None, RetryPolicy(), "A step.")
 
 
 def test_finally_steps_are_apart(plan: Plan) -> None:
@@ -221,7 +221,7 @@ def test_a_step_s_value_replaces_the_default_whole(load: Load) -> None:
     plan = load("steps:\n  - {id: a, sql: VACUUM, settings: {jit: off}, retry: {max_attempts: 2}}\n", head=head).plan
     assert plan is not None
     assert plan.steps[0].settings == {"jit": "off"}
-    assert plan.steps[0].retry == Retry(max_attempts=2)
+    assert plan.steps[0].retry == RetryPolicy(max_attempts=2)
 
 
 def test_the_concurrency_group_is_the_plan_s_name_unless_it_says_otherwise(load: Load) -> None:

@@ -13,7 +13,7 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.ports import Sink
 from runner.engine.state import initial_state
-from runner.plan.model import ForEach, Plan, Retry
+from runner.plan.model import ForEach, Plan, RetryPolicy
 from runner.records.record import Record
 from runner.reports.json_lines import JsonLog
 from runner.reports.markdown import markdown_text
@@ -32,7 +32,7 @@ AGAIN = [script(ev.Outcome.FAILED, "40P01"), script(ev.Outcome.SUCCEEDED)]
 
 def plan_of(items: int, *, grouped: bool = False) -> Plan:
     each = step("parts", for_each=ForEach(as_="t", items=tuple(f"i{number:02d}" for number in range(items))))
-    each = replace(each, retry=Retry(max_attempts=2, delay=1.0))
+    each = replace(each, retry=RetryPolicy(max_attempts=2, delay=1.0))
     if grouped:
         each = replace(each, retry=None, steps=(step("one"), step("two", "one")))
     return plan(step("first"), each, step("last", "parts"), slots=2)

@@ -10,7 +10,7 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.simulation import AttemptScript, HoldScript, Simulation
 from runner.engine.state import RunState, initial_state
-from runner.plan.model import Hold, Plan, Retry
+from runner.plan.model import Hold, Plan, RetryPolicy
 from runner.reports.html import html_page, page_json
 from runner.reports.junit import junit_xml
 from runner.reports.live import View, frame
@@ -31,7 +31,7 @@ HELD = plan(
     holds=(HOLD,),
 )
 YIELDS = plan(
-    step("locks", yield_after=2.0, retry=Retry(max_attempts=3, delay=1.0, on=frozenset({"yielded"}))),
+    step("locks", yield_after=2.0, retry=RetryPolicy(max_attempts=3, delay=1.0, on=frozenset({"yielded"}))),
 )
 
 

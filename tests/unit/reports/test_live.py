@@ -17,7 +17,7 @@ from runner.engine.server_activity import LiveWorker, Other, Progress, ReportedP
 from runner.engine.simulation import AttemptScript
 from runner.engine.state import RunState, initial_state
 from runner.identity import worker_name
-from runner.plan.model import ForEach, Plan, Repeat, Retry
+from runner.plan.model import ForEach, Plan, Repeat, RetryPolicy
 from runner.reports.live import Live, View, frame, printable
 from runner.reports.worker_activity import WorkerView, about, forwards, worker_view, worker_views
 from runner.structs import replace
@@ -56,7 +56,7 @@ def small() -> RunState:
 
 
 def test_a_worker_that_is_not_the_steps_own_is_named() -> None:
-    p = plan(step("a", retry=Retry(max_attempts=2), on_retry=step("x").sql), slots=1)
+    p = plan(step("a", retry=RetryPolicy(max_attempts=2), on_retry=step("x").sql), slots=1)
     scripts = [AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED), AttemptScript(duration=1.0, prepares=5.0)]
     assert any(line.startswith("  a ") and "on_retry" in line for line in lines(at_second(p, 3.0, a=scripts)))
     later = lines(at_second(p, 6.5, a=scripts))
@@ -131,7 +131,7 @@ def test_items_that_all_wait_say_for_what() -> None:
 
 
 def test_a_step_that_is_tried_again_says_when() -> None:
-    again = step("again", retry=Retry(max_attempts=2, delay=9.0))
+    again = step("again", retry=RetryPolicy(max_attempts=2, delay=9.0))
     state = at_second(plan(again), 1.5, again=[AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED)])
     assert lines(state)[3] == "  again: next attempt in 7.0s"
 

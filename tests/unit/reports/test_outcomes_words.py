@@ -11,7 +11,7 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.leftovers import UnfinishedObject
 from runner.engine.state import RunState, initial_state
-from runner.plan.model import Expect, Plan, Repeat, Retry, Step
+from runner.plan.model import Expect, Plan, Repeat, RetryPolicy, Step
 from runner.reports.github import annotated
 from runner.reports.live import Live
 from runner.reports.messages import Verbosity, event_lines, sum_words
@@ -121,7 +121,7 @@ async def test_what_a_step_has_left_is_still_its_own_after_a_resumption() -> Non
         async def unfinished_objects(self, *, in_progress: bool = False) -> tuple[UnfinishedObject, ...]:
             return (broken,) if self.launched and not in_progress else ()
 
-    p = plan(step("a", build, retry=Retry(max_attempts=2)))
+    p = plan(step("a", build, retry=RetryPolicy(max_attempts=2)))
     gateway = Leaving(scripts={build: FAILS})
     _, record = await execute(p, gateway, run_id="260101-abcdef")
     assert [len(end.leftovers) for end in record.ends("a")] == [1, 1]

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from runner.engine import events as ev
 from runner.engine.previous_runs import PreviousRun
 from runner.engine.state import StepState
-from runner.plan.model import Retry
+from runner.plan.model import RetryPolicy
 from runner.reports.html import html_page
 from runner.reports.page_summary import time_split, went_wrong
 from runner.reports.report_builder import run_report
@@ -143,7 +143,7 @@ def test_a_lock_wait_longer_than_its_attempt_leaves_no_negative_time() -> None:
 
 
 def test_the_split_of_a_run_is_that_of_all_steps() -> None:
-    retried = step("a", retry=Retry(max_attempts=2, delay=4.0))
+    retried = step("a", retry=RetryPolicy(max_attempts=2, delay=4.0))
     a_plan = plan(retried, step("b"), slots=1)
     run = simulated(a_plan, {"a": [script(ev.Outcome.FAILED, "40P01"), script(ev.Outcome.SUCCEEDED)]})
     report = run_report(a_plan, RUN, run.events)

@@ -9,7 +9,7 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.simulation import AttemptScript
 from runner.engine.state import RunState, StepState, initial_state
-from runner.plan.model import ForEach, Plan, Retry
+from runner.plan.model import ForEach, Plan, RetryPolicy
 from runner.reports.report_builder import run_report
 from runner.reports.step_counts import counts_words, fan_outs, run_counts
 from runner.structs import replace
@@ -50,7 +50,7 @@ def test_failures_are_counted_and_listed() -> None:
 
 def test_an_item_that_waits_for_its_next_attempt_is_neither_running_nor_queued() -> None:
     again = [script(ev.Outcome.FAILED, "40P01")]
-    state = at_second(fan(retry=Retry(max_attempts=2, delay=99.0)), 2.5, **{"partitions[i0]": again})
+    state = at_second(fan(retry=RetryPolicy(max_attempts=2, delay=99.0)), 2.5, **{"partitions[i0]": again})
     assert fan_outs(state)["partitions"].words() == "4/60 done, 1 retrying, 3 running, 52 queued"
 
 

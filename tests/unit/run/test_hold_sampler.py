@@ -10,7 +10,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.ports import QueryResult
 from runner.errors import GatewayError, ServerGivenUpError, ServerLostError
-from runner.plan.model import ForEach, Hold, Retry
+from runner.plan.model import ForEach, Hold, RetryPolicy
 from runner.structs import replace
 from tests.builders import execute, new_run, plan, sql, step
 from tests.fake_gateway import FakeGateway, Script
@@ -100,7 +100,7 @@ async def test_finally_runs_and_no_more_is_measured_when_an_interrupt_ends_a_hel
 
 async def test_a_worker_that_blocks_others_is_cancelled_and_tried_again() -> None:
     gateway = FakeGateway(scripts={"LOCK": Script(seconds=None)})
-    retry = Retry(max_attempts=2, on=frozenset({"yielded"}))
+    retry = RetryPolicy(max_attempts=2, on=frozenset({"yielded"}))
     run, recorder = new_run(plan(step("a", "LOCK", yield_after=0.2, retry=retry)), gateway)
     running = asyncio.create_task(run.execute())
     for _ in itertools.count():

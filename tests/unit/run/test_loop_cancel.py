@@ -15,7 +15,7 @@ from runner.engine.ports import CancelRequest, GroupHolder
 from runner.engine.scheduler import run_status
 from runner.engine.state import StepState, initial_state
 from runner.errors import GroupHeldError
-from runner.plan.model import Concurrency, ForEach, Need, NeedOn, OnConflict, OnRunnerExit, Plan, Retry, Step
+from runner.plan.model import Concurrency, ForEach, Need, NeedOn, OnConflict, OnRunnerExit, Plan, RetryPolicy, Step
 from runner.reports.messages import Verbosity, event_lines
 from runner.reports.progress import Plain
 from runner.run.loop import Run
@@ -84,7 +84,7 @@ async def test_finally_is_stopped_by_a_cancel_of_its_own() -> None:
 
 async def test_what_waits_for_a_retry_keeps_its_failure() -> None:
     gateway = FakeGateway()
-    run, recorder = new_run(plan(step("a", "SELECT 1/0", retry=Retry(max_attempts=2, delay=3600.0))), gateway)
+    run, recorder = new_run(plan(step("a", "SELECT 1/0", retry=RetryPolicy(max_attempts=2, delay=3600.0))), gateway)
     code, states = await cancelled(run, recorder, gateway, when=lambda: bool(recorder.of(ev.StepRetrying)))
     assert (code, states) == (1, {"a": "failed"})
 
@@ -109,7 +109,7 @@ async def test_a_run_that_waits_for_its_group_can_be_cancelled() -> None:
 
 @pytest.mark.parametrize("outcome", [ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN])
 def test_a_step_that_another_session_cancelled_does_not_run_again(outcome: ev.Outcome) -> None:
-    run, _ = new_run(plan(step("a", "x", idempotent=True, retry=Retry(max_attempts=5))), FakeGateway())
+    run, _ = new_run(plan(step("a", "x", idempotent=True, retry=RetryPolicy(max_attempts=5))), FakeGateway())
     record = run.state.records["a"]
     record.attempt = 1
     record.last = ev.AttemptFinished(at=1.0, step="a", attempt=1, outcome=outcome, cancelled_by=BY)
@@ -137,7 +137,7 @@ FAILS = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
     ("steps", "when", "message"),
     [
         (
-            [step("a", "fails", retry=Retry(max_attempts=2, delay=3600.0))],
+            [step("a", "fails", retry=RetryPolicy(max_attempts=2, delay=3600.0))],
             ev.StepRetrying,
             "before attempt 2 (attempt 1: no)",
         ),

@@ -12,7 +12,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.state import RunState, StepState
 from runner.errors import JournalLostError, RecordError
-from runner.plan.model import OnFailure, Retry
+from runner.plan.model import OnFailure, RetryPolicy
 from tests.builders import Recorder, execute, new_run, plan, step
 from tests.fake_gateway import FakeGateway, Script
 
@@ -135,7 +135,7 @@ async def test_a_journal_lost_while_nothing_happens_is_noticed_too() -> None:
 
 
 async def test_a_retry_that_cannot_be_announced_keeps_the_last_failure() -> None:
-    of = plan(step("a", "select 1/0", retry=Retry(max_attempts=3)))
+    of = plan(step("a", "select 1/0", retry=RetryPolicy(max_attempts=3)))
     sink = Fragile(lambda what: isinstance(what, ev.AttemptLaunching) and what.attempt == 2)
     result, record = await execute(of, FakeGateway(), sink)
     assert len(record.ends("a")) == 1

@@ -13,7 +13,7 @@ from runner.engine.leftovers import UnfinishedObject, read_leftover, removals
 from runner.engine.ports import LaunchRequest, WorkerEnd
 from runner.engine.state import RunState, initial_state
 from runner.errors import CapacityError, GatewayError, OpenQuestionError
-from runner.plan.model import OnLeftovers, Plan, Retry
+from runner.plan.model import OnLeftovers, Plan, RetryPolicy
 from runner.reports.report_builder import run_report
 from runner.run.retry_workers import failed_preparation
 from runner.run.takeover import Orphans, Takeover
@@ -24,7 +24,7 @@ from tests.fake_gateway import FakeGateway, FakeWorker, Script
 FAILS = Script(error=ev.ErrorDetails(message="no", sqlstate="P0001"))
 FOREVER = Script(seconds=None)
 RUN = "260101-abcdef"
-TWICE = Retry(max_attempts=2)
+TWICE = RetryPolicy(max_attempts=2)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def state_after(of: Plan, events: Sequence[ev.Event]) -> RunState:
 
 
 async def test_on_retry_runs_between_attempts_in_the_slot_of_the_step() -> None:
-    p = plan(step("a", "work", on_retry=sql("clean"), retry=Retry(max_attempts=3), role="keeper", timeout=7.0))
+    p = plan(step("a", "work", on_retry=sql("clean"), retry=RetryPolicy(max_attempts=3), role="keeper", timeout=7.0))
     gateway = FakeGateway(scripts={"work": FAILS})
     result, record = await execute(p, gateway)
     assert result.exit_code == 1
@@ -71,7 +71,7 @@ async def test_on_retry_runs_between_attempts_in_the_slot_of_the_step() -> None:
 
 
 async def test_a_failed_on_retry_is_the_end_of_the_attempt() -> None:
-    p = plan(step("a", "work", on_retry=sql("clean"), retry=Retry(max_attempts=3)))
+    p = plan(step("a", "work", on_retry=sql("clean"), retry=RetryPolicy(max_attempts=3)))
     gateway = FakeGateway(scripts={"work": FAILS, "clean": FAILS})
     _, record = await execute(p, gateway)
     assert launched(gateway) == [("work", ""), ("clean", "on_retry"), ("clean", "on_retry")]
@@ -124,7 +124,9 @@ async def test_a_server_without_room_for_on_retry_puts_the_attempt_off() -> None
 @pytest.mark.parametrize("end", range(1, 40))
 async def test_a_runner_killed_at_any_event_leaves_a_run_that_can_be_finished(end: int) -> None:
     """The step is done once more where that is allowed; what only prepares it never raises a question."""
-    p = plan(step("a", "work", on_retry=sql("clean"), retry=Retry(max_attempts=3)), step("b", "SELECT 1", needs=["a"]))
+    p = plan(
+        step("a", "work", on_retry=sql("clean"), retry=RetryPolicy(max_attempts=3)), step("b", "SELECT 1", needs=["a"])
+    )
     gateway = FakeGateway(scripts={"work": FAILS})
     _, record = await execute(p, gateway, run_id=RUN)
     if end > len(record.events):

@@ -24,7 +24,7 @@ from runner.errors import (
 )
 from runner.identity import MAX_RUN_ID, run_id_problem, run_of, runner_name, worker_name
 from runner.records.journal import Journal
-from runner.run.run_decision import Action, Known, RunRequest, again, decide, latest
+from runner.run.run_decision import Known, RunAction, RunRequest, again, decide, latest
 from runner.run.takeover import Takeover, journal_record
 from runner.structs import replace
 from tests.builders import execute, new_run, plan, step
@@ -102,33 +102,33 @@ def test_what_cannot_be_an_id_is_explained(bad: str) -> None:
 @pytest.mark.parametrize(
     ("exit_code", "action"),
     [
-        (None, Action.RESUME),
-        (0, Action.BEGIN),
-        (1, Action.BEGIN),
-        (5, Action.RESUME),
-        (6, Action.RESUME),
-        (7, Action.RESUME),
-        (8, Action.RESUME),
-        (129, Action.RESUME),
-        (130, Action.RESUME),
-        (142, Action.RESUME),
-        (143, Action.RESUME),
+        (None, RunAction.RESUME),
+        (0, RunAction.BEGIN),
+        (1, RunAction.BEGIN),
+        (5, RunAction.RESUME),
+        (6, RunAction.RESUME),
+        (7, RunAction.RESUME),
+        (8, RunAction.RESUME),
+        (129, RunAction.RESUME),
+        (130, RunAction.RESUME),
+        (142, RunAction.RESUME),
+        (143, RunAction.RESUME),
     ],
 )
-def test_without_an_id_the_end_of_the_last_run_decides(exit_code: int | None, action: Action) -> None:
+def test_without_an_id_the_end_of_the_last_run_decides(exit_code: int | None, action: RunAction) -> None:
     assert decide(named=False, or_resume=True, known=known(exit_code)) is action
 
 
 @pytest.mark.parametrize("exit_code", [None, 0, 1, 5, 7, 8, 130])
 def test_with_an_id_a_known_run_is_resumed_however_it_ended_and_refused_otherwise(exit_code: int | None) -> None:
-    assert decide(named=True, or_resume=True, known=known(exit_code)) is Action.RESUME
-    assert decide(named=True, or_resume=False, known=known(exit_code)) is Action.REFUSE
+    assert decide(named=True, or_resume=True, known=known(exit_code)) is RunAction.RESUME
+    assert decide(named=True, or_resume=False, known=known(exit_code)) is RunAction.REFUSE
 
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("or_resume", [True, False])
 def test_an_unknown_run_begins(named: bool, or_resume: bool) -> None:
-    assert decide(named=named, or_resume=or_resume, known=None) is Action.BEGIN
+    assert decide(named=named, or_resume=or_resume, known=None) is RunAction.BEGIN
 
 
 # --- of two sources ---
