@@ -30,7 +30,7 @@ from runner.reports.waits import hold_words
 if TYPE_CHECKING:
     from runner.engine.events import Place
     from runner.engine.server_activity import Activity, LiveRun
-    from runner.gateway.ledger.reader import RecordedRun
+    from runner.gateway.ledger.reader import LedgerRecord
     from runner.gateway.observer import Observer
     from runner.records.record import Record
 
@@ -211,7 +211,7 @@ def _of_journal(journal: Path, run: str) -> RecordSummary | None:
     )
 
 
-def _of_ledger(run: str, recorded: RecordedRun, schema: str) -> RecordSummary:
+def _of_ledger(run: str, recorded: LedgerRecord, schema: str) -> RecordSummary:
     from runner.records.ledger_restore import state_after
 
     where = f"ledger in schema {schema}"

@@ -24,7 +24,7 @@ from runner.engine.worker_text import plan_text
 from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, payload_of, read_answer
 from runner.gateway.connecting import with_keepalives
-from runner.gateway.ledger.reader import RecordedRun, read_recorded
+from runner.gateway.ledger.reader import LedgerRecord, read_recorded
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, Row, read_row
 from runner.gateway.server_refusals import (
@@ -135,7 +135,7 @@ class Observer(SessionUser):
             others=sum(row[3] == _WORKER and _run_of(row, self.known) is None for row in sessions.rows),
         )
 
-    async def recorded(self, runs: Iterable[str]) -> dict[str, RecordedRun]:
+    async def recorded(self, runs: Iterable[str]) -> dict[str, LedgerRecord]:
         """Return what a ledger in this session's database has about these runs; empty without a readable one."""
         if not self._ledger:
             return {}

@@ -117,7 +117,7 @@ async def access(session: Session, schema: str, trusted_roles: Sequence[str]) ->
     return Access(readable=problem is None, problem=problem)
 
 
-class RecordedRun(Struct, frozen=True, kw_only=True):
+class LedgerRecord(Struct, frozen=True, kw_only=True):
     """The ledger's record of a run: its plans as JSON by their SHA-256, its events in order, its committed attempts."""
 
     plans: Mapping[str, str]
@@ -132,7 +132,7 @@ async def read_recorded(
     *,
     trusted_roles: Sequence[str] = (),
     ignored: Callable[[str], None] = lambda _: None,
-) -> dict[str, RecordedRun]:
+) -> dict[str, LedgerRecord]:
     """Return the records of these runs; empty if there is no readable ledger, or if it is slow.
 
     A ledger with untrusted owners is not read; `ignored` receives the reason.
@@ -140,7 +140,7 @@ async def read_recorded(
     looked = await access(session, schema, trusted_roles)
     if looked.ignored is not None:
         ignored(looked.ignored)
-    found: dict[str, RecordedRun] = {}
+    found: dict[str, LedgerRecord] = {}
     if not looked.readable:
         return found
     for run in runs:
@@ -156,7 +156,7 @@ async def read_recorded(
             continue
         plans, events, commits = (reply.rows for reply in replies[2:5])
         if events:
-            found[run] = RecordedRun(
+            found[run] = LedgerRecord(
                 plans={sha256 or "": text or "" for sha256, text in plans},
                 events=tuple(read_event(json.loads(event or "{}")) for (event,) in events),
                 commits=frozenset((read(step or ""), int(attempt or 0)) for step, attempt in commits),
