@@ -24,7 +24,7 @@ _NAME = "scheduler"
 _PER_STEP = below(100.0)
 
 
-def _step(number: int, **keys: Any) -> Step:  # noqa: ANN401 - whichever keys of a step the shape needs
+def _step(number: int, **keys: Any) -> Step:  # noqa: ANN401 - the fields of Step that the shape needs
     return plans.step(f"s{number}", "select 1", **keys)
 
 

@@ -60,7 +60,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type of whatever is asked for
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - each name has a type of its own
     if name == "__version__":
         return installed_version()
     if name == "event_json":
