@@ -42,6 +42,7 @@ def window(opens: datetime, closes: datetime, **keys: str) -> str:
 def until_closed(done: Database, seconds: float, **keys: str) -> tuple[str, datetime]:
     """Return a window that closes in so many seconds, and when that is."""
     closes = (now(done) + timedelta(seconds=seconds)).replace(microsecond=0)
+    closes += timedelta(seconds=closes.second == 0)  # a full minute is written without seconds
     return window(now(done) - timedelta(hours=1), closes, **keys), closes
 
 
