@@ -158,11 +158,15 @@ class Trial:
         return ended
 
     def _resume_what_is_left(self) -> Ended | None:
-        """Cut the end off the journal and resume; None if that was refused: then the journal is put back as it was."""
+        """Cut the end off the journal and resume; None if that was refused: then the journal is put back as it was.
+
+        None also for a journal without an event, which a command that was killed before its first one leaves: it has no
+        end to cut off.
+        """
         files = self._files()[-1:]
-        if not files or not self._known_run():
+        whole = files[0].read_bytes() if files else b""
+        if not whole or not self._known_run():
             return None
-        whole = files[0].read_bytes()
         head = files[0].with_name("events.head")
         confirmed = head.read_bytes() if head.exists() else None
         before = list(_events(files))
