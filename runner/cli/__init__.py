@@ -17,7 +17,7 @@ from types import ModuleType
 import click
 from click.shell_completion import CompletionItem
 
-from runner.cli.error_output import report_bug, report_error
+from runner.cli.console import report_bug, report_error
 from runner.cli.examples import add_examples
 from runner.errors import JobplanError
 from runner.exit_codes import ExitCode, for_error, for_signal

@@ -1,17 +1,23 @@
-"""How commands print: with colour where wanted, and with control characters of plans and servers escaped."""
+"""How commands print: their results, and the error that ended one.
+
+Output has colour where it is wanted, and control characters of plans and servers are escaped.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO, TypeVar
 
 import click
 
+from runner.errors import ConnectionFailedError, JobplanError, PlanError, Problem
 from runner.reports.terminal_text import visible, visible_json, visible_lines
 
 
@@ -88,3 +94,61 @@ def wants_color(choice: str, stream: TextIO) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def report_error(error: JobplanError) -> None:
+    """Print what is wrong, where, and what to do; a plan's problems as `jobplan validate` prints them."""
+    if isinstance(error, PlanError):
+        _report_problems(error.problems)
+    print_text(f"jobplan: {error_sentence(error)}", err=True)
+
+
+def error_sentence(error: JobplanError) -> str:
+    """Return what is wrong and what to do about it."""
+    if not isinstance(error, ConnectionFailedError):
+        return str(error)
+    from runner.gateway.connecting import remedy_for
+
+    stop = "" if error.message.endswith((".", "?")) else "."
+    return (
+        f"{error.message}{stop} {error.hint or remedy_for(error.message)}{_embedded_server() if error.unnamed else ''}"
+    )
+
+
+def _embedded_server() -> str:
+    """Mention the user's embedded server, if it runs: a command without a connection string does not use it."""
+    from runner.embedded.kept_server import find_kept
+
+    try:
+        running = find_kept()
+    except (JobplanError, OSError):
+        return ""
+    if running is None:
+        return ""
+    return f' Your embedded server is running: eval "$(jobplan server env)", or --dsn {shlex.quote(running.dsn)}'
+
+
+#: Codes of secrets in a file: its lines are not repeated in a terminal or a log.
+_OF_SECRETS = frozenset({"JP272", "JP276"})
+
+
+def _report_problems(problems: Iterable[Problem]) -> None:
+    from runner.lint.suppressions import Sources
+    from runner.reports.plan_problems import Style, problem_lines
+
+    found = tuple(problems)
+    secret = frozenset(problem.position.file for problem in found if problem.code in _OF_SECRETS)
+    colored = wants_color("auto", sys.stderr)
+    style = Style(color=colored, excerpt=colored or sys.stderr.isatty(), secret=secret)
+    lines = Sources().lines
+    for problem in found:
+        for line in problem_lines(problem, lines, style):
+            click.echo(line, err=True, color=True)
+
+
+def report_bug(error: Exception) -> None:
+    """Show the traceback, and ask for a report."""
+    print_text("".join(traceback.format_exception(error)).rstrip(), err=True)
+    click.echo(
+        "jobplan: this is a bug in jobplan. Please report it with the lines above and, if you can, the plan.", err=True
+    )

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from runner.cli.console import print_text
-from runner.cli.error_output import error_sentence
+from runner.cli.console import error_sentence, print_text
 from runner.cli.options import chosen_dsn, dsn_option, journal_option, ledger_schema, schema_option, trust_option
 from runner.cli.project_options import environment_options
 from runner.engine.previous_runs import PastRun

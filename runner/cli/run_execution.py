@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.console import color_option, print_text, terminal_width, wants_color
-from runner.cli.error_output import error_sentence, report_error
+from runner.cli.console import color_option, error_sentence, print_text, report_error, terminal_width, wants_color
 from runner.cli.options import option_group, written_out
 from runner.cli.outputs import Outputs, Reports, to_stdout
 from runner.cli.run_signals import RunSignals
@@ -341,10 +340,10 @@ class _Execution:
         window = self._ready.plan.window
         if window is None or window.fit is Fit.OFF:
             return {}
-        from runner.run.usual_durations import usual_durations
+        from runner.preflight.step_durations import read_usual_durations
 
         return signals.until(
-            usual_durations(
+            read_usual_durations(
                 self._ready.plan,
                 self._setup.conninfo,
                 journals=self._root,

@@ -13,8 +13,7 @@ from typing import Any
 
 from runner.engine import events as ev
 from runner.engine.batches import note_change
-from runner.engine.chunks import of_place, parts_of
-from runner.engine.for_each_items import values_of
+from runner.engine.for_each_items import of_place, parts_of, values_of
 from runner.engine.group_records import add_chain, add_items, add_record
 from runner.engine.resume_state import carried_over, copy_facts, steps_without_evidence
 from runner.engine.state import BAD, RunState, StepRecord, StepState, become_item, initial_state, need_met, new_record

@@ -1,21 +1,28 @@
-"""The items of a for_each: from literal items or query rows to instances with unique keys.
+"""The items of a for_each: from literal items or query rows to instances with unique keys, and to chunks of items.
 
 An instance is identified by its whole item, a chunk by its list of items. Its key is a short, unique display form. So
 an item of a resumed run keeps its key, even if the items were reordered or others were added.
+
+A chunk is several items for one worker. It is an instance like any other; the list of its items is recorded when the
+step is expanded, and stands in SQL as a list. If its attempt fails, and a second run is allowed, the chunk is split: it
+then waits for an instance for each of its items, which continues the attempt numbers. So one bad item is named, and the
+others are done.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
-from runner.engine.chunks import in_chunks, listed, parts_of
 from runner.engine.events import Item
 from runner.identity import inner_key
 from runner.plan.groups import bound_values
 from runner.plan.model import ForEach, ItemValues, ParamType, Step, Value
+from runner.sql.placeholders import Listed
 from runner.sql.qualified_names import QualifiedName, qualified_name
+from runner.sql.text_traits import nature_of
 from runner.structs import replace
 
 #: The number of characters of an item that the key of its instance shows.
@@ -143,3 +150,68 @@ def _shown(value: Value | None) -> str:
     if isinstance(value, QualifiedName):
         return value.label
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def in_chunks(step: Step, items: Sequence[Item], kept: Sequence[Item] = ()) -> tuple[Item, ...]:
+    """Return the items of a step as its chunks, in order; without `chunk` the items themselves.
+
+    `kept` are chunks of a run that is resumed: they stay as they are, and the other items are divided again.
+    """
+    size = step.for_each.chunk if step.for_each is not None else None
+    if size is None:
+        return tuple(items)
+    place = {item.key: number for number, item in enumerate(items)}
+    known = {one.key for chunk in kept for one in parts_of(chunk)}
+    free = [item for item in items if item.key not in known]
+    taken = {item.key for item in items} | {chunk.key for chunk in kept}
+    chunks = [*kept, *(_chunk(free[first : first + size], taken) for first in range(0, len(free), size))]
+    return tuple(sorted(chunks, key=lambda chunk: min(place.get(one.key, len(place)) for one in parts_of(chunk))))
+
+
+def _chunk(items: Sequence[Item], taken: set[str]) -> Item:
+    """Return a chunk, whose key names its first item and how many others it has. A single item is not a chunk."""
+    first = items[0]
+    if len(items) == 1:
+        return first
+    label = f"{first.key[:-1]}+{len(items) - 1}"
+    key, number = f"{label}]", 1
+    while key in taken:
+        number += 1
+        key = f"{label}#{number}]"
+    taken.add(key)
+    return Item(key=key, values={}, items=tuple(items))
+
+
+def parts_of(item: Item) -> tuple[Item, ...]:
+    """Return the items of a chunk; of a single item, the item itself."""
+    return item.items or (item,)
+
+
+def listed(parts: Sequence[Mapping[str, Value | None]]) -> ItemValues:
+    """Return the values of a chunk: each name is the list of its items' values."""
+    return {name: Listed(tuple(part[name] for part in parts)) for name in parts[0]}
+
+
+def of_place(values: ItemValues, place: int) -> ItemValues:
+    """Return the values of one item of a chunk."""
+    return {
+        name: cast("Value | None", value.values[place]) if isinstance(value, Listed) else value
+        for name, value in values.items()
+    }
+
+
+def may_split(step: Step, items: Sequence[Item]) -> bool:
+    """Return whether a failed attempt with these items is repeated item by item."""
+    again = step.retry.max_attempts > 1 or step.idempotent or nature_of(step.sql.text).idempotent
+    return len(items) > 1 and again
+
+
+def remaining(chunk: Item, wanted: Collection[str], done: Collection[str]) -> Item:
+    """Return a chunk that was split, without the items that the plan no longer lists and that were not done."""
+    return replace(chunk, items=tuple(one for one in chunk.items if one.key in wanted or one.key in done))
+
+
+def names(items: Sequence[Item]) -> Iterator[str]:
+    """Yield what distinguishes the items of a chunk, as their keys show it: `orders` of `vacuum[orders]`."""
+    for item in items:
+        yield item.key.partition("[")[2].removesuffix("]") or item.key

@@ -13,8 +13,8 @@ from decimal import Decimal, InvalidOperation
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.batches import carries, has_more
-from runner.engine.chunks import may_split, names
 from runner.engine.events import WARNING, AttemptFinished, CancelReason, ErrorDetails, Notice, Outcome
+from runner.engine.for_each_items import may_split, names
 from runner.engine.ports import WorkerEnd
 from runner.engine.state import BAD, RunState, StepRecord, StepState
 from runner.engine.window import closed_words, skip_left_over

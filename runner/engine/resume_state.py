@@ -15,8 +15,7 @@ from typing import cast
 from runner.clock import rfc3339
 from runner.engine import events as ev
 from runner.engine.batches import batch_values, carries
-from runner.engine.chunks import parts_of, remaining
-from runner.engine.for_each_items import literal_items, single_items
+from runner.engine.for_each_items import literal_items, parts_of, remaining, single_items
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState, need_met
 from runner.errors import UsageError
 from runner.identity import inner_key

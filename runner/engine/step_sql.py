@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from runner.engine import events as ev
 from runner.engine.batches import batch_values
-from runner.engine.chunks import of_place
+from runner.engine.for_each_items import of_place
 from runner.engine.scheduler import run_status
 from runner.engine.state import RunState, StepRecord
 from runner.errors import Position

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 from runner.errors import ParameterError, PlanError, Position, Problem, Severity
+from runner.lint import (
+    blocking_rules,
+    data_rules,
+    lock_conflict_rules,
+    parameter_rules,
+    plan_rules,
+    repeat_rules,
+    suppressions,
+    syntax_rules,
+    transaction_rules,
+)
 from runner.lint.parameter_rules import BODY_RULES
 from runner.lint.rule import Rule
-from runner.lint.rule_modules import RULES
 from runner.lint.suppressions import Sources, enabled, without_ignored
 from runner.lint.syntax_rules import GRAMMAR_RULES, OPTION_RULES
 from runner.lint.transaction_rules import ALONE_RULES, WORKER_RULES
@@ -26,6 +37,22 @@ from runner.plan.parameters import OF_GIVEN_VALUES
 from runner.plan.parsed_sql import of_on_retry, read_subject
 from runner.plan.problem_collector import grouped
 
+#: The modules with rules; each has them in its `RULES`. A module is named here, and in no other place.
+_MODULES: Final = (
+    syntax_rules,
+    transaction_rules,
+    blocking_rules,
+    data_rules,
+    plan_rules,
+    repeat_rules,
+    parameter_rules,
+    lock_conflict_rules,
+    suppressions,
+)
+#: Every rule, by code. Codes are stable: none is given to another rule, and a retired one is never used again.
+RULES: Final[tuple[Rule, ...]] = tuple(
+    sorted(chain.from_iterable(module.RULES for module in _MODULES), key=lambda rule: rule.code)
+)
 _MAX_MESSAGE = 400  # characters
 #: Rules that need only the SQL text of one step.
 _OF_SQL_ALONE = (*GRAMMAR_RULES, *WORKER_RULES, *ALONE_RULES, *BODY_RULES, *OPTION_RULES)

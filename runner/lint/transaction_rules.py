@@ -12,7 +12,6 @@ from runner.errors import Cause, Severity
 from runner.lint.rule import Created, Finding, Rule, StatementPlace, created_in, statements
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.catalog_changes import Sort, made
-from runner.sql.enum_values import AddedValue, added_value, value_used
 from runner.sql.function_calls import parameter_symbols
 from runner.sql.lock_modes import LockMode, RelationLock, conflict
 from runner.sql.plpgsql_bodies import (
@@ -26,7 +25,15 @@ from runner.sql.statement_effects import SessionState, session_state, state_of
 from runner.sql.statements import Statement
 from runner.sql.statements import StatementKind as Kind
 from runner.sql.table_locks import locks_taken, row_changes
-from runner.sql.transactions import cannot_stand_alone, must_stand_alone, refused_by_worker, without_effect
+from runner.sql.transactions import (
+    AddedValue,
+    added_value,
+    cannot_stand_alone,
+    must_stand_alone,
+    refused_by_worker,
+    value_used,
+    without_effect,
+)
 from runner.sql.unfiltered_writes import holds_its_rows, unfiltered_writes
 
 _SYMBOL = re.compile(r"\$[0-9]")

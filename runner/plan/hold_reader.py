@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from runner.plan.model import Hold
 from runner.plan.problem_collector import Report
-from runner.plan.repeat import read_sql
 from runner.plan.sql_scope import Scope, check_references
 from runner.plan.steps import YIELDED_WORD, Draft, read_size
 from runner.plan.yaml_nodes import Fields, Scalar
@@ -37,7 +36,7 @@ def read_holds(fields: Fields, scope: Scope, report: Report) -> tuple[Hold, ...]
 
 
 def _read_hold(fields: Fields, scope: Scope, report: Report) -> Hold:
-    while_ = read_sql(fields, "while")
+    while_ = fields.sql("while")
     if while_ is not None:
         check_references(while_, scope, report, step=None)
     return Hold(

@@ -7,11 +7,10 @@ from types import MappingProxyType
 from typing import Final
 
 from runner.durations import format_duration
-from runner.plan.model import Adapt, Carried, ForEach, Param, ParamType, Repeat, Sql, Value
+from runner.plan.model import Adapt, Carried, ForEach, Param, ParamType, Repeat, Value
 from runner.plan.parameters import parse_value, raw_value
-from runner.plan.yaml_nodes import Fields, Node, sql_of
+from runner.plan.yaml_nodes import Fields, Node
 from runner.plan.yaml_nodes import Mapping as MappingNode
-from runner.sql.comments import has_comments, without_comments
 
 #: The limit of iterations of a repeat with `carry` that names none.
 MOST_ITERATIONS: Final = 1_000_000
@@ -23,24 +22,6 @@ _NO_ROWS: Final = "no_rows"
 _RUN: Final = "run"
 
 
-def read_sql(fields: Fields, key: str) -> Sql | None:
-    """Return the SQL text under a key; a text without any SQL is a problem."""
-    node = fields.scalar(key)
-    if node is None:
-        return None
-    sql = sql_of(node)
-    if is_empty(sql):
-        fields.add(node, "JP219", f"`{key}` has no SQL")
-        return None
-    return sql
-
-
-def is_empty(sql: Sql) -> bool:
-    """Return whether a text has only white space, semicolons and comments."""
-    text = without_comments(sql.text) if has_comments(sql.text) else sql.text
-    return not text.strip(" \t\r\n\f\v;")
-
-
 def read_repeat(
     fields: Fields, params: Mapping[str, Param], values: Mapping[str, Value], for_each: ForEach | None
 ) -> Repeat | None:
@@ -48,7 +29,7 @@ def read_repeat(
     repeat = fields.mapping("repeat")
     if repeat is None:
         return None
-    until = None if repeat.text("until") == _NO_ROWS else read_sql(repeat, "until")
+    until = None if repeat.text("until") == _NO_ROWS else repeat.sql("until")
     carry = _carry(repeat, params, for_each)
     if not repeat.has("max_iterations") and not repeat.has("carry"):
         message = "`repeat` has no `max_iterations`, which only a repeat with `carry` can do without"

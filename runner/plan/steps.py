@@ -8,8 +8,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
 
-from runner.errors import Position
-from runner.plan.chunks import read_chunk
+from runner.errors import JobplanError, Position
 from runner.plan.model import (
     FOR_EACH_SQL,
     AllowFailure,
@@ -31,13 +30,15 @@ from runner.plan.model import (
 )
 from runner.plan.plan_files import PlanFile, PlanFiles
 from runner.plan.problem_collector import Placed, Report
-from runner.plan.repeat import is_empty, read_repeat, read_sql
+from runner.plan.repeat import read_repeat
 from runner.plan.sql_scope import Scope, check_names, check_references
 from runner.plan.sqlstates import CONDITIONS, QUERY_CANCELED, sqlstates
-from runner.plan.yaml_nodes import Fields, Node, Scalar, UnusableNodes, read_otherwise, sql_of
+from runner.plan.yaml_nodes import Fields, Node, Scalar, UnusableNodes, is_empty_sql, read_otherwise, sql_of
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name
+from runner.sql.returned_rows import column_names
 from runner.sql.session_settings import SettingPlace, place_of_setting
+from runner.sql.statements import parse_template
 from runner.sql.text_traits import builds_of
 from runner.structs import Struct
 
@@ -110,7 +111,7 @@ def read_checks(fields: Fields, key: str = "preconditions") -> tuple[Check, ...]
     for node in fields.items(key):
         if isinstance(node, MappingNode):
             check = fields.within(node)
-            sql = read_sql(check, "sql")
+            sql = check.sql("sql")
             if sql is not None:
                 checks.append(Check(sql=sql, message=check.text("message")))
     return tuple(checks)
@@ -134,7 +135,7 @@ def read_expect(fields: Fields) -> Expect | None:
         warnings_max=warnings_max,
         value=None if value is None else value.value,
         has_value=value is not None,
-        sql=read_sql(expect, "sql"),
+        sql=expect.sql("sql"),
     )
 
 
@@ -167,11 +168,46 @@ def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
     return ForEach(
         as_=as_,
         type=_item_type(for_each),
-        chunk=read_chunk(for_each, fields),
+        chunk=_chunk(for_each, fields),
         items=_items(for_each),
-        sql=read_sql(for_each, "sql"),
+        sql=for_each.sql("sql"),
         max_parallel=parallel or None,
     )
+
+
+def _chunk(for_each: Fields, step: Fields) -> int | None:
+    """Return how many items an instance gets at most, None for one each; report what a chunk cannot be combined with.
+
+    The items of a chunk stand in SQL as a list with commas between them, so each has one value: one column, or the name
+    of a relation. `chunk: 1` is the same as no chunk.
+    """
+    size = for_each.integer("chunk", 1)
+    node = for_each.scalar("chunk")
+    if node is None or size < 2:
+        return None
+    if step.has("repeat"):
+        message = "`chunk` cannot be combined with `repeat`: a loop has one item"
+        for_each.add(node, "JP262", message, hint="leave out `chunk`, or make the loop a step of its own")
+    for item in for_each.items("items"):
+        if isinstance(item, MappingNode) and len(item.values) > 1:
+            message = f"an item of a chunk has one column, and this one has {len(item.values)}"
+            for_each.add(item, "JP263", message, hint="leave out `chunk`, or keep one column")
+    query = for_each.scalar("sql")
+    columns = 0 if query is None else _columns(query.text)
+    if query is not None and columns > 1:
+        message = f"an item of a chunk has one column, and this query returns {columns}"
+        hint = "leave out `chunk`, or return one column; a query may sort by others"
+        for_each.add(query, "JP263", message, hint=hint)
+    return size
+
+
+def _columns(text: str) -> int:
+    """Return how many columns a query returns, 0 if that is not known: it may be `*`."""
+    try:
+        statements = parse_template(text).statements
+    except JobplanError:
+        return 0
+    return len(column_names(statements[0]) or ()) if len(statements) == 1 else 0
 
 
 def _states(fields: Fields, node: Scalar) -> tuple[str, ...]:
@@ -404,10 +440,10 @@ class StepReader(Struct, frozen=True, kw_only=True):
     def _main_sql(self, file: PlanFile, fields: Fields) -> Sql | None:
         node = fields.scalar("sql_file")
         if node is None or fields.has("sql"):
-            return read_sql(fields, "sql")
+            return fields.sql("sql")
         found = self.files.find(node.text, file.name, node, "sql_file", step=fields.step)
         sql = None if found is None else self.files.sql(found)
-        if found is not None and sql is not None and is_empty(sql):
+        if found is not None and sql is not None and is_empty_sql(sql):
             fields.add(node, "JP219", f"{found.name} has no SQL")
         return sql
 
@@ -463,13 +499,13 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[Fields], Any]]]] = {
     "exclusive": ("exclusive", lambda fields: frozenset(fields.texts("exclusive"))),
     "priority": ("priority", lambda fields: fields.integer("priority", 0)),
     "retry": ("retry", read_retry),
-    "on_retry": ("on_retry", lambda fields: read_sql(fields, "on_retry")),
+    "on_retry": ("on_retry", lambda fields: fields.sql("on_retry")),
     "leftovers": ("leftovers", lambda fields: fields.choice("leftovers", OnLeftovers.LIST)),
     "idempotent": ("idempotent", lambda fields: fields.boolean("idempotent") or False),
     "allow_failure": ("allow_failure", read_allow_failure),
-    "if": ("if_", lambda fields: read_sql(fields, "if")),
+    "if": ("if_", lambda fields: fields.sql("if")),
     "preconditions": ("preconditions", read_checks),
-    "verify": ("verify", lambda fields: read_sql(fields, "verify")),
+    "verify": ("verify", lambda fields: fields.sql("verify")),
     "expect": ("expect", read_expect),
     "capture": ("capture_rows", _capture),
     "settings": ("settings", lambda fields: MappingProxyType(read_settings(fields))),

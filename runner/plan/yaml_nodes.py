@@ -25,6 +25,7 @@ from runner.durations import parse_duration
 from runner.errors import Cause, Position
 from runner.plan.model import Sql
 from runner.plan.problem_collector import Placed, Report
+from runner.sql.comments import has_comments, without_comments
 
 ScalarValue: TypeAlias = str | int | float | bool | None
 
@@ -136,6 +137,12 @@ def sql_of_file(name: str, text: str) -> Sql:
     """Return the text of a whole file as SQL; `name` is the file's name in problems."""
     starts = LineStarts(file=name, first_line=1, column=1, lines=text.count("\n") + 1)
     return Sql(text=text, start=starts[0], line_starts=starts)
+
+
+def is_empty_sql(sql: Sql) -> bool:
+    """Return whether a text has only white space, semicolons and comments."""
+    text = without_comments(sql.text) if has_comments(sql.text) else sql.text
+    return not text.strip(" \t\r\n\f\v;")
 
 
 def _block_starts(scalar: Scalar) -> LineStarts | None:
@@ -308,6 +315,17 @@ class Fields:
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a list of texts."""
         return tuple(item.text for item in self.items(key) if isinstance(item, Scalar))
+
+    def sql(self, key: str) -> Sql | None:
+        """Return a SQL text; one without any SQL is a problem."""
+        node = self.scalar(key)
+        if node is None:
+            return None
+        sql = sql_of(node)
+        if is_empty_sql(sql):
+            self.add(node, "JP219", f"`{key}` has no SQL")
+            return None
+        return sql
 
     def integer(self, key: str, default: int) -> int:
         """Return a whole number."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from runner.codes import new_problem
 from runner.errors import Problem
-from runner.lint.rule_modules import RULES
+from runner.lint import RULES
 from runner.lint.suppressions import Sources, without_ignored
 from runner.plan.model import Plan
 from runner.preflight.catalog_state import CatalogView, State

@@ -30,7 +30,7 @@ from runner.preflight.dry_run_result import DryRun
 from runner.preflight.earlier_steps import NEW_LABEL
 from runner.preflight.lock_checks import conflict_problems, read_locks
 from runner.preflight.plan_statements import StatementChecker, StatementResults
-from runner.preflight.schedule_forecast import forecast, schedule_problems
+from runner.preflight.schedule_forecast import forecast, schedule_problems, window_forecast, window_problems
 from runner.preflight.step_durations import (
     MAX_RUNS,
     Durations,
@@ -40,7 +40,6 @@ from runner.preflight.step_durations import (
     from_ledger,
     usual_durations,
 )
-from runner.preflight.window_forecast import window_forecast, window_problems
 from runner.sql.relations import query_relations
 from runner.structs import Struct, field, replace
 

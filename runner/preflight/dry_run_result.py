@@ -9,8 +9,7 @@ from runner.gateway.catalog import RelationFacts
 from runner.gateway.server_facts import ServerFacts
 from runner.preflight.current_activity import LockReport
 from runner.preflight.doctor import Examined
-from runner.preflight.schedule_forecast import Schedule
-from runner.preflight.window_forecast import WindowForecast
+from runner.preflight.schedule_forecast import Schedule, WindowForecast
 from runner.structs import Struct
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from runner.errors import Problem
 from runner.gateway.catalog import KeyFacts, RelationFacts
+from runner.lint import RULES
 from runner.lint.lock_conflict_rules import CODES_OF_OUTCOMES, findings_of
-from runner.lint.rule_modules import RULES
 from runner.lint.suppressions import Sources, without_ignored
 from runner.locks.conflicts import Held, Lockable, LockTiming
 from runner.locks.contention import find_contention

@@ -6,6 +6,7 @@ used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner.engine.previous_runs import StepTimes
+from runner.errors import JobplanError
+from runner.gateway.inspection import Inspector
 from runner.gateway.server_facts import RecordedDuration
 from runner.identity import is_of_chain, written_key
 from runner.plan.groups import written_out
@@ -128,6 +131,23 @@ def from_ledger(found: Mapping[str, RecordedDuration]) -> KnownDurations:
             if one.attempt_p50 is not None and one.attempt_p95 is not None
         },
     )
+
+
+async def read_usual_durations(
+    plan: Plan, conninfo: str, *, journals: Path | None, ledger: bool, trusted_roles: Sequence[str] = ()
+) -> Mapping[str, float]:
+    """Read `usual_durations` before a run begins, the ledger on a connection of its own.
+
+    `journals` is the folder of all journals. Without a ledger, or if it cannot be read, the journals alone count.
+    """
+    if plan.window is None or plan.window.fit is Fit.OFF:
+        return {}
+    sources = [] if journals is None else [recorded(journals, plan.name)]
+    if ledger:
+        with contextlib.suppress(JobplanError):
+            async with await Inspector.connect(conninfo, "jobplan run") as inspector:
+                sources.insert(0, from_ledger(await inspector.recorded(plan.name, MAX_RUNS, trusted_roles)))
+    return usual_durations(plan, sources)
 
 
 def usual_durations(plan: Plan, sources: Iterable[KnownDurations]) -> Mapping[str, float]:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from runner.codes import code_of, nearest_code
 from runner.errors import Problem, SettingsError, UsageError
-from runner.lint.rule_modules import RULES
+from runner.lint import RULES
 from runner.plan.problem_collector import Guesses, Report
 from runner.plan.schema_check import check_shape
 from runner.plan.yaml_nodes import Fields, Scalar

@@ -19,8 +19,7 @@ from runner.plan.model import Outside
 from runner.plan.window import local_words, window_words
 from runner.preflight.current_activity import LockReport
 from runner.preflight.dry_run_result import Coverage, DryRun, HoldNow, StatementReport
-from runner.preflight.schedule_forecast import Bar, Schedule
-from runner.preflight.window_forecast import WindowForecast
+from runner.preflight.schedule_forecast import Bar, Schedule, WindowForecast
 from runner.reports.doctor_report import checks_data
 from runner.reports.messages import some
 from runner.reports.plan_problems import (

@@ -15,8 +15,8 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.batches import batch_values
-from runner.engine.chunks import parts_of
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
+from runner.engine.for_each_items import parts_of
 from runner.engine.state import RunState, StepRecord, StepState, leaves
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import closed_words

@@ -13,12 +13,12 @@ from runner.engine.ports import SharedSlots, Sink
 from runner.errors import JobplanError, OpenQuestionError, RecordError, UsageError
 from runner.plan.graph import not_selected
 from runner.plan.model import Plan
+from runner.preflight.step_durations import read_usual_durations
 from runner.run.api import LEDGER, new_run
 from runner.run.loop import Run, RunOrigin, RunResult
 from runner.run.resumption import prepare
 from runner.run.run_decision import Done, RunRequest, again
 from runner.run.start import Ready
-from runner.run.usual_durations import usual_durations
 
 
 async def begin_or_resume(
@@ -102,7 +102,7 @@ async def carry_out(
                 return RunResult(state=found.state, exit_code=0, run_id=found.run_id, origin=RunOrigin.DONE)
             ready = found
             with _recording(ready) as journal:
-                usual = await usual_durations(
+                usual = await read_usual_durations(
                     ready.plan,
                     request.conninfo,
                     journals=request.journal,

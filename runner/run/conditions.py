@@ -1,18 +1,20 @@
-"""Evaluates a step's conditions in SQL: its items, whether it starts, and whether its result is accepted.
+"""Queries about a step besides its own SQL: its items, whether it starts, whether its result is accepted, its table.
 
-The result of a condition becomes an event here; the scheduler decides what follows from it.
+The result of a condition becomes an event here; the scheduler decides what follows from it. For a repeat, the rows of
+the table that its last statement changes are estimated, once before the first iteration.
 """
 
 from __future__ import annotations
 
 from runner.engine import events as ev
 from runner.engine.for_each_items import queried_items
-from runner.engine.ports import Gateway, Query, QueryResult
+from runner.engine.ports import Gateway, LaunchRequest, Query, QueryResult
 from runner.engine.state import StepRecord
 from runner.engine.step_sql import for_list, with_values
 from runner.errors import GatewayError
 from runner.plan.model import ItemValues, Sql, Step
-from runner.sql.placeholders import TemplateError, render
+from runner.sql.carried_rows import changed_table
+from runner.sql.placeholders import TemplateError, quote_literal, render
 
 #: The limit of a for_each: a report with more items could not be read.
 MAX_ITEMS = 10_000
@@ -131,3 +133,39 @@ def _named(error: ev.ErrorDetails, name: str) -> ev.ErrorDetails:
 def _one_line(text: str, limit: int = 200) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+#: Seconds for the query, and for the lock on a partitioned table that it needs: without an answer nothing is estimated.
+_WITHIN, _LOCKED_WITHIN = 1.0, 0.2
+#: The rows of a table, or of the partitions of one; none if a part of it was never analyzed.
+_ROWS = """
+SELECT t.oid::pg_catalog.regclass::pg_catalog.text, pg_catalog.sum(c.reltuples)::pg_catalog.int8
+FROM (SELECT pg_catalog.to_regclass({table}) AS oid) AS t,
+  LATERAL (SELECT t.oid AS relid UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(t.oid) AS p) AS parts
+  JOIN pg_catalog.pg_class AS c ON c.oid = parts.relid AND c.relkind = 'r'
+GROUP BY t.oid HAVING pg_catalog.min(c.reltuples) >= 0"""
+
+
+async def estimated_rows(gateway: Gateway, request: LaunchRequest) -> tuple[str, int] | None:
+    """Return the table whose rows the request changes, as the server writes its name, and about how many it has.
+
+    The number is a limit, because a repeat may change only some of the rows. None if there is no table, or if its size
+    is unknown.
+    """
+    table = changed_table(request.sql)
+    if table is None:
+        return None
+    query = Query(
+        sql=_ROWS.format(table=quote_literal(table)),
+        role=request.role,
+        search_path=request.search_path,
+        timeout=_WITHIN,
+        lock_timeout=_LOCKED_WITHIN,
+        before_launch=True,
+    )
+    try:
+        result = await gateway.query(query)
+    except GatewayError:
+        return None
+    found = [(name, int(rows)) for name, rows in result.rows if name is not None and rows is not None]
+    return found[0] if found and found[0][1] > 0 else None

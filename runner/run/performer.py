@@ -27,7 +27,7 @@ from runner.engine.yielding import yield_error
 from runner.errors import CapacityError, GatewayError, OutsideLaunchTimeError
 from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import ItemValues, OnFinish, OnLeftovers, Step
-from runner.run.conditions import Conditions
+from runner.run.conditions import Conditions, estimated_rows
 from runner.run.retry_workers import (
     ON_RETRY,
     Removed,
@@ -37,7 +37,6 @@ from runner.run.retry_workers import (
     remove,
     to_remove,
 )
-from runner.run.table_rows import estimated_rows
 from runner.run.tasks import Tasks
 from runner.sql.carried_rows import carry_form
 from runner.sql.placeholders import TemplateError, render
@@ -168,8 +167,8 @@ class Performer:
         if record.step.repeat is not None and record.table_rows is None and record.attempt == 1:
             found = await estimated_rows(self._gateway, request)
             if found is not None:
-                now = self._clock.now()
-                self._post(ev.StepRowsEstimated(at=now, step=record.key, table=found.table, rows=found.rows))
+                table, rows = found
+                self._post(ev.StepRowsEstimated(at=self._clock.now(), step=record.key, table=table, rows=rows))
 
     async def _follow_adopted(self, record: StepRecord, command: Launch, handle: WorkerHandle) -> None:
         """Follow a worker of a previous runner; the object that it is building does not count as unfinished before."""

@@ -22,7 +22,6 @@ alter_table           the subcommands of ALTER TABLE: lock, rewrite, scan
 catalog_needs         what must exist, and which privileges are needed
 catalog_changes       what a statement creates, drops and renames
 definition_changes    every other change that a later statement may depend on
-enum_values           values that a statement adds to an enum, and statements that use them too early
 new_tables            what PostgreSQL refuses of new tables and columns by their text alone
 routine_bodies        the body of a DO, function or procedure: its language and words
 plpgsql_bodies        what these bodies do: loops that write, commits, commands that cannot run there

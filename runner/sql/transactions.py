@@ -3,19 +3,23 @@
 A worker runs its whole text as one transaction; a text that is a single statement runs as it would by itself in psql
 (pg_background.md#one-statement-or-one-transaction). Most functions here return a reason, as a clause that begins with
 the command, or None. A failed text has no effect and can be run again; the exceptions are in `outlives_rollback`.
+A value that a statement adds to an enum type can be used only after its transaction has committed, unless that
+transaction created the type as well (enum.c, EnumUncommitted): `added_value` and `value_used`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner.sql.builtin_functions import BEFORE_WRITING, OUTSIDE_TRANSACTION
 from runner.sql.command_objects import main_relation
 from runner.sql.command_options import enabled, is_concurrent, options
 from runner.sql.function_calls import functions_called
+from runner.sql.relations import Relation, relation_named
 from runner.sql.routine_bodies import ENDS, body_of, plpgsql_body
 from runner.sql.statements import QUERIES, Statement, StatementKind
-from runner.sql.syntax_tree import label
+from runner.sql.syntax_tree import find, label, string_constant, strings, unwrap
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -212,3 +216,47 @@ def outlives_rollback(statement: Statement) -> str | None:
     called = functions_called(statement) if kind in _WITH_CALLS else ()
     outside = next((call.name for call in called if call.name in OUTSIDE_TRANSACTION), None)
     return f"what {outside}() does is outside of the transaction" if outside is not None else None
+
+
+class AddedValue(Struct, frozen=True, kw_only=True):
+    """A value that ALTER TYPE … ADD VALUE adds; `guarded` with IF NOT EXISTS, so that it may be there already."""
+
+    type: Relation
+    label: str
+    guarded: bool
+
+
+class ValueUse(Struct, frozen=True):
+    """A constant like an added value; `certain` if it is cast to the type."""
+
+    offset: int
+    certain: bool
+
+
+def added_value(statement: Statement) -> AddedValue | None:
+    """Return the value that the statement adds to an enum, None if it adds none."""
+    node = statement.node
+    if node.DESCRIPTOR.name != "AlterEnumStmt" or node.old_val:
+        return None
+    type_ = relation_named(strings(node.type_name))
+    return AddedValue(type=type_, label=node.new_val, guarded=bool(node.skip_if_new_val_exists))
+
+
+def value_used(value: AddedValue, statement: Statement) -> ValueUse | None:
+    """Return the first use of an added value in another statement, one that is certain before others."""
+    if statement.kind in {_K.ALTER_TYPE, _K.COMMENT}:
+        return None
+    if statement.kind is _K.DO:
+        bodies = (unwrap(option.arg).sval for option in map(unwrap, statement.node.args) if option.defname == "as")
+        return ValueUse(statement.start, certain=False) if any(f"'{value.label}'" in one for one in bodies) else None
+    return next(_uses(value, statement), None)
+
+
+def _uses(value: AddedValue, statement: Statement) -> Iterator[ValueUse]:
+    for cast in find(statement.node, "TypeCast"):
+        of_type = relation_named(strings(cast.type_name.names)).may_be(value.type)
+        if of_type and string_constant(cast.arg) == value.label:
+            yield ValueUse(statement.offset(unwrap(cast.arg)), certain=True)
+    for constant in find(statement.node, "A_Const"):
+        if string_constant(constant) == value.label:
+            yield ValueUse(statement.offset(constant), certain=False)

@@ -9,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.engine import events as ev
-from runner.engine.chunks import in_chunks, may_split, parts_of
 from runner.engine.fold import apply
-from runner.engine.for_each_items import literal_items, queried_items, single_items, values_of
+from runner.engine.for_each_items import (
+    in_chunks,
+    literal_items,
+    may_split,
+    parts_of,
+    queried_items,
+    single_items,
+    values_of,
+)
 from runner.engine.resume_state import expansions, kept_items
 from runner.engine.simulation import AttemptScript, Simulation, simulate
 from runner.engine.state import RunState, StepRecord, StepState, initial_state

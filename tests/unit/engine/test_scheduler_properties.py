@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.engine import events as ev
-from runner.engine.chunks import parts_of
 from runner.engine.fold import apply
+from runner.engine.for_each_items import parts_of
 from runner.engine.scheduler import run_status
 from runner.engine.simulation import Simulation
 from runner.engine.state import BAD, StepRecord, StepState, initial_state

@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from runner.cli.error_output import report_bug
+from runner.cli.console import report_bug
 from runner.engine import events as ev
 from runner.engine.state import RunState, StepState, initial_state
 from runner.errors import Position, Problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.cli.error_output import report_error
+from runner.cli.console import report_error
 from runner.errors import ConnectionFailedError
 
 FULL = "The server has no connection left for this role: end a session, or connect as a role"
