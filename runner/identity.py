@@ -11,11 +11,14 @@ whole id; pg_stat_activity shows it (docs/decisions/0009).
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import math
+import os
 import re
 import secrets
+import socket
 from typing import Any
 
 from runner.clock import rfc3339
@@ -132,6 +135,15 @@ def _name(run_id: str, step: str, hash_length: int) -> str:
 
 def _digest(step: str, length: int) -> str:
     return "~" + hashlib.sha256(step.encode()).hexdigest()[:length]
+
+
+def this_user() -> str:
+    """Return the operating system's user and host; the number of a user that has no name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 class WorkerLabel(Struct, frozen=True, kw_only=True):

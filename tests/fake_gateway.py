@@ -304,6 +304,12 @@ class FakeGateway:
         """Record it; virtual workers continue."""
         self.closed = True
 
+    def inherit(self, other: FakeGateway) -> None:
+        """Have the virtual workers that another gateway launched: a second runner on the same server."""
+        self.alive = other.alive
+        for worker in self.alive.values():
+            worker.gateway = self
+
 
 def _bad_settings(settings: Mapping[str, str]) -> Iterator[ErrorDetails]:
     for name, value in settings.items():
@@ -320,7 +326,7 @@ class FakeWorker:
         self.worker: Worker | None = None
         self.awaited = True
         self.orphaned = False
-        self._gateway = gateway
+        self.gateway = gateway
         self._request = request
         self._script = script
         self._pid = pid
@@ -360,7 +366,7 @@ class FakeWorker:
     def cancel(self) -> None:
         """Stop the worker at once, if its script allows that."""
         if self._script.stops_on_cancel:
-            self._end(stopped=True)
+            self.end(stopped=True)
         elif self._script.unstoppable:
             self._ignores = True
             self._news.set()
@@ -411,7 +417,7 @@ class FakeWorker:
     def _outcome_of_lost(self, finished: float) -> WorkerEnd:
         """Return the evidence of the ledger, which only says whether it has committed."""
         reason = "the virtual launcher session is lost"
-        if not self._gateway.ledger:
+        if not self.gateway.ledger:
             return WorkerEnd(worker=self.worker, lost=True, reason=reason)
         confirmed = self._outcome(finished).confirmed
         return WorkerEnd(worker=self.worker, confirmed=confirmed, rolled_back=not confirmed, reason=reason)
@@ -424,16 +430,17 @@ class FakeWorker:
     def _timer_ends(self) -> None:
         timeout = self._request.timeout
         took = self._script.seconds
-        self._end(stopped=timeout is not None and (took is None or took > timeout))
+        self.end(stopped=timeout is not None and (took is None or took > timeout))
 
-    def _end(self, *, stopped: bool) -> None:
+    def end(self, *, stopped: bool = False) -> None:
+        """End at once; `stopped`: by a cancel or the timeout."""
         if self._finished is not None or self._refusal is not None:
             return
         self._stopped = stopped
         self._finished = time.time()
         if self._timer is not None:
             self._timer.cancel()
-        self._gateway.alive.pop(self._request.application_name, None)
+        self.gateway.alive.pop(self._request.application_name, None)
         self._news.set()
 
     def _outcome(self, finished: float) -> WorkerEnd:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner.embedded import debian_packages, server_folders
-from runner.embedded.debian_packages import _LOADERS, _drop_special_bits, _unpack
+from runner.embedded.debian_packages import _LOADERS, _unpack, drop_special_bits
 from runner.embedded.programs import server_account
 from runner.embedded.server_folders import cache_folder
 
@@ -40,7 +40,7 @@ def _bring(name: str, source: debian_packages.PackageSource, root: Path) -> None
         finished = staging / "finished"
         finished.mkdir()
         _unpack(apt.fetch(name), finished)
-        _drop_special_bits(finished)
+        drop_special_bits(finished)
         finished.chmod(0o755)
         finished.rename(root)
     finally:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
 import secrets
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +25,7 @@ from runner.cli.options import (
 from runner.cli.project_options import confirm, confirm_option, environment_options
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
+from runner.identity import this_user
 from runner.structs import Struct, replace
 
 if TYPE_CHECKING:
@@ -113,7 +111,7 @@ async def _cancel(
     async with observing(server, options.run, options.journal, find, ledger=ledger) as (observer, activity, _):
         run = find(activity)
         _check_step(run, step)
-        request = CancelRequest(run=run.run, step=step, by=myself(), key=secrets.token_hex(8))
+        request = CancelRequest(run=run.run, step=step, by=this_user(), key=secrets.token_hex(8))
         stopper = Stopper(observer=observer, run=run, request=request, detached=options.detached)
         stopped = await stopper.stop(patience)
         if step is not None and stopped.answer is not None and stopped.answer.steps is None and not stopped.asked:
@@ -160,12 +158,3 @@ def _check_step(run: LiveRun, step: str | None) -> None:
 def _workers_there(run: LiveRun) -> str:
     steps = ", ".join(sorted(worker.step for worker in run.workers))
     return f"Steps with workers: {steps}." if steps else "The run has no workers now."
-
-
-def myself() -> str:
-    """Return the operating system's user and host, which the runner reports as the user who cancelled."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # an account without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

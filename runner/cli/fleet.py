@@ -34,6 +34,7 @@ from runner.cli.options import (
 from runner.cli.outputs import wanted_reports
 from runner.cli.project_options import PlanPath, confirm, confirm_option, environment_options
 from runner.exit_codes import ExitCode
+from runner.identity import this_user
 from runner.reports.messages import counted
 from runner.structs import asdict, to_values
 
@@ -215,7 +216,6 @@ def cancel_command(fleet_id: str, *, targets_file: Path | None, where: tuple[str
     With --where, the command cancels only the targets that match; the others continue. With --targets, it finds the
     running targets on the servers, and works on any machine. The exit code is 7 if workers still run.
     """
-    from runner.cli.cancel import myself
     from runner.fleet.live_members import cancel_on_servers, member_lines
     from runner.fleet.records import is_running, request_cancel
 
@@ -224,10 +224,10 @@ def cancel_command(fleet_id: str, *, targets_file: Path | None, where: tuple[str
     chosen = _chosen(targets, where)
     part = "" if chosen is None else f" {counted(len(chosen), 'target')}"
     if recorded is not None and is_running(recorded):
-        request_cancel(recorded, myself(), where)
+        request_cancel(recorded, this_user(), where)
         print_text(f"fleet run {fleet_id}: its process received the request to cancel{part}; it reports the end.")
         return 0
-    left = asyncio.run(cancel_on_servers(targets, fleet_id, myself(), chosen=chosen, ledger=ledger_schema()))
+    left = asyncio.run(cancel_on_servers(targets, fleet_id, this_user(), chosen=chosen, ledger=ledger_schema()))
     if not any(one.runs or one.problem for one in left):
         print_text(f"fleet run {fleet_id}: no run is active on {part.strip() or 'any target'}.")
         return 0

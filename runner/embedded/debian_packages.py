@@ -93,10 +93,11 @@ def find_source(environ: Mapping[str, str]) -> PackageSource:
     return PackageSource(mirror=mirror, suite=suite, architecture=architecture, keyring=_keyring())
 
 
-def _keyring(folder: Path = Path("/usr/share/keyrings")) -> Path:
+def _keyring() -> Path:
     for name in _KEYRINGS:
-        if (folder / name).is_file():
-            return folder / name
+        keyring = Path("/usr/share/keyrings", name)
+        if keyring.is_file():
+            return keyring
     raise EmbeddedServerError("Debian's archive keys are missing; install the package debian-archive-keyring")
 
 
@@ -293,7 +294,7 @@ def _safe(text: str) -> str:
 
 def _install_from(staging: Path, source: PackageSource, progress: Callable[[str], None]) -> Installation:
     """Fetch and unpack in `staging`, check the result, and only then move it to its place in the cache."""
-    _check_space(staging)
+    check_space(staging)
     progress(f"looking for PostgreSQL with pg_background in Debian {source.suite}")
     package, needed, files = _fetch(Apt(staging, source), source, progress)
     progress("unpacking")
@@ -301,10 +302,10 @@ def _install_from(staging: Path, source: PackageSource, progress: Callable[[str]
     root = finished / "root"
     root.mkdir(parents=True)
     _unpack(files, root)
-    _drop_special_bits(root)
+    drop_special_bits(root)
     server = package.removesuffix("-pg-background")
     bin_dir = root / "usr/lib/postgresql" / server.removeprefix("postgresql-") / "bin"
-    _wrap_programs(bin_dir, source.architecture)
+    wrap_programs(bin_dir, source.architecture)
     installation = inspect(bin_dir)
     versions = {one.name: one.version for one in needed}
     key = "_".join([source.suite, source.architecture, versions[server], versions[package]])
@@ -334,7 +335,8 @@ def _safe_key(key: str) -> str:
     return "_".join(_safe(part) for part in key.split("_"))
 
 
-def _check_space(folder: Path) -> None:
+def check_space(folder: Path) -> None:
+    """EmbeddedServerError if there is not enough space to install the packages."""
     free = shutil.disk_usage(folder).free
     if free < _SPACE_NEEDED:
         raise EmbeddedServerError(
@@ -352,7 +354,7 @@ def _unpack(files: Iterable[Path], root: Path) -> None:
             pass
 
 
-def _drop_special_bits(root: Path) -> None:
+def drop_special_bits(root: Path) -> None:
     """Remove set-user-id and similar bits from every file: unpacked by root, `passwd` would be a way to become root.
 
     Folders get mode 755, so that the user that unpacked them can remove them.
@@ -366,7 +368,7 @@ def _drop_special_bits(root: Path) -> None:
                 os.chmod(path, mode & 0o0755)  # noqa: PTH101 (the same)
 
 
-def _wrap_programs(bin_dir: Path, architecture: str) -> None:
+def wrap_programs(bin_dir: Path, architecture: str) -> None:
     """Replace each program with a wrapper; the program itself becomes NAME.bin beside it."""
     triplet, loader = _LOADERS[architecture]
     for program in sorted(bin_dir.iterdir()):

@@ -23,7 +23,7 @@ from runner.structs import Struct
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runner.embedded.server import EmbeddedServer, Mode
+    from runner.embedded.server import EmbeddedServer
 
 
 _STATE = "state.json"
@@ -73,13 +73,13 @@ def find_kept() -> KeptServer | None:
     return _read(_home())
 
 
-def stop_kept(*, mode: Mode = "fast", remove_data: bool = False) -> bool:
+def stop_kept(*, remove_data: bool) -> bool:
     """Stop the user's server; False if none was running. Its data are kept unless `remove_data`."""
     home = _home()
     with server_folders.exclusive(home / "lock"):
         running = _read(home)
         if running is not None:
-            watchdog.tear_down(running.data_dir, running.folder, fast=mode == "fast")
+            watchdog.tear_down(running.data_dir, running.folder, fast=True)
         for name in (_STATE, _PASSWORDS):
             (home / name).unlink(missing_ok=True)
         if remove_data:

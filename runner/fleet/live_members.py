@@ -22,6 +22,8 @@ from runner.structs import Struct, replace
 
 #: What the name of the user contains if a request is for the whole fleet run; the runner adds the role.
 WHOLE = " (the whole fleet run)"
+#: Seconds that the workers of a cancelled member get to end.
+_PATIENCE = 30.0
 
 
 class ClusterMembers(Struct, frozen=True, kw_only=True):
@@ -38,7 +40,7 @@ def is_for_the_fleet(by: str | None) -> bool:
 
 
 async def members_on_servers(
-    targets: Targets, fleet: str, *, chosen: Collection[Target] | None = None, ledger: str = ""
+    targets: Targets, fleet: str, *, chosen: Collection[Target] | None, ledger: str
 ) -> tuple[ClusterMembers, ...]:
     """Find, on each cluster, the members of a fleet run that have sessions or workers there.
 
@@ -59,14 +61,10 @@ async def cancel_on_servers(
     fleet: str,
     by: str,
     *,
-    chosen: Collection[Target] | None = None,
-    ledger: str = "",
-    patience: float = 30.0,
+    chosen: Collection[Target] | None,
+    ledger: str,
 ) -> tuple[ClusterMembers, ...]:
-    """Cancel every member that runs, or those of the `chosen` targets; return, by cluster, those that still run.
-
-    They get `patience` seconds.
-    """
+    """Cancel every member that runs, or those of the `chosen` targets; return, by cluster, those that still run."""
     before = await members_on_servers(targets, fleet, chosen=chosen, ledger=ledger)
     databases = _databases(targets)
     asked_by = f"{by}{WHOLE}" if chosen is None else by
@@ -75,7 +73,7 @@ async def cancel_on_servers(
         conninfo = target_conninfo(targets.clusters[cluster], databases[cluster])
         request = CancelRequest(run=run.run, step=None, by=asked_by, key=secrets.token_hex(8))
         async with await Observer.connect(conninfo, database=run.database or None, ledger=ledger) as observer:
-            await Stopper(observer=observer, run=run, request=request).stop(patience)
+            await Stopper(observer=observer, run=run, request=request).stop(_PATIENCE)
 
     results = await asyncio.gather(
         *(stop(one.cluster, run) for one in before for run in one.runs), return_exceptions=True

@@ -164,7 +164,6 @@ class SchemaFacts(Struct, frozen=True, kw_only=True):
     """A schema and the role's privileges in it."""
 
     name: str
-    usage: bool
     create: bool
     owned: bool
 

@@ -157,8 +157,7 @@ END
 
 -- name: schemas
 -- $1 names as JSON array, $2 role. The existing schemas among these, and the role's privileges in them.
-SELECT n.nspname, has_schema_privilege($2::name, n.oid, 'USAGE'), has_schema_privilege($2::name, n.oid, 'CREATE'),
-       pg_has_role($2::name, n.nspowner, 'USAGE')
+SELECT n.nspname, has_schema_privilege($2::name, n.oid, 'CREATE'), pg_has_role($2::name, n.nspowner, 'USAGE')
 FROM pg_namespace AS n
 WHERE n.nspname IN (SELECT json_array_elements_text($1::json))
 

@@ -26,8 +26,11 @@ from runner.structs import Struct
 _TRUST_HINT = "A resume executes the SQL in it. If you trust it: chown it to yourself, and chmod go-w."
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
-    """Open a regular file and return its descriptor. OSError if that fails; RecordError for another kind of file."""
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file and return its descriptor. OSError if that fails; RecordError for another kind of file.
+
+    A file that is created can be read by its owner only.
+    """
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -35,7 +38,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int
     if found is not None and not stat.S_ISREG(found.st_mode):
         raise _not_regular(path, found.st_mode)
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # it was replaced after the check
             raise _not_regular(path, stat.S_IFLNK if error.errno == errno.ELOOP else stat.S_IFIFO) from error

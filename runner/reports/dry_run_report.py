@@ -422,14 +422,14 @@ _MARKS = {Coverage.CHECKED: "✅", Coverage.PARTLY: "🟡", Coverage.NOT: "⚪"}
 MARKDOWN_LIMIT = 60_000
 
 
-def dry_run_markdown(result: DryRun, limit: int = MARKDOWN_LIMIT) -> Iterator[str]:
-    """Yield lines of at most `limit` characters: findings first, then folded tables; the last one says what is missing.
+def dry_run_markdown(result: DryRun) -> Iterator[str]:
+    """Yield at most `MARKDOWN_LIMIT` characters: findings first, then folded tables; at the end what is missing.
 
     A table that is too long ends early, and half of the room is for the findings.
     """
     head = [f"## Dry run of {plain_markdown(result.plan)}", "", plain_markdown(summary(result))]
     yield from head
-    room = limit - sum(len(line) + 1 for line in head) - _ROOM_FOR_REMARK
+    room = MARKDOWN_LIMIT - sum(len(line) + 1 for line in head) - _ROOM_FOR_REMARK
     missing = []
     for section in _markdown_sections(result):
         around = sum(len(line) + 1 for line in (*section.head, *section.tail))

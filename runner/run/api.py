@@ -82,8 +82,8 @@ def new_run(
 
     `ledger` is the schema of the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and
     superusers. The previous runs of the plan that the ledger contains are added to `previous_runs`. `require_ledger`,
-    `ledger_first`, `usual` and `shared_slots`: see `Run`; a plan with carried values always has `ledger_first`.
-    `target` is the name of the run's database in a fleet.
+    `usual` and `shared_slots`: see `Run`. `ledger_first` and `target`: see `RunContext`; a plan with carried values
+    always has `ledger_first`.
     """
     plan, run_id = ready.plan, ready.run_id
     # A batch whose launch is not in the ledger was never requested: so a runner can be killed in any moment.
@@ -94,6 +94,7 @@ def new_run(
         host=socket.gethostname(),
         os_pid=os.getpid(),
         sha256=sha256(plan),
+        ledger_first=ledger_first,
         target=target,
     )
     gateway = PgGateway(
@@ -112,7 +113,6 @@ def new_run(
         sinks=[*sinks, LedgerSink(gateway.ledger, run_id, ready.history)] if ledger is not None else sinks,
         context=context,
         require_ledger=require_ledger,
-        ledger_first=ledger_first,
         usual=usual,
         shared_slots=shared_slots,
     )

@@ -67,9 +67,8 @@ class RunResult:
 class Run:
     """One run of a plan, or the rest of one. Use it once.
 
-    `require_ledger`: nothing begins without a ledger. `ledger_first`: if there is a ledger, no worker is requested
-    before its launch is in it. `shared_slots` is a limit that other runs share. `usual` are the usual durations of
-    steps, for `fit`.
+    `require_ledger`: nothing begins without a ledger. `shared_slots` is a limit that other runs share. `usual` are the
+    usual durations of steps, for `fit`.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class Run:
         sinks: Sequence[Sink],
         context: RunContext,
         require_ledger: bool = False,
-        ledger_first: bool = False,
         shared_slots: SharedSlots | None = None,
         usual: Mapping[str, float] | None = None,
     ) -> None:
@@ -95,7 +93,6 @@ class Run:
         self._context = context
         self._takeover = ready.takeover
         self._require_ledger = require_ledger
-        self._ledger_first = ledger_first
         self._usual = usual or {}
         #: The opening of the plan's window in which the run begins.
         self._opening: Opening | None = None
@@ -153,16 +150,8 @@ class Run:
             await self._hold_group()
             await self._check_window()  # the wait for the group may have been long
             if self._takeover is None:
-                self._emit(
-                    started(
-                        self._ready,
-                        self._context,
-                        info,
-                        ledger_problem=self._ledger_problem,
-                        ledger_first=self._ledger_first,
-                        at=self._clock.now(),
-                    )
-                )
+                now, problem = self._clock.now(), self._ledger_problem
+                self._emit(started(self._ready, self._context, info, ledger_problem=problem, at=now))
             else:
                 await self._resume(self._takeover, values, info)
             self._note_window()
@@ -174,7 +163,7 @@ class Run:
                 ending.push_async_callback(sampler.close)
                 sampler.start()
             self._under_way = True
-            if self._ledger_first:
+            if self._context.ledger_first:
                 await self._gateway.write_ledger()
             await self._run_until_over()
             await self._write_ahead.settle()
@@ -228,17 +217,7 @@ class Run:
         found = await examination.findings()
         items = expansions(self.state, self._plan)
         self.state.plan = self._plan
-        self._emit(
-            resumed(
-                self._plan,
-                self._context,
-                found,
-                items=items,
-                info=info,
-                ledger_first=self._ledger_first,
-                at=self._clock.now(),
-            )
-        )
+        self._emit(resumed(self._plan, self._context, found, items=items, info=info, at=self._clock.now()))
         for adopted in found.adopted:
             self._performer.adopt(adopted)
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import json
 import shlex
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from runner.engine.resume_state import kept_items, steps_over
 from runner.errors import JournalHeldError, PreflightError, RecordError, RunHeldError, UsageError
 from runner.gateway.ledger.admin import LedgerAdmin, LedgerRun
 from runner.gateway.ledger.finding import LedgerEntry, RunSearch, searching
-from runner.identity import new_run_id
+from runner.identity import new_run_id, this_user
 from runner.plan.model import Plan
 from runner.plan.plan_json import differences, plan_from_json, sha256
 from runner.records.journal import Journal
@@ -69,7 +67,7 @@ async def _look_for_run(request: RunRequest, now: float, notify: Callable[[str],
             raise AssertionError("there is no run to resume")
         record = await _record(request, search, known, notify)
     plan = _plan_of(request, record, notify)
-    found = resume_record(record, plan, root=request.journal, orphans=request.orphans, marks=request.marks)
+    found = resume_record(record, plan, root=request.journal, orphans=Orphans.WAIT, marks=request.marks)
     if isinstance(found, Done) and request.run_id is None:  # it was interrupted when its last step had ended
         return begin(request, new_run_id(now))
     return found
@@ -332,7 +330,7 @@ def resume_record(
         takeover=Takeover(
             orphans=orphans,
             marks=marks,
-            by=_person(),
+            by=this_user(),
             database=started.database,
             system_identifier=started.system_identifier,
             place=record.place,
@@ -353,10 +351,3 @@ def _roles(record: Record, started: ev.RunStarted) -> frozenset[str]:
     """Return the roles that have run the run so far."""
     resumed = {event.user for event in record.events if isinstance(event, ev.RunResumed) and event.user}
     return frozenset({started.user, *resumed})
-
-
-def _person() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError):  # a user id without a name
-        return f"unknown@{socket.gethostname()}"

@@ -100,12 +100,10 @@ async def remove(wanted: Sequence[Removal], listing: ListUnfinished, execute: Ex
 async def _patiently(sql: str, execute: Execute) -> WorkerEnd | None:
     """Execute a text; wait for a short time if the server has no worker free."""
     for number in range(_TRIES):
-        try:
-            return await execute(sql, LEFTOVERS)
-        except CapacityError:
-            if number == _TRIES - 1:
-                return None
+        if number:
             await asyncio.sleep(_AGAIN)
+        with contextlib.suppress(CapacityError):
+            return await execute(sql, LEFTOVERS)
     return None
 
 

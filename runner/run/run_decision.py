@@ -31,7 +31,6 @@ from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.records.run_folders import is_locked
 from runner.run.start import Ready, exists_in_ledger
-from runner.run.takeover import Orphans
 from runner.structs import Struct, field, replace
 
 #: Seconds between two decisions while another runner has the run.
@@ -58,7 +57,6 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     or_resume: bool = False
     allow_changed: bool = False
     wait: bool = False
-    orphans: Orphans = Orphans.WAIT
     marks: Mapping[str, ev.Outcome] = field(default_factory=dict)
     #: The decision has been made so often before, and the ledger is known to have more than the journal.
     tries: int = 0

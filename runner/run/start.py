@@ -43,22 +43,18 @@ class RunContext(Struct, frozen=True, kw_only=True):
     host: str
     os_pid: int
     sha256: str
+    #: If there is a ledger, no worker is requested before its launch is in it.
+    ledger_first: bool = False
     #: The name of the database in a fleet.
     target: str | None = None
 
 
 def started(
-    ready: Ready,
-    context: RunContext,
-    info: ServerInfo,
-    *,
-    ledger_problem: str | None,
-    ledger_first: bool,
-    at: float,
+    ready: Ready, context: RunContext, info: ServerInfo, *, ledger_problem: str | None, at: float
 ) -> ev.RunStarted:
     """Return the event of a run that begins on this server."""
     return ev.RunStarted(
-        **_runner(ready.plan, context, info, ledger_first=ledger_first, at=at),
+        **_runner(ready.plan, context, info, at),
         plan=ready.plan.name,
         server=info.version,
         extension=info.extension_version,
@@ -79,12 +75,11 @@ def resumed(
     *,
     items: tuple[ev.Expansion, ...],
     info: ServerInfo,
-    ledger_first: bool,
     at: float,
 ) -> ev.RunResumed:
     """Return the event of a run that is resumed with this plan and these items; `found` has its workers' outcomes."""
     return ev.RunResumed(
-        **_runner(plan, context, info, ledger_first=ledger_first, at=at),
+        **_runner(plan, context, info, at),
         settled=found.settled,
         adopted=found.adopted,
         foreign=found.foreign,
@@ -92,7 +87,7 @@ def resumed(
     )
 
 
-def _runner(plan: Plan, context: RunContext, info: ServerInfo, *, ledger_first: bool, at: float) -> dict[str, Any]:
+def _runner(plan: Plan, context: RunContext, info: ServerInfo, at: float) -> dict[str, Any]:
     """Return what both events record: the runner, its plan, its role, and the place of the run."""
     return {
         "at": at,
@@ -105,7 +100,7 @@ def _runner(plan: Plan, context: RunContext, info: ServerInfo, *, ledger_first: 
         "steps": len(plan.all_steps),
         "user": info.user,
         "place": info.place,
-        "ledger_first": ledger_first and info.ledger is not None,
+        "ledger_first": context.ledger_first and info.ledger is not None,
     }
 
 

@@ -246,17 +246,17 @@ async def test_detach_steps_are_left_alone_unless_asked_for(database: str) -> No
         assert setup.alive() == set()
 
 
-async def test_a_worker_that_ignores_its_cancel_is_still_running(database: str) -> None:
+async def test_a_worker_that_ignores_its_cancel_is_still_running(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ignored(_: Observer, worker: Worker) -> bool:  # noqa: ARG001 - the signature of `signal`
+        return True
+
+    monkeypatch.setattr(Observer, "signal", ignored)
     async with RealSetup(database, "live-stubborn") as setup, observing(database) as observer:
         await running(setup, "a")
         run = await looked(observer, setup.run_id, lambda run: run.workers)
-
-        class Deaf(Observer):
-            async def signal(self, worker: Worker) -> bool:  # noqa: ARG002 - it does nothing
-                return True
-
-        deaf = Deaf(observer._conninfo, observer._session)
-        stopped = await stopper(deaf, run).stop(0.6)
+        stopped = await stopper(observer, run).stop(0.6)
         assert [w.step for w in stopped.still] == ["a"]
         assert stopped.seconds == {}
 

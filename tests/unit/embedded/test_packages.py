@@ -27,7 +27,7 @@ def test_a_wrapper_gives_the_program_its_own_name_and_loader(tmp_path: Path) -> 
     loader.chmod(0o755)
     (bin_dir / "psql").write_bytes(b"\x7fELF...")
     (bin_dir / "script").write_text("#!/bin/sh\n", encoding="utf-8")
-    debian_packages._wrap_programs(bin_dir, "amd64")
+    debian_packages.wrap_programs(bin_dir, "amd64")
     done = subprocess.run([bin_dir / "psql", "a b", "$c"], capture_output=True, text=True, check=True)
     words = done.stdout.splitlines()
     assert words[0] == "--library-path"
@@ -44,7 +44,7 @@ def test_no_file_keeps_a_special_bit(tmp_path: Path) -> None:
     plain = tmp_path / "file"
     plain.touch()
     plain.chmod(0o640)
-    debian_packages._drop_special_bits(tmp_path)
+    debian_packages.drop_special_bits(tmp_path)
     assert program.stat().st_mode & 0o7777 == 0o755
     assert plain.stat().st_mode & 0o7777 == 0o640
 
@@ -64,4 +64,4 @@ def test_too_little_room_is_reported_before_anything_is_fetched(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100 * 2**20))
     with pytest.raises(EmbeddedServerError, match=r"100 MB free.*JOBPLAN_CACHE_DIR"):
-        debian_packages._check_space(tmp_path)
+        debian_packages.check_space(tmp_path)

@@ -113,7 +113,7 @@ async def test_a_worker_that_blocks_others_is_cancelled_and_tried_again() -> Non
         await asyncio.sleep(0.02)
     gateway.see_blocked({})
     for worker in list(gateway.alive.values()):
-        worker._end(stopped=False)
+        worker.end()
     result = await running
     assert result.exit_code == 0
     ends = [(event.outcome, event.reason) for event in recorder.events if isinstance(event, ev.AttemptFinished)]

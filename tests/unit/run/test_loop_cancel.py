@@ -26,6 +26,12 @@ BY = "alice@laptop (role dba)"
 LONG = Script(seconds=None)
 
 
+@pytest.fixture(autouse=True)
+def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the loop look for requests every few milliseconds: the fake gateway does not wake it."""
+    monkeypatch.setattr("runner.run.loop.TICK", 0.01)
+
+
 async def cancelled(
     run: Run, recorder: Recorder, gateway: FakeGateway, *, when: Callable[[], bool]
 ) -> tuple[int, dict[str, str]]:
@@ -35,7 +41,6 @@ async def cancelled(
         while not when():  # noqa: ASYNC110 - the run sets no event
             await asyncio.sleep(0)
         gateway.cancel_request = BY
-        run._wake_up.set()
         result = await task
     (end,) = recorder.of(ev.RunFinished)
     return result.exit_code, dict(end.steps)
@@ -126,7 +131,6 @@ async def without(of: Plan, gateway: FakeGateway, key: str, *, when: type[ev.Eve
         while not recorder.of(when):  # noqa: ASYNC110 - the run sets no event
             await asyncio.sleep(0)
         gateway.step_cancels.append(CancelRequest(run="", step=key, by=BY, key="1"))
-        run._wake_up.set()
         return (await task).exit_code, recorder
 
 

@@ -122,12 +122,12 @@ async def test_without_its_journal_a_run_launches_nothing_more_and_looks_after_w
     assert record.of(ev.RunFinished)[0].exit_code == 1
 
 
-async def test_a_journal_lost_while_nothing_happens_is_noticed_too() -> None:
+async def test_a_journal_lost_while_nothing_happens_is_noticed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.run.loop.TICK", 0.01)
     gateway = FakeGateway(scripts={"nap": NAP})
     run, record = new_run(
         plan(step("a", "nap"), step("b", "select 1", needs=["a"])), gateway, Fragile(ticks_break=True)
     )
-    run._ticked -= 60.0  # the first pause is long overdue for a tick
     result = await run.execute()
     assert record.of(ev.RecordLost)
     assert record.outcomes() == {"a": ev.Outcome.SUCCEEDED}
@@ -227,14 +227,16 @@ def _launched(gateway: FakeGateway) -> list[str]:
     return [request.application_name.rpartition(":")[2] for request in gateway.launched]
 
 
-async def test_while_the_disk_is_slow_ends_and_ticks_are_handled_and_the_launch_waits() -> None:
+async def test_while_the_disk_is_slow_ends_and_ticks_are_handled_and_the_launch_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runner.run.loop.TICK", 0.01)
     gateway = FakeGateway(scripts={"nap": NAP})
     disk = SlowDisk("b")
     of = plan(step("long", "nap"), step("a", "select 1"), step("b", "select 1", needs=["a"]))
     run, record = new_run(of, gateway, disk)
     execution = asyncio.create_task(run.execute())
     await disk.waiting.wait()
-    run._ticked -= 60.0
     await _until(lambda: "long" in record.outcomes() and disk.ticks > 0)
     assert sorted(_launched(gateway)) == ["a", "long"]
     disk.free.set()

@@ -156,9 +156,7 @@ async def test_a_worker_that_prepares_an_attempt_is_never_taken_for_the_steps_ow
     executed.cancel()
     await asyncio.gather(executed, return_exceptions=True)
     second = FakeGateway()
-    second.alive = first.alive
-    for worker in second.alive.values():
-        worker._gateway = second
+    second.inherit(first)
     takeover = Takeover(by="ann", orphans=orphans)
     result, again = await execute(p, second, run_id=RUN, previous_state=state, takeover=takeover)
     assert result.exit_code == 0
@@ -230,14 +228,14 @@ class Server(FakeGateway):
         super().__init__(scripts=scripts)
         self.left_unfinished = list(before)
         self._drops = drops
-        self._oid = 100
+        self.last_oid = 100
 
     async def launch(self, request: LaunchRequest) -> FakeWorker:
         """Execute the statements that this server knows."""
         worker = await super().launch(request)
         if request.sql == BUILD:
-            self._oid += 1
-            self.left_unfinished.append(index(self._oid, "i"))
+            self.last_oid += 1
+            self.left_unfinished.append(index(self.last_oid, "i"))
         elif request.sql.startswith("DROP INDEX CONCURRENTLY") and self._drops:
             self.left_unfinished = [one for one in self.left_unfinished if f'"{one.name}"' not in request.sql]
         return worker
@@ -261,7 +259,7 @@ async def test_what_an_attempt_left_is_removed_before_the_next_one_and_at_the_en
 
 async def test_what_was_there_before_the_attempt_is_not_removed() -> None:
     gateway = Server(index(7, "i"), scripts={BUILD: FAILS})
-    gateway._oid = 6
+    gateway.last_oid = 6
     _, record = await execute(building(), gateway)
     assert launched(gateway) == [(BUILD, "")]
     assert record.end("a").removed == ()
