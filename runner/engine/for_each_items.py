@@ -22,7 +22,6 @@ from runner.plan.groups import bound_values
 from runner.plan.model import ForEach, ItemValues, ParamType, Step, Value
 from runner.sql.placeholders import Listed
 from runner.sql.qualified_names import QualifiedName, qualified_name
-from runner.sql.text_traits import nature_of
 from runner.structs import replace
 
 #: The number of characters of an item that the key of its instance shows.
@@ -198,12 +197,6 @@ def of_place(values: ItemValues, place: int) -> ItemValues:
         name: cast("Value | None", value.values[place]) if isinstance(value, Listed) else value
         for name, value in values.items()
     }
-
-
-def may_split(step: Step, items: Sequence[Item]) -> bool:
-    """Return whether a failed attempt with these items is repeated item by item."""
-    again = step.retry.max_attempts > 1 or step.idempotent or nature_of(step.sql.text).idempotent
-    return len(items) > 1 and again
 
 
 def remaining(chunk: Item, wanted: Collection[str], done: Collection[str]) -> Item:

@@ -14,7 +14,7 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.batches import carries, has_more
 from runner.engine.events import WARNING, AttemptFinished, CancelReason, ErrorDetails, Notice, Outcome
-from runner.engine.for_each_items import may_split, names
+from runner.engine.for_each_items import names
 from runner.engine.ports import WorkerEnd
 from runner.engine.state import BAD, RunState, StepRecord, StepState
 from runner.engine.window import closed_words, skip_left_over
@@ -160,18 +160,10 @@ def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
         lost = "it has committed, but its result was lost with its session"
         return lost if wants_rows or expect.judges_warnings else None
     return (
-        _wrong_warnings(expect, last.warnings or 0)
-        or _wrong_number(expect, last.row_count or 0)
+        _outside(expect.warnings_min, expect.warnings_max, last.warnings or 0, "warnings")
+        or _outside(expect.rows_min, expect.rows_max, last.row_count or 0, "rows")
         or (_wrong_value(expect, last) if expect.has_value else None)
     )
-
-
-def _wrong_number(expect: Expect, rows: int) -> str | None:
-    return _outside(expect.rows_min, expect.rows_max, rows, "rows")
-
-
-def _wrong_warnings(expect: Expect, warnings: int) -> str | None:
-    return _outside(expect.warnings_min, expect.warnings_max, warnings, "warnings")
 
 
 def _outside(least: int | None, most: int | None, got: int, things: str) -> str | None:
@@ -415,11 +407,13 @@ def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished,
 
 def _is_to_be_split(record: StepRecord, last: ev.AttemptFinished) -> bool:
     """Return whether the items of a failed chunk follow one by one: whatever `retry.on` says, one may be the cause."""
+    if len(record.chunk) < 2:
+        return False
     outcome = _outcome(record, last)
     if outcome is ev.Outcome.UNKNOWN:
-        again = record.step.idempotent or nature_of(record.step.sql.text).idempotent
-        return len(record.chunk) > 1 and again and not may_still_run(record)
-    return outcome in (ev.Outcome.FAILED, ev.Outcome.TIMED_OUT) and may_split(record.step, record.chunk)
+        return record.may_run_again and not may_still_run(record)
+    failed = outcome in (ev.Outcome.FAILED, ev.Outcome.TIMED_OUT)
+    return failed and (record.step.retry.max_attempts > 1 or record.may_run_again)
 
 
 def _delay(record: StepRecord, last: ev.AttemptFinished) -> float:
@@ -458,10 +452,11 @@ def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
 
 def _of_instances(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
     """Settle a step by the worst outcome of its instances; without instances it had nothing to do."""
-    states = {state.records[key].state for key in record.instances or ()}
-    if states == {StepState.SKIPPED} and all(_was_not_selected(state.records[key]) for key in record.instances or ()):
+    instances = [state.records[key] for key in record.instances or ()]
+    states = {one.state for one in instances}
+    if states == {StepState.SKIPPED} and all(one.skip_reason is ev.SkipReason.NOT_SELECTED for one in instances):
         return ev.StepSkipped(at=now, step=record.key, reason=ev.SkipReason.NOT_SELECTED)
-    if not states & BAD and (reason := _left_out(state.records[key] for key in record.instances or ())) is not None:
+    if not states & BAD and (reason := _left_out(instances)) is not None:
         return ev.StepSkipped(at=now, step=record.key, reason=reason, because="not all of its instances were run")
     final = next((bad for bad in _WORST_FIRST if bad in states), StepState.SUCCEEDED)
     return ev.StepFinished(at=now, step=record.key, state=final, error=_bad_items(state, record))
@@ -492,12 +487,8 @@ _WORST_FIRST = (
 
 def _left_out(instances: Iterable[StepRecord]) -> ev.SkipReason | None:
     """Return why some of these instances were not run; None if all of them were."""
-    reasons = {record.skip.reason for record in instances if record.skip is not None}
+    reasons = {record.skip_reason for record in instances}
     return next((reason for reason in (ev.SkipReason.DRAINED, ev.SkipReason.WINDOW) if reason in reasons), None)
-
-
-def _was_not_selected(record: StepRecord) -> bool:
-    return record.skip is not None and record.skip.reason is ev.SkipReason.NOT_SELECTED
 
 
 def _check_failed(record: StepRecord, now: float, *, committed: bool = False) -> ev.StepFinished:

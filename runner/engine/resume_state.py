@@ -21,7 +21,6 @@ from runner.errors import UsageError
 from runner.identity import inner_key
 from runner.plan.groups import is_group
 from runner.plan.model import ForEach, NeedOn, Plan, Step, Value
-from runner.sql.text_traits import nature_of
 
 
 def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
@@ -32,7 +31,7 @@ def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
     if record.key in settled:
         return settled[record.key] is ev.Outcome.SUCCEEDED
     if record.state is StepState.SKIPPED:
-        return record.skip is not None and record.skip.reason in (ev.SkipReason.CONDITION, ev.SkipReason.NOT_SELECTED)
+        return record.skip_reason in (ev.SkipReason.CONDITION, ev.SkipReason.NOT_SELECTED)
     if record.state is StepState.DETACHED:
         return not record.step.waits
     return record.state in (StepState.SUCCEEDED, StepState.FAILED_ALLOWED)
@@ -87,9 +86,7 @@ def _owners(state: RunState, step: Step) -> tuple[str, ...]:
 
 
 def _is_skipped_for_another(record: StepRecord) -> bool:
-    return (
-        record.state is StepState.SKIPPED and record.skip is not None and record.skip.reason is ev.SkipReason.UPSTREAM
-    )
+    return record.state is StepState.SKIPPED and record.skip_reason is ev.SkipReason.UPSTREAM
 
 
 def finally_starts_again(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -> bool:
@@ -355,14 +352,6 @@ def committed_but_failed(record: StepRecord) -> bool:
     Read-only SQL commits nothing: it is a check, which may run again.
     """
     return record.committed and record.state is StepState.FAILED and not has_succeeded(record)
-
-
-def may_run_again(record: StepRecord) -> bool:
-    """Return whether the step may run again whatever its last worker did.
-
-    It may if the plan marks it as idempotent, or if its SQL only reads, rebuilds or collects (VACUUM, REINDEX).
-    """
-    return record.step.idempotent or nature_of(record.step.sql.text).idempotent
 
 
 def question(record: StepRecord) -> str:

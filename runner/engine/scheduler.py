@@ -301,7 +301,7 @@ def _stops(state: RunState, now: float) -> Iterator[Command]:
     for record in map(state.records.__getitem__, state.to_cancel):
         if record.state in HOLDING and _may_be_stopped(record):
             yield _cancel(record, ev.CancelReason.CANCEL)
-    if state.interrupting or state.cancelling or state.timing_out or by_policy or rest_is_over:
+    if state.ending_at_once or by_policy or rest_is_over:
         for record in map(state.records.__getitem__, state.active):
             if _may_be_stopped(record) and record.cancelled_by is None:
                 command = _stop(state, record, now, rest_is_over=rest_is_over)
@@ -413,10 +413,6 @@ def exit_code(state: RunState) -> int:
 
 
 def _exit_code_without_failure(state: RunState) -> ExitCode:
-    if state.group_lost and any(_was_drained(record) for record in state.records.values()):
+    if state.group_lost and any(record.skip_reason is ev.SkipReason.DRAINED for record in state.records.values()):
         return ExitCode.GROUP_HELD
     return ExitCode.WINDOW_CLOSED if state.window is not None and state.window.leftover else ExitCode.SUCCESS
-
-
-def _was_drained(record: StepRecord) -> bool:
-    return record.skip is not None and record.skip.reason is ev.SkipReason.DRAINED

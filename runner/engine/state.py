@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from runner.engine import events as ev
 from runner.identity import written_key
 from runner.plan.model import ItemValues, NeedOn, OnLeftovers, Plan, Step, StepWindow, Value
+from runner.sql.text_traits import nature_of
 from runner.structs import Struct, field
 
 #: The resource that every step takes; the others are `pool:<name>`, `exclusive:<name>`, of which there is one, and
@@ -220,6 +221,11 @@ class StepRecord(Struct, kw_only=True):
         return drops and (self.unfinished is not None or bool(self.leftovers))
 
     @property
+    def skip_reason(self) -> ev.SkipReason | None:
+        """Why the step was skipped; None if it was not."""
+        return None if self.skip is None else self.skip.reason
+
+    @property
     def final(self) -> bool:
         """Whether the step's state cannot change any more."""
         return self.state in FINAL
@@ -233,6 +239,14 @@ class StepRecord(Struct, kw_only=True):
     def assisted(self) -> bool:
         """Whether its worker is not the step's own: the step's SQL was not requested yet, or has ended."""
         return self.preparing or self.removing
+
+    @property
+    def may_run_again(self) -> bool:
+        """Whether the step may run again whatever its last worker did.
+
+        It may if the plan marks it as idempotent, or if its SQL only reads, rebuilds or collects (VACUUM, REINDEX).
+        """
+        return self.step.idempotent or nature_of(self.step.sql.text).idempotent
 
     @property
     def conditional(self) -> bool:
@@ -349,7 +363,12 @@ class RunState(Struct, kw_only=True):
     @property
     def ending(self) -> bool:
         """Whether the run is being ended, which can include running workers."""
-        return self.interrupting or self.cancelling or self.timing_out or self.draining
+        return self.ending_at_once or self.draining
+
+    @property
+    def ending_at_once(self) -> bool:
+        """Whether a signal, a cancel request or run_timeout ends the running workers."""
+        return self.interrupting or self.cancelling or self.timing_out
 
     @property
     def interrupting(self) -> bool:

@@ -62,7 +62,7 @@ def window_turn(state: RunState, now: float) -> ev.Event | None:
     if the clock is set back to before its beginning, the run waits for the opening that comes next by that clock.
     """
     known, window = state.window, state.plan.window
-    if known is None or window is None or known.closed or not state.main_unfinished or _is_ended_at_once(state):
+    if known is None or window is None or known.closed or not state.main_unfinished or state.ending_at_once:
         return None
     if known.opens is None or known.closes is None:
         return _look(known, window, now)
@@ -73,10 +73,6 @@ def window_turn(state: RunState, now: float) -> ev.Event | None:
     if known.open or now < known.local(known.known_at):
         return _look(known, window, now)
     return None
-
-
-def _is_ended_at_once(state: RunState) -> bool:
-    return state.interrupting or state.cancelling or state.timing_out
 
 
 def _look(known: WindowState, window: Window, now: float) -> ev.Event | None:
@@ -186,8 +182,8 @@ def is_cancelled_by_window(state: RunState, record: StepRecord) -> bool:
 
 def is_unfinished(state: RunState, record: StepRecord) -> bool:
     """Return whether the step is final in this window, and has to run in the next one."""
-    skipped = record.skip is not None and record.skip.reason is ev.SkipReason.WINDOW
-    return (record.state is StepState.SKIPPED and skipped) or is_cancelled_by_window(state, record)
+    skipped = record.state is StepState.SKIPPED and record.skip_reason is ev.SkipReason.WINDOW
+    return skipped or is_cancelled_by_window(state, record)
 
 
 def cancels(state: RunState, record: StepRecord) -> bool:

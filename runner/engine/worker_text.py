@@ -138,7 +138,6 @@ def takes_commit_row(sql: str, *, read_committed: bool) -> bool:
 
     False where there is no such transaction, or may be none: statements that must stand alone, CALL and DO; and before
     statements that must come first. `read_committed` is whether that is the isolation level.
-
     """
     text = _read(sql)
     return text.takes_row and (read_committed or not text.locks)

@@ -242,7 +242,7 @@ class _Builder(Struct):
             started_at=_ms(record.started_at),
             ended_at=_ms(record.ended_at),
             seconds=_took(record),
-            skip_reason=record.skip.reason if record.skip else None,
+            skip_reason=record.skip_reason,
             because=record.skip.because if record.skip else "",
             error=found.error,
             reason=found.reason,

@@ -392,7 +392,7 @@ def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | No
         **({"removed": [one.what for one in report.removed]} if report is not None and report.removed else {}),
         "marked": None if mark is None else mark.outcome.value,
         "marked_by": None if mark is None else mark.by,
-        "skipped": None if record.skip is None else record.skip.reason.value,
+        "skipped": None if record.skip_reason is None else record.skip_reason.value,
         **picked(record.worker, "pid", "backend_start"),
         "deadline": None if last is None else _moment(last.deadline),
         "lock_waits": [

@@ -23,7 +23,6 @@ from runner.engine.server_activity import (
     end_sessions,
 )
 from runner.identity import run_of, step_of
-from runner.plan.model import OnFinish
 from runner.reports.run_end import StepFailure, failures_as_lines, next_line
 from runner.reports.terminal_text import visible
 from runner.reports.waits import wait_words
@@ -97,7 +96,7 @@ def status_lines(
         yield from _run_lines(one, activity.at, width, (records or {}).get(one.run))
         if one.workers:
             named = shlex.quote(one.run)  # any role can give its session any name
-            detached = " --detached" if all(map(_is_detached, one.workers)) else ""
+            detached = " --detached" if all(worker.detached for worker in one.workers) else ""
             yield f"  follow: jobplan attach {named}{where}   stop: jobplan cancel {named}{where}{detached}"
         found = (records or {}).get(one.run)
         if found is not None and found.resumable and not one.alive:
@@ -106,10 +105,6 @@ def status_lines(
         yield ""
         yield "Some workers belong to roles whose activity this role cannot see. A superuser can grant the privilege:"
         yield f"  GRANT {_SEES_ALL} TO {quote_identifier(activity.user)};"
-
-
-def _is_detached(worker: LiveWorker) -> bool:
-    return worker.label is not None and worker.label.on_finish == OnFinish.DETACH
 
 
 def worst_runs_first(activity: Activity) -> list[LiveRun]:

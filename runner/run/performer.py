@@ -281,10 +281,7 @@ class Performer:
         self, record: StepRecord, command: Launch, outcome: ev.Outcome, error: ev.ErrorDetails | None, *, ended: bool
     ) -> Removed:
         """Remove what the ended attempt left behind, unless the whole run is being ended: then a resume does it."""
-        state = self._state
-        if record.step.leftovers is not OnLeftovers.DROP:
-            return Removed()
-        if state.interrupting or state.cancelling or state.timing_out or state.record_lost:
+        if record.step.leftovers is not OnLeftovers.DROP or self._state.ending_at_once or self._state.record_lost:
             return Removed()
         own = self._attempts[command.step]
         with contextlib.suppress(TemplateError, GatewayError):

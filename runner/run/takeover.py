@@ -28,7 +28,6 @@ from runner.engine.resume_state import (
     has_no_facts,
     is_kept,
     is_open,
-    may_run_again,
     question,
     question_about_failed_check,
     steps_known,
@@ -510,7 +509,7 @@ class Examination:
         checked = await Conditions(self._gateway, record, self._values(record)).verify()
         if checked is not None and (checked or not committed):
             return _settled(record, "verify", succeeded=checked)
-        if may_run_again(record):
+        if record.may_run_again:
             return ev.Settled(step=record.key, outcome=ev.Outcome.UNKNOWN, by="idempotent")
         return None
 

@@ -13,7 +13,6 @@ from runner.engine.fold import apply
 from runner.engine.for_each_items import (
     in_chunks,
     literal_items,
-    may_split,
     parts_of,
     queried_items,
     single_items,
@@ -84,25 +83,6 @@ def test_rows_of_several_columns_are_no_chunk() -> None:
         queried_items(chunked([], 2), ["a", "b"], [["1", "2"]])
 
 
-@pytest.mark.parametrize(
-    ("sql", "keys", "again"),
-    [
-        ('VACUUM :"t"', {}, True),
-        ('ANALYZE :"t"', {}, True),
-        ("SELECT 1 WHERE 'x' IN (:'t')", {}, True),
-        ('TRUNCATE :"t"', {}, False),
-        ('TRUNCATE :"t"', {"retry": RetryPolicy(max_attempts=2)}, True),
-        ('TRUNCATE :"t"', {"idempotent": True}, True),
-    ],
-)
-def test_which_chunks_are_repeated_item_by_item(sql: str, keys: dict[str, object], *, again: bool) -> None:
-    text = Sql(text=sql, start=Position(file="", line=1, column=1))
-    one = replace(chunked(["a", "b"], 2), sql=text, **keys)
-    (chunk,) = literal_items(one)
-    assert may_split(one, chunk.items) is again
-    assert not may_split(one, chunk.items[:1])
-
-
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 Bad = frozenset[str]
@@ -123,6 +103,25 @@ def play(p: Plan, bad: Bad, history: Sequence[ev.Event] = ()) -> Simulation:
                 parts[key] = {one.key for one in record.chunk}
 
     return simulate(p, durations=attempt, history=history, start=history[-1].at if history else 0.0, watch=watch)
+
+
+@pytest.mark.parametrize(
+    ("sql", "keys", "again"),
+    [
+        ('VACUUM :"t"', {}, True),
+        ('ANALYZE :"t"', {}, True),
+        ("SELECT 1 WHERE 'x' IN (:'t')", {}, True),
+        ('TRUNCATE :"t"', {}, False),
+        ('TRUNCATE :"t"', {"retry": RetryPolicy(max_attempts=2)}, True),
+        ('TRUNCATE :"t"', {"idempotent": True}, True),
+    ],
+)
+def test_which_chunks_are_repeated_item_by_item(sql: str, keys: dict[str, object], *, again: bool) -> None:
+    text = Sql(text=sql, start=Position(file="", line=1, column=1))
+    for items in (["a", "b"], ["a"]):  # one item is no chunk
+        run = play(plan(replace(chunked(items, 2), sql=text, **keys)), frozenset("a"))
+        split = any(isinstance(event, ev.StepSplit) for event in run.events)
+        assert split is (again and len(items) > 1)
 
 
 def done_of(run: Simulation, since: int = 0) -> list[str]:
