@@ -101,6 +101,10 @@ class SettingsError(PlanError):
     """The settings file of the project is not valid; `problems` as for a plan."""
 
 
+class TargetsError(PlanError):
+    """The targets file of a fleet is not valid; `problems` as for a plan."""
+
+
 class PreflightError(JobplanError):
     """Nothing was started: the server, the extension or a privilege does not meet the plan's needs."""
 

@@ -108,8 +108,7 @@ async def _cancel(
     from runner.reports.cancel_report import Cancelled
 
     step, ledger = options.step, ledger_schema()
-    async with observing(server, options.run, options.journal, find, ledger=ledger) as (observer, activity, _):
-        run = find(activity)
+    async with observing(server, options.run, options.journal, find, ledger=ledger) as (observer, activity, run):
         _check_step(run, step)
         request = CancelRequest(run=run.run, step=step, by=this_user(), key=secrets.token_hex(8))
         stopper = Stopper(observer=observer, run=run, request=request, detached=options.detached)

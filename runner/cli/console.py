@@ -17,8 +17,9 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from runner.errors import ConnectionFailedError, JobplanError, PlanError, Problem
+from runner.errors import ConnectionFailedError, JobplanError, PlanError, Problem, SettingsError, TargetsError
 from runner.reports.terminal_text import visible, visible_json, visible_lines
+from runner.secret_words import may_have_secret
 
 
 def print_text(text: str, *, err: bool = False) -> None:
@@ -99,7 +100,7 @@ def wants_color(choice: str, stream: TextIO) -> bool:
 def report_error(error: JobplanError) -> None:
     """Print what is wrong, where, and what to do; a plan's problems as `jobplan validate` prints them."""
     if isinstance(error, PlanError):
-        _report_problems(error.problems)
+        _report_problems(error.problems, checked_in=isinstance(error, SettingsError | TargetsError))
     print_text(f"jobplan: {error_sentence(error)}", err=True)
 
 
@@ -128,19 +129,17 @@ def _embedded_server() -> str:
     return f' Your embedded server is running: eval "$(jobplan server env)", or --dsn {shlex.quote(running.dsn)}'
 
 
-#: Codes of secrets in a file: its lines are not repeated in a terminal or a log.
-_OF_SECRETS = frozenset({"JP272", "JP276"})
-
-
-def _report_problems(problems: Iterable[Problem]) -> None:
+def _report_problems(problems: Iterable[Problem], *, checked_in: bool) -> None:
+    """Print problems. Of files that are `checked_in`, and so must not have secrets, no line is repeated if one has."""
     from runner.lint.suppressions import Sources
     from runner.reports.plan_problems import Style, problem_lines
 
     found = tuple(problems)
-    secret = frozenset(problem.position.file for problem in found if problem.code in _OF_SECRETS)
+    lines = Sources().lines
+    files = {problem.position.file for problem in found} if checked_in else set()
+    secret = frozenset(file for file in files if any(map(may_have_secret, lines(file))))
     colored = wants_color("auto", sys.stderr)
     style = Style(color=colored, excerpt=colored or sys.stderr.isatty(), secret=secret)
-    lines = Sources().lines
     for problem in found:
         for line in problem_lines(problem, lines, style):
             click.echo(line, err=True, color=True)

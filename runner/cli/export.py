@@ -13,6 +13,7 @@ import click
 from runner.cli.options import Parameters, duration
 from runner.cli.project_options import PlanPath, chosen
 from runner.errors import UsageError
+from runner.secret_words import secrets_in
 
 if TYPE_CHECKING:
     from runner.export.pod import Export
@@ -210,7 +211,7 @@ def _checked_dsn(dsn: str | None, targets: Targets | None) -> str | None:
         return None
     if targets is not None:
         raise UsageError("--dsn and --targets exclude each other: the targets file has the connections.")
-    if "://" in dsn or re.search(r"password\s*=", dsn):
+    if "://" in dsn or any(secrets_in(dsn)):
         raise UsageError(
             "--dsn: a manifest must not contain a password or a URI.",
             hint="Write keywords, and the password into the Secret.",

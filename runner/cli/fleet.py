@@ -14,6 +14,7 @@ from runner.cli.fleet_options import (
     KINDS,
     checked_id,
     options_of,
+    print_warning,
     report_option,
     resolve_targets,
     targets_option,
@@ -35,7 +36,7 @@ from runner.cli.outputs import wanted_reports
 from runner.cli.project_options import PlanPath, confirm, confirm_option, environment_options
 from runner.exit_codes import ExitCode
 from runner.identity import this_user
-from runner.reports.messages import counted
+from runner.phrases import counted
 from runner.structs import asdict, to_values
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def show_command(fleet_id: str, where: tuple[str, ...], *, journal: Path, report
     code = ExitCode.UNKNOWN if state.finished is None else state.finished.exit_code
     wanted = wanted_reports(reports, kinds=KINDS)
     if wanted:
-        _, complete = write_fleet_reports(wanted, state)
+        _, complete = write_fleet_reports(wanted, state, print_warning)
         return code if complete else ExitCode.FAILED
     if form == "json":
         print_json(report_data(state, code))
@@ -210,29 +211,39 @@ def status_command(
 @environment_options
 @confirm_option
 @journal_option
-def cancel_command(fleet_id: str, *, targets_file: Path | None, where: tuple[str, ...], journal: Path) -> int:
+@format_option
+def cancel_command(
+    fleet_id: str, *, targets_file: Path | None, where: tuple[str, ...], journal: Path, form: str
+) -> int:
     """Cancel a fleet run: start no further targets, and cancel the running steps.
 
     With --where, the command cancels only the targets that match; the others continue. With --targets, it finds the
     running targets on the servers, and works on any machine. The exit code is 7 if workers still run.
     """
-    from runner.fleet.live_members import cancel_on_servers, member_lines
+    from runner.fleet.live_members import ClusterMembers, cancel_on_servers, member_lines, members_data
     from runner.fleet.records import is_running, request_cancel
 
     confirm()
     fleet_id, targets, recorded = _meant(fleet_id, targets_file, where, journal)
     chosen = _chosen(targets, where)
     part = "" if chosen is None else f" {counted(len(chosen), 'target')}"
-    if recorded is not None and is_running(recorded):
-        request_cancel(recorded, this_user(), where)
+    by = this_user()
+    left: tuple[ClusterMembers, ...] = ()
+    running = recorded is not None and is_running(recorded)
+    if recorded is not None and running:
+        request_cancel(recorded, by, where)
+    else:
+        left = asyncio.run(cancel_on_servers(targets, fleet_id, by, chosen=chosen, ledger=ledger_schema()))
+    still = any(one.runs or one.problem for one in left)
+    if form == "json":
+        print_json({"fleet": fleet_id, "by": by, "running": running, "clusters": members_data(left)})
+    elif running:
         print_text(f"fleet run {fleet_id}: its process received the request to cancel{part}; it reports the end.")
-        return 0
-    left = asyncio.run(cancel_on_servers(targets, fleet_id, this_user(), chosen=chosen, ledger=ledger_schema()))
-    if not any(one.runs or one.problem for one in left):
+    elif still:
+        print_lines(member_lines(left))
+    else:
         print_text(f"fleet run {fleet_id}: no run is active on {part.strip() or 'any target'}.")
-        return 0
-    print_lines(member_lines(left))
-    return ExitCode.UNKNOWN
+    return ExitCode.UNKNOWN if still else 0
 
 
 def _chosen(targets: Targets, where: tuple[str, ...]) -> tuple[Target, ...] | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +14,10 @@ from runner.cli.console import print_text
 from runner.cli.options import journal_argument, option_group
 from runner.cli.outputs import OutputOptions, Outputs, Reports, kinds_option, notify_options
 from runner.cli.project_options import environment_argument
-from runner.errors import JobplanError, UsageError
-from runner.exit_codes import for_error, is_failure
+from runner.errors import UsageError
+from runner.exit_codes import is_failure
 from runner.identity import run_id_problem
+from runner.phrases import ended
 from runner.reports.destinations import STDOUT
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def options_of(journal: Path) -> str:
     return journal_argument(journal) + environment_argument()
 
 
-def write_fleet_reports(reports: Reports, state: FleetState) -> tuple[list[str], bool]:
-    """Write the reports, and say which could not be written.
+def write_fleet_reports(reports: Reports, state: FleetState, warn: Callable[[str], None]) -> tuple[list[str], bool]:
+    """Write the reports; `warn` gets why one could not be written.
 
     Returns the paths of the others that are files, and whether all reports could be written.
     """
@@ -81,18 +81,26 @@ def write_fleet_reports(reports: Reports, state: FleetState) -> tuple[list[str],
 
     problems = write_reports(reports, state)
     for problem in problems.values():
-        print_text(f"jobplan: {problem}", err=True)
+        warn(problem)
     return [str(path) for _, path in reports if path not in problems and path != STDOUT], not problems
 
 
-def resolve_targets(targets: Targets, where: Sequence[str]) -> Resolved:
-    """Return the targets that match the selectors, with those that queries find; warnings are printed."""
+def resolve_targets(
+    targets: Targets,
+    where: Sequence[str],
+    warn: Callable[[str], None] | None = None,
+    perform: Callable[[Coroutine[Any, Any, Resolved]], Resolved] = asyncio.run,
+) -> Resolved:
+    """Return the targets that match the selectors, with those that queries find; warnings are printed, or passed on.
+
+    `perform` returns the result of a coroutine.
+    """
     from runner.fleet.discovery import resolve
     from runner.fleet.targets import parse_selectors
 
-    resolved = asyncio.run(resolve(targets, parse_selectors(where)))
+    resolved = perform(resolve(targets, parse_selectors(where)))
     for warning in resolved.warnings:
-        print_text(f"jobplan: {warning}{'' if warning.endswith(('.', '?', '!')) else '.'}", err=True)
+        (warn or print_warning)(warning)
     return resolved
 
 
@@ -106,19 +114,14 @@ def checked_id(fleet_id: str) -> str:
     return fleet_id
 
 
-@contextlib.contextmanager
-def reporting_errors(outputs: Outputs, plan: str, fleet_id: str) -> Iterator[None]:
-    """Send a message, if messages are wanted, when an error ends the command before the fleet run has begun."""
-    try:
-        yield
-    except JobplanError as error:
-        if outputs.notify is not None:
-            _notifier(outputs, outputs.notify, plan, fleet_id).ended_early(for_error(error))
-        raise
+def ended_early(outputs: Outputs, code: int, *, plan: str, fleet_id: str, warn: Callable[[str], None]) -> None:
+    """Send the message that an error ended the command before the fleet run had begun, if messages are wanted."""
+    if outputs.notify is not None:
+        _notifier(outputs, outputs.notify, plan, fleet_id, warn).ended_early(code)
 
 
 def fleet_sinks(
-    outputs: Outputs, state: FleetState, record: FleetJournal, first: FleetEvent
+    outputs: Outputs, state: FleetState, record: FleetJournal, first: FleetEvent, warn: Callable[[str], None]
 ) -> list[FleetNotifier | FleetTrace]:
     """Return what sends the messages and the trace of a fleet run that begins, or is resumed, with `first`."""
     from runner.fleet.events import FleetStarted
@@ -132,23 +135,29 @@ def fleet_sinks(
             failed = is_failure(state.finished.exit_code)
         else:
             failed = failed_before(record.folder.parent, plan, state.fleet)
-        sinks.append(_notifier(outputs, outputs.notify, plan, state.fleet, failed_before=failed))
+        sinks.append(_notifier(outputs, outputs.notify, plan, state.fleet, warn, failed_before=failed))
     exporter = outputs.span_exporter()
     if exporter is not None:
         from runner.fleet.otlp import FleetTrace
 
-        sinks.append(FleetTrace(exporter, environment=dict(os.environ), warn=_warn))
+        sinks.append(FleetTrace(exporter, environment=dict(os.environ), warn=warn))
     return sinks
 
 
 def _notifier(
-    outputs: Outputs, wanted: Notifications, plan: str, fleet_id: str, *, failed_before: bool = False
+    outputs: Outputs,
+    wanted: Notifications,
+    plan: str,
+    fleet_id: str,
+    warn: Callable[[str], None],
+    *,
+    failed_before: bool = False,
 ) -> FleetNotifier:
     from runner.fleet.notify import FleetNotifier
     from runner.reports.notify import Webhook
 
     return FleetNotifier(
-        Webhook(wanted.url, _warn),
+        Webhook(wanted.url, warn),
         plan=plan,
         fleet=fleet_id,
         failed_before=failed_before,
@@ -157,5 +166,6 @@ def _notifier(
     )
 
 
-def _warn(text: str) -> None:
-    print_text(f"jobplan: {text}.", err=True)
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    print_text(f"jobplan: {ended(text)}", err=True)

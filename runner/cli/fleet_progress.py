@@ -7,13 +7,24 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from runner.cli.console import print_lines
 from runner.durations import format_duration
-from runner.fleet.events import ACTIVE, FAILURES, FleetEvent, MemberState
+from runner.exit_codes import ExitCode
+from runner.fleet.events import (
+    ACTIVE,
+    FAILURES,
+    FleetEvent,
+    FleetFinished,
+    FleetStopping,
+    MemberFinished,
+    MemberState,
+    event_values,
+)
 from runner.fleet.messages import event_line, heartbeat_line
 from runner.fleet.rollout import FleetState
+from runner.reports.json_lines import json_line, log_line
 from runner.reports.terminal_text import visible
 
 if TYPE_CHECKING:
@@ -25,8 +36,10 @@ if TYPE_CHECKING:
 _HEARTBEAT = 15.0
 
 
-def progress() -> FleetProgress:
-    """Return the progress for standard error: redrawn if it is a terminal."""
+def progress(*, json: bool = False) -> FleetProgress:
+    """Return the progress for standard error: JSON, or a drawing if it is a terminal, else lines."""
+    if json:
+        return JsonProgress()
     drawable = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
     return LiveProgress() if drawable else FleetProgress()
 
@@ -49,15 +62,52 @@ class FleetProgress:
         if line is not None:
             self._print(line)
 
-    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:  # noqa: ARG002 - the protocol's
+    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
         """Print where the fleet run stands, now and then."""
         if time.monotonic() - self._printed >= _HEARTBEAT:
-            self._print(heartbeat_line(state, _workers(runs)))
+            self._print_where(now, state, runs)
+
+    def _print_where(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:  # noqa: ARG002 - for JSON
+        self._print(heartbeat_line(state, _workers(runs)))
 
     def _print(self, line: str) -> None:
         self._printed = time.monotonic()
         with contextlib.suppress(OSError):
             print_lines([f"{time.strftime('%H:%M:%S')}  {line}"], err=True)
+
+
+class JsonProgress(FleetProgress):
+    """Prints each event, and where the fleet run stands, as a JSON object on one line."""
+
+    def handle(self, event: FleetEvent, state: FleetState) -> None:
+        """Print the event, with the text of its line."""
+        message = event_line(event, state) or event.name.replace("_", " ")
+        self._print_json(event_values(event, state.fleet) | {"level": level(event), "message": message})
+
+    def _print_where(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
+        line = heartbeat_line(state, _workers(runs))
+        self._print_json(log_line(now, "info", "heartbeat", line, fleet=state.fleet))
+
+    def _print_json(self, line: dict[str, Any]) -> None:
+        self._printed = time.monotonic()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(json_line(line))
+            sys.stderr.flush()
+
+
+def level(event: FleetEvent) -> str:
+    """Return the log level of an event: error, warning or info."""
+    match event:
+        case MemberFinished() if event.state in (MemberState.UNMET, MemberState.UNFINISHED):
+            return "warning"
+        case MemberFinished() if event.state is not MemberState.SUCCEEDED:
+            return "error"
+        case FleetStopping():
+            return "warning"
+        case FleetFinished() if event.exit_code:
+            return "warning" if event.exit_code == ExitCode.WINDOW_CLOSED else "error"
+        case _:
+            return "info"
 
 
 class LiveProgress(FleetProgress):

@@ -23,6 +23,7 @@ from runner.cli.options import (
 )
 from runner.cli.project_options import environment_options
 from runner.exit_codes import ExitCode
+from runner.phrases import counted
 from runner.structs import Struct, asdict
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def purge(place: LedgerPlace, older_than: str) -> None:
     """Delete old runs from the ledger, except those that are still running."""
     age = duration("--older-than", older_than, for_server=False)
     deleted = place.admin().purge(age)
-    print_text(f"{deleted} run{'' if deleted == 1 else 's'} deleted")
+    print_text(f"{counted(deleted, 'run')} deleted")
 
 
 @ledger.command()

@@ -41,7 +41,7 @@ def report(folder: Path, *, journal: Path, dsn: str | None, schema: str | None, 
     continues. A browser can open the pages from the disk; they load no other files. Damaged journals are listed.
     """
     from runner import __version__
-    from runner.reports.messages import counted
+    from runner.phrases import counted
     from runner.reports.site import INDEX, site_pages, write_site
 
     gc.disable()  # the process ends soon, so that a collection would cost time and gain nothing

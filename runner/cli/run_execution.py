@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.console import color_option, error_sentence, print_text, report_error, terminal_width, wants_color
+from runner.cli.console import (
+    color_option,
+    error_sentence,
+    print_lines,
+    print_text,
+    report_error,
+    terminal_width,
+    wants_color,
+)
 from runner.cli.options import option_group, written_out
 from runner.cli.outputs import Outputs, Reports, to_stdout
 from runner.cli.run_signals import RunSignals
@@ -30,6 +38,7 @@ from runner.engine.previous_runs import PreviousRun, PreviousRuns
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
 from runner.exit_codes import for_signal, is_failure
+from runner.phrases import ended
 from runner.plan.model import Fit
 from runner.records.journal import Journal
 from runner.records.summaries import failed_before, previous_runs, write_previous_runs
@@ -46,6 +55,7 @@ from runner.run.start import Ready
 from runner.structs import Struct
 
 if TYPE_CHECKING:
+    from runner.fleet.messages import FleetEnd
     from runner.reports.notify import Notifications, Notifier
 
 
@@ -115,7 +125,7 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
     color: str
 
     @classmethod
-    def of(cls, *, verbose: bool, quiet: bool, log_format: str, color: str) -> ProgressOptions:
+    def of(cls, *, log_format: str, verbose: bool = False, quiet: bool = False, color: str = "auto") -> ProgressOptions:
         """Read the options. UsageError if they contradict each other."""
         if verbose and quiet:
             raise UsageError("--verbose and --quiet exclude each other.")
@@ -162,17 +172,17 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
             else:
                 print_text(text, err=True)
 
-    def print_end(self, end: RunEnd, **fields: Any) -> None:  # noqa: ANN401 - JSON
+    def print_end(self, end: RunEnd | FleetEnd, **fields: Any) -> None:  # noqa: ANN401 - JSON
         """Print the end of a run: as text several lines, as JSON one object."""
         if self.json:
             self.print(end.summary, **fields, **end.fields())
-        width = terminal_width(sys.stderr)
-        for line in () if self.json else end.lines(width):
-            self.print(line)
+            return
+        with contextlib.suppress(OSError):
+            print_lines(end.lines(terminal_width(sys.stderr)), err=True)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self.print(f"jobplan: {text}.", level="warning", event="warning")
+        self.print(f"jobplan: {ended(text)}", level="warning", event="warning")
 
     def interrupted(self, number: int) -> int:
         """Report a signal that came before anything was started, and return the exit code."""
@@ -192,21 +202,24 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
         self.print(error_sentence(error), level="info" if skipped else "error", event="skipped" if skipped else "error")
 
 
+_format_option = click.option(
+    "--format",
+    "--log-format",
+    "log_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Format of progress; json: one object for each line, with stable names.",
+)
+#: Adds --format, as `progress`, to a command that has none of the other options for progress.
+format_only_option = option_group("progress", ProgressOptions.of, _format_option)
 #: Adds --verbose, --quiet, --format, which is also called --log-format, and --color, as `progress`.
 progress_options = option_group(
     "progress",
     ProgressOptions.of,
     click.option("-v", "--verbose", is_flag=True, help="Also print queueing, pids and the notices of each step."),
     click.option("-q", "--quiet", is_flag=True, help="Print only failures and the end of the run."),
-    click.option(
-        "--format",
-        "--log-format",
-        "log_format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="Format of progress; json: one object for each line, with stable names.",
-    ),
+    _format_option,
     color_option,
 )
 

@@ -126,7 +126,7 @@ async def observing(
     ledger: str,
     trusted_roles: Sequence[str] = (),
 ) -> AsyncIterator[tuple[Observer, Activity, LiveRun]]:
-    """Yield an observer in the database of a run, its first observation, and the run as it was found.
+    """Yield an observer in the database of a run, its first observation there, and the run in it.
 
     WrongServerError if the journal's run with this id is on another server; `find` raises UsageError without a run.
     """
@@ -144,6 +144,7 @@ async def observing(
             await observer.close()
             observer = there
             activity = await recall_workers(observer, await observer.look(), journal, wanted)
+            run = next((one for one in activity.runs if one.run == run.run), run)
         yield observer, activity, run
     finally:
         await observer.close()

@@ -32,7 +32,7 @@ def schema(*, targets: bool, settings: bool, events: bool, output: str | None) -
 
 
 #: Commands that write the same as another one.
-_SAME = {"resume": "run", "server-start": "server-status"}
+_SAME = {"resume": "run", "fleet-resume": "fleet-run", "server-start": "server-status"}
 
 
 def output_schema(command: str) -> dict[str, Any]:

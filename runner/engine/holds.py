@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.ports import QueryResult
+from runner.phrases import counted
 from runner.plan.model import Hold
 from runner.plan.sqlstates import INSUFFICIENT_PRIVILEGE
 from runner.structs import Struct
@@ -73,8 +74,7 @@ def _compared(hold: Hold, number: float, name: str) -> Measurement:
     if hold.wal_to_archive is not None:
         return Measurement(on=number > hold.wal_to_archive, value=f"{_size(number)} of WAL to archive")
     if hold.active_sessions is not None:
-        sessions = f"{number:.0f} active session{'' if number == 1 else 's'}"
-        return Measurement(on=number > hold.active_sessions, value=sessions)
+        return Measurement(on=number > hold.active_sessions, value=counted(round(number), "active session"))
     value = f"autovacuum works on {name}" if name else "autovacuum works on none of the tables"
     return Measurement(on=bool(name), value=value)
 

@@ -16,6 +16,7 @@ from runner.engine.state import BAD, WINDOW, RunState, StepRecord, StepState, Wi
 from runner.engine.state_indices import latest_start, queue_again
 from runner.errors import OutsideWindowError
 from runner.exit_codes import ExitCode
+from runner.phrases import counted
 from runner.plan.model import AtEnd, Outside, Plan, Window
 from runner.plan.window import Opening, local_words, opening_at, window_words
 from runner.structs import replace
@@ -162,8 +163,7 @@ def _so_far(record: StepRecord) -> str:
     if record.refused and record.gate_error is not None:
         return f"; it was not launched before: {record.gate_error.message}"
     if record.iteration > 1 or (last is not None and last.outcome is ev.Outcome.SUCCEEDED and record.attempt):
-        done = record.iterations
-        return f"; {done} iteration{'s' if done != 1 else ''} so far"
+        return f"; {counted(record.iterations, 'iteration')} so far"
     if last is None or last.attempt != record.attempt:
         return ""
     why = f": {last.error.message}" if last.error is not None else ""

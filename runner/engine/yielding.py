@@ -52,7 +52,7 @@ def yield_error(blocking: ev.AttemptBlocking | None) -> ev.ErrorDetails:
     words = ""
     if blocking is not None:
         named = ", ".join(map(blocked_words, blocking.others[:_NAMED]))
-        more = f" and {len(blocking.others) - _NAMED} more" if len(blocking.others) > _NAMED else ""
+        more = f" and {len(blocking.others) - _NAMED:,} more" if len(blocking.others) > _NAMED else ""
         words = f" for {format_duration(blocking.seconds)}: {named}{more}"
     return ev.ErrorDetails(message=f"cancelled because it blocked other sessions{words}")
 

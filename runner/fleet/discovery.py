@@ -215,7 +215,7 @@ def _twice(values: Iterable[_Value]) -> list[_Value]:
 
 
 def _problems(what: str, problems: Sequence[str], *, hint: str | None = None) -> PreflightError:
-    more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    more = f", and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
     return PreflightError(f"nothing was started: {what}: {'; '.join(problems[:_SHOWN])}{more}.", hint=hint)
 
 
@@ -224,6 +224,6 @@ def _nothing(targets: Targets, everything: Sequence[Target], where: Sequence[Sel
         return PreflightError("nothing was started: the fleet has no target.", hint="The queries found no database.")
     labels = sorted({key for target in everything for key in target.facts})
     return UsageError(
-        f"--where {' '.join(map(str, where))} selects none of {len(everything)} targets of {targets.name}.",
+        f"--where {' '.join(map(str, where))} selects none of {len(everything):,} targets of {targets.name}.",
         hint=f"Selectors can use {', '.join(labels)}.",
     )

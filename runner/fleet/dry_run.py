@@ -18,9 +18,9 @@ from runner.fleet.plans import FleetPlans
 from runner.fleet.targets import Target, Targets
 from runner.gateway.catalog import RelationFacts
 from runner.gateway.inspection import Inspector
+from runner.phrases import counted
 from runner.preflight.dry_run import DryRunOptions, dry_run
 from runner.preflight.dry_run_result import DryRun
-from runner.reports.messages import counted
 from runner.structs import Struct, picked
 
 #: Where most targets have no relation of this name.

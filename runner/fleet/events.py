@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Any
 
-from runner.structs import Recorded, RecordedEvent, field
+from runner.clock import rfc3339
+from runner.structs import Recorded, RecordedEvent, field, to_values
 
 
 class MemberState(enum.StrEnum):
@@ -52,7 +54,9 @@ class FleetStarted(FleetEvent, frozen=True, kw_only=True):
     where: tuple[str, ...] = ()
     #: The only waves that the fleet run has; empty: all.
     waves: tuple[str, ...] = ()
+    #: The values of all parameters that do not come from the targets file.
     params: Mapping[str, str] = field(default_factory=dict)
+    #: In records of earlier versions, whose `params` do not have its values.
     params_file: str | None = None
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -129,6 +133,12 @@ class FleetFinished(FleetEvent, frozen=True, kw_only=True):
 
     exit_code: int
     counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def event_values(event: FleetEvent, fleet: str) -> dict[str, Any]:
+    """Return an event of a fleet run as JSON values, as its journal has it."""
+    values = to_values(event)
+    return {"event": event.name, "at": rfc3339(values.pop("at")), "fleet": fleet, **values}
 
 
 EVENTS: Mapping[str, type[FleetEvent]] = {

@@ -17,7 +17,7 @@ from runner.errors import ConnectionFailedError, GatewayError, JobplanError
 from runner.fleet.discovery import target_conninfo
 from runner.fleet.targets import Target, Targets
 from runner.gateway.observer import Observer, Stopper
-from runner.reports.messages import counted
+from runner.phrases import counted
 from runner.structs import Struct, replace
 
 #: What the name of the user contains if a request is for the whole fleet run; the runner adds the role.

@@ -11,9 +11,10 @@ from runner.durations import format_duration
 from runner.fleet import events as ev
 from runner.fleet.events import ACTIVE, FAILURES, MemberState
 from runner.fleet.rollout import FleetState, Member
-from runner.reports.messages import counted
+from runner.phrases import counted
+from runner.reports.run_end import next_line
 from runner.reports.terminal_text import broken, broken_command
-from runner.structs import Struct
+from runner.structs import Struct, to_values
 
 #: How many targets a group of failures lists.
 SHOWN_TARGETS = 5
@@ -160,24 +161,62 @@ def summary_lines(state: FleetState, *, journal: str = "", width: int | None = N
 
     `journal` are further options of that command. With the `width` of a terminal, lines are broken between words.
     """
-    for line in _summary(state):
+    for line in (*_failure_lines(state), end_line(state)):
         yield from broken(line, width)
-    if any(member.state is not MemberState.SUCCEEDED for member in state.members.values()):
-        yield from broken_command(f"Resume  {resume_command(state, journal=journal)}", width)
+    if is_unfinished(state):
+        yield from broken_command(next_line("Resume", resume_command(state, journal=journal)), width)
 
 
-def _summary(state: FleetState) -> Iterator[str]:
-    members = list(state.members.values())
-    groups = failure_groups([member for member in members if member.tried])
+class FleetEnd(Struct, frozen=True, kw_only=True):
+    """What is printed at the end of a fleet run. `options` are further options of the command that continues it."""
+
+    state: FleetState
+    options: str
+    record: str
+    reports: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """The end in one line."""
+        return end_line(self.state)
+
+    def lines(self, width: int | None = None) -> Iterator[str]:
+        """Yield the lines for a person."""
+        yield from summary_lines(self.state, journal=self.options, width=width)
+        yield next_line("Record", self.record)
+        yield from (next_line("Report", report) for report in self.reports)
+
+    def fields(self) -> Mapping[str, object]:
+        """Return the same for a program; what does not apply is left out."""
+        groups = [to_values(group) for group in groups_of(self.state)]
+        resume = resume_command(self.state, journal=self.options) if is_unfinished(self.state) else ""
+        found = {"groups": groups, "record": self.record, "reports": self.reports, "resume": resume}
+        return {name: value for name, value in found.items() if value}
+
+
+def is_unfinished(state: FleetState) -> bool:
+    """Return whether a resume would try a target: one did not succeed."""
+    return any(member.state is not MemberState.SUCCEEDED for member in state.members.values())
+
+
+def groups_of(state: FleetState) -> tuple[FailureGroup, ...]:
+    """Return what went wrong in the members that were tried."""
+    return failure_groups([member for member in state.members.values() if member.tried])
+
+
+def _failure_lines(state: FleetState) -> Iterator[str]:
+    groups = groups_of(state)
     if groups:
         yield "What went wrong:"
-        for line in group_lines(groups, len(members)):
+        for line in group_lines(groups, len(state.members)):
             yield f"  {line}"
-    began = state.started_at
-    ended = state.finished.at if state.finished is not None else None
-    took = "" if began is None or ended is None else f" in {format_duration(max(0.0, ended - began))}"
+
+
+def end_line(state: FleetState) -> str:
+    """Return the counts of a fleet run, its duration, and why it stopped, in one line."""
+    took = "" if state.finished is None else f" in {format_duration(state.seconds)}"
     why = f"; stopped: {state.stopping.reason}" if state.stopping is not None else ""
-    yield f"fleet run {state.fleet}: {count_words(state.counts())}{took}{why}"
+    return f"fleet run {state.fleet}: {count_words(state.counts())}{took}{why}"
 
 
 def resume_command(state: FleetState, *, journal: str = "") -> str:

@@ -91,7 +91,7 @@ class FleetNotifier(FleetSink):
         bad = [member for member in state.members.values() if member.state not in _NO_FAILURES]
         targets = [{"target": one.target.name, "state": str(one.state)} for one in bad[:_MOST_TARGETS]]
         names = ", ".join(one["target"] for one in targets)
-        more = f" and {len(bad) - len(targets)} more" if len(bad) > len(targets) else ""
+        more = f" and {len(bad) - len(targets):,} more" if len(bad) > len(targets) else ""
         counts = {str(kind): number for kind, number in state.counts().items()}
         what = f"ended with exit code {event.exit_code}: {count_words(state.counts())}"
         what += f" ({names}{more})" if names else ""

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from runner.errors import ParameterError, PlanError
+from runner.fleet.events import FleetStarted
 from runner.fleet.targets import Target
 from runner.lint import read_plan
+from runner.phrases import some
 from runner.plan.graph import not_selected
 from runner.plan.model import Plan
 from runner.plan.plan_files import files_of
-from runner.reports.messages import some
+from runner.sql.placeholders import plain_text
 
 #: How many targets with invalid parameters a message lists.
 _SHOWN = 5
@@ -47,6 +49,25 @@ class FleetPlans:
         )
         self._left_out = partial(not_selected, select=select, exclude=exclude, assume_done=assume_done)
         self._read: dict[tuple[tuple[str, str], ...], tuple[Plan, frozenset[str]]] = {}
+
+    @classmethod
+    def of_recorded(cls, began: FleetStarted, severities: Mapping[str, str]) -> FleetPlans:
+        """Return the plans of a fleet run that is resumed, with the recorded values of parameters."""
+        file = None if began.params_file is None else Path(began.params_file)
+        return cls(
+            Path(began.file),
+            given=began.params,
+            params_file=file,
+            severities=severities,
+            select=began.select,
+            exclude=began.exclude,
+            assume_done=True,
+        )
+
+    def values(self) -> Mapping[str, str]:
+        """Return the values of parameters, from every source but the targets file: a resume uses the same."""
+        plan = self._read_plan(given=self._given, require_values=False)
+        return {name: plain_text(value) for name, value in plan.values.items()}
 
     def of(self, target: Target) -> tuple[Plan, frozenset[str]]:
         """Return the plan of a target, and the steps that are not selected. PlanError if it is not valid."""

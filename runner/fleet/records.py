@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from runner.clock import parse_rfc3339, rfc3339
+from runner.clock import parse_rfc3339
 from runner.errors import RecordError, RunHeldError
 from runner.exit_codes import is_failure
 from runner.fleet import events as ev
@@ -99,8 +99,7 @@ class FleetJournal:
 
     def write(self, event: ev.FleetEvent) -> None:
         """Write an event, durably. RecordError if that fails."""
-        values = to_values(event)
-        line = to_json_line({"event": event.name, "at": rfc3339(values.pop("at")), "fleet": self.folder.name, **values})
+        line = to_json_line(ev.event_values(event, self.folder.name))
         try:
             written = 0
             while written < len(line):

@@ -21,15 +21,18 @@ from runner.fleet.messages import (
     count_words,
     failure_groups,
     group_words,
+    groups_of,
+    is_unfinished,
     listed_targets,
     member_words,
     resume_command,
 )
 from runner.fleet.rollout import FleetState, Member
+from runner.phrases import counted
 from runner.reports.destinations import Destination
 from runner.reports.html import self_contained
 from runner.reports.junit import xml_document
-from runner.reports.messages import counted, xml_text
+from runner.reports.messages import xml_text
 from runner.reports.page_summary import card, html_text
 from runner.reports.prometheus import Gauge, gauges_text
 from runner.structs import to_values
@@ -59,21 +62,6 @@ def write_reports(reports: tuple[tuple[str, Path], ...], state: FleetState) -> d
     return problems
 
 
-def groups_of(state: FleetState) -> tuple[FailureGroup, ...]:
-    """Return what went wrong in the members that were tried."""
-    return failure_groups([member for member in state.members.values() if member.tried])
-
-
-def _unfinished(state: FleetState) -> bool:
-    return any(member.state is not MemberState.SUCCEEDED for member in state.members.values())
-
-
-def _seconds(state: FleetState) -> float:
-    if state.started_at is None or state.finished is None:
-        return 0.0
-    return max(0.0, state.finished.at - state.started_at)
-
-
 def _end(state: FleetState) -> str:
     if state.finished is None:
         return "not ended"
@@ -94,7 +82,7 @@ def _markdown(state: FleetState) -> Iterator[str]:
     plan = state.started.plan if state.started is not None else ""
     yield f"## {_cell(plan)}: {_end(state)}"
     yield ""
-    yield f"Fleet run `{state.fleet}`: {count_words(state.counts())} in {format_duration(_seconds(state))}."
+    yield f"Fleet run `{state.fleet}`: {count_words(state.counts())} in {format_duration(state.seconds)}."
     if state.stopping is not None:
         yield f"Stopped: {_cell(state.stopping.reason)}."
     groups = groups_of(state)
@@ -104,7 +92,7 @@ def _markdown(state: FleetState) -> Iterator[str]:
         yield "|---|---|"
         for group in groups:
             yield f"| {_cell(group_words(group))} | {len(group.targets)}: {_cell(listed_targets(group.targets))} |"
-    if _unfinished(state):
+    if is_unfinished(state):
         yield ""
         yield f"To continue: `{resume_command(state)}`"
     yield ""
@@ -202,7 +190,7 @@ def _gauges(state: FleetState) -> Iterator[Gauge]:
     yield "run_exit_code", "The exit code of the fleet run; -1 if it did not end.", [({}, code)]
     yield "run_success", "1 if the fleet run ended with exit code 0, else 0.", [({}, float(code == 0))]
     yield "run_start_timestamp_seconds", "When the fleet run began.", [({}, state.started_at or 0.0)]
-    yield "run_duration_seconds", "How long the fleet run took.", [({}, _seconds(state))]
+    yield "run_duration_seconds", "How long the fleet run took.", [({}, state.seconds)]
     yield "run_targets", "Targets by their state.", [({"state": str(one)}, counts[one]) for one in MemberState]
     good = [({"target": name}, float(member.state is MemberState.SUCCEEDED)) for name, member in members]
     yield "target_success", "1 if the plan succeeded on the target, else 0.", good
@@ -244,7 +232,7 @@ def _meta(state: FleetState) -> Iterator[str]:
 
 
 def _tiles(state: FleetState) -> Iterator[str]:
-    yield _tile(format_duration(_seconds(state)), "duration")
+    yield _tile(format_duration(state.seconds), "duration")
     yield _tile(f"{len(state.members):,}", "targets")
     counts = state.counts()
     for one in MemberState:
@@ -260,7 +248,7 @@ def _wrong(state: FleetState) -> str:
     groups = groups_of(state)
     following = (
         f'<div class="next">To continue:<pre>{html_text(resume_command(state))}</pre></div>'
-        if _unfinished(state)
+        if is_unfinished(state)
         else ""
     )
     if not groups:

@@ -58,6 +58,13 @@ class FleetState(Struct, kw_only=True):
         """Count the members by state."""
         return Counter(member.state for member in self.members.values())
 
+    @property
+    def seconds(self) -> float:
+        """How long it took from its beginning to its end; 0 if it has not ended."""
+        if self.started_at is None or self.finished is None:
+            return 0.0
+        return max(0.0, self.finished.at - self.started_at)
+
 
 def initial_state(fleet: str, placed: PlacedTargets, rollout: Rollout, clusters: Mapping[str, Cluster]) -> FleetState:
     """Return the state before the first event; members are numbered in the order of the waves."""

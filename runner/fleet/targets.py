@@ -15,12 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from runner.errors import PlanError, Problem, Severity, UsageError
+from runner.errors import Problem, Severity, TargetsError, UsageError
+from runner.phrases import counted
 from runner.plan.problem_collector import Report
 from runner.plan.schema_check import check_shape
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
+from runner.plan.yaml_nodes import Sequence as SequenceNode
 from runner.plan.yaml_reader import read
+from runner.secret_words import names_a_secret
 from runner.structs import Recorded, Struct, field, replace
 
 SCHEMA = "targets-v1"
@@ -32,7 +35,8 @@ ALL = "all"
 DISCOVERY_DATABASE = "postgres"
 
 _HINT = "a targets file begins with `version: 1`"
-_SECRETS = frozenset({"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"})
+#: Keys below which users choose the names.
+_OF_USERS = frozenset({"labels", "params"})
 _SELECTOR = re.compile(r"\s*([A-Za-z0-9_][A-Za-z0-9_.-]*)\s*(!?=)\s*(.*?)\s*")
 
 
@@ -153,10 +157,6 @@ class Targets(Recorded, frozen=True, kw_only=True):
     file: str = ""
 
 
-class TargetsError(PlanError):
-    """The targets file is not valid, with its problems."""
-
-
 def parse_selectors(texts: Iterable[str]) -> tuple[Selector, ...]:
     """Read the values of --where. UsageError if one is no selector."""
     try:
@@ -175,7 +175,7 @@ def read_targets(path: Path) -> Targets:
     targets, problems = load_targets(path)
     if targets is None:
         errors = tuple(problem for problem in problems if problem.severity is Severity.ERROR)
-        count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
+        count = counted(len(errors), "problem")
         raise TargetsError(f"{path} is not a valid targets file: {count}", errors)
     return targets
 
@@ -212,6 +212,13 @@ def _build(root: MappingNode, file: str, report: Report) -> Targets:
 
 def _refuse_secrets(root: MappingNode, report: Report) -> None:
     """Report passwords and URIs: a targets file is checked in, and its content is recorded."""
+    for found in _secret_keys(root):
+        report.add(
+            found,
+            "JP272",
+            f"`{found.text[:60]}` is a secret, and a targets file has none",
+            hint="write it into a password file (~/.pgpass, or `passfile`) or a service file",
+        )
     clusters = root.values.get("clusters")
     for cluster in clusters.values.values() if isinstance(clusters, MappingNode) else ():
         connection = cluster.values.get("connection") if isinstance(cluster, MappingNode) else None
@@ -223,15 +230,24 @@ def _refuse_secrets(root: MappingNode, report: Report) -> None:
                 hint="write its keywords: {host: …, port: …, user: …}, or {service: …}",
             )
         for key, value in connection.values.items() if isinstance(connection, MappingNode) else ():
-            if key in _SECRETS:
-                report.add(
-                    connection.keys[key] if isinstance(connection, MappingNode) else value,
-                    "JP272",
-                    f"`{key}` is a secret, and a targets file has none",
-                    hint="write it into a password file (~/.pgpass, or `passfile`) or a service file",
-                )
-            elif isinstance(value, Scalar) and "://" in value.text:
+            if isinstance(value, Scalar) and "://" in value.text:
                 report.add(value, "JP272", f"`{key}` is a URI, which may contain a password", hint="write keywords")
+
+
+def _secret_keys(node: Node) -> Iterator[Scalar]:
+    """Yield the keys that are called as a secret is; names that users choose (labels, params, clusters) are no keys."""
+    if isinstance(node, SequenceNode):
+        for item in node.items:
+            yield from _secret_keys(item)
+    elif isinstance(node, MappingNode):
+        for key, value in node.values.items():
+            if names_a_secret(key):
+                yield node.keys[key]
+            elif key == "clusters" and isinstance(value, MappingNode):
+                for cluster in value.values.values():
+                    yield from _secret_keys(cluster)
+            elif key not in _OF_USERS:
+                yield from _secret_keys(value)
 
 
 def _mappings(fields: Fields | None) -> Iterator[tuple[str, Fields]]:

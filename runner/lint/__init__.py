@@ -30,6 +30,7 @@ from runner.lint.rule import Rule
 from runner.lint.suppressions import Sources, enabled, without_ignored
 from runner.lint.syntax_rules import GRAMMAR_RULES, OPTION_RULES
 from runner.lint.transaction_rules import ALONE_RULES, WORKER_RULES
+from runner.phrases import counted
 from runner.plan.groups import written_steps
 from runner.plan.loading import Loaded, load_plan, without_collection
 from runner.plan.model import Plan
@@ -149,7 +150,7 @@ def read_plan(path: str | Path, *, severities: Mapping[str, str] | None = None, 
 def invalid_plan(path: str | Path, loaded: Loaded) -> PlanError:
     """Return the error that lists every error of a plan, but no warning."""
     errors = tuple(problem for problem in loaded.problems if problem.severity is Severity.ERROR)
-    count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
+    count = counted(len(errors), "problem")
     if all(problem.code in OF_GIVEN_VALUES for problem in errors):
         return ParameterError(f"{path} cannot run with these parameters: {count}", errors)
     return PlanError(f"{path} is not a valid plan: {count}", errors)

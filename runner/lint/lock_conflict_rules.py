@@ -48,7 +48,7 @@ def findings_of(meeting: Meeting) -> Iterator[Finding]:
         position=position, message=_message(meeting), hint=_hint(meeting), step=step.id, cause=_cause(meeting)
     )
     if meeting.more:
-        pairs = "1 more pair of steps" if meeting.more == 1 else f"{meeting.more} more pairs of steps"
+        pairs = "1 more pair of steps" if meeting.more == 1 else f"{meeting.more:,} more pairs of steps"
         message = f"{pairs} do the same on {held.name}" if meeting.more > 1 else f"{pairs} does the same on {held.name}"
         yield Finding(position=position, message=message, step=step.id, cause=_cause(meeting, pairs))
 

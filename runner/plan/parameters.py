@@ -27,8 +27,9 @@ from typing import Final
 
 from runner.durations import format_duration, parse_duration
 from runner.errors import Position
+from runner.phrases import listed
 from runner.plan.model import Param, ParamType, Value
-from runner.plan.problem_collector import Report, listed
+from runner.plan.problem_collector import Report
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name

@@ -163,9 +163,3 @@ def _merged(group: Sequence[Problem]) -> Problem:
 def did_you_mean(word: str, known: Collection[str]) -> str | None:
     """Return a hint for a single word, as `Guesses.did_you_mean` does."""
     return Guesses().did_you_mean(word, known)
-
-
-def listed(words: Iterable[str], *, last: str = "or") -> str:
-    """Return words in backquotes as a sentence lists them: `a`, `b` or `c`."""
-    quoted = [f"`{word}`" for word in words]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"

@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from runner.durations import parse_duration
-from runner.plan.problem_collector import Guesses, listed
+from runner.phrases import listed
+from runner.plan.problem_collector import Guesses
 from runner.plan.sqlstates import CONDITIONS
 from runner.plan.yaml_nodes import Mapping, Node, Scalar
+from runner.secret_words import SECRET_WORDS
 from runner.sql.tokens import INVISIBLE, name_of
 
 _TYPE_WORDS = {
@@ -150,8 +152,7 @@ def exceeded(about: About, text: str) -> str | None:
     return None
 
 
-#: Types that users try for a parameter that is not recorded, and a type that only parameters have.
-_SECRETS = frozenset({"secret", "password", "credential", "token"})
+#: A type that only parameters have.
 _A_PARAMETER_S_TYPE = "identifier"
 NO_SECRETS = (
     "no parameter is secret: a worker's SQL is in pg_stat_activity, the server's log, the journal and the ledger. Keep "
@@ -163,7 +164,7 @@ def not_in(about: About, label: str, node: Node, allowed: list[Any], guesses: Gu
     """A value is not one of those allowed."""
     words = [str(word) for word in allowed]
     hint = guesses.did_you_mean(node.text, words) if isinstance(node, Scalar) else None
-    if _A_PARAMETER_S_TYPE in words and isinstance(node, Scalar) and node.text.lower() in _SECRETS:
+    if _A_PARAMETER_S_TYPE in words and isinstance(node, Scalar) and node.text.lower() in SECRET_WORDS:
         hint = NO_SECRETS
     return Wording(f"{about.phrase(label)} must be {listed(words)}, not {_shown(node)}", hint)
 

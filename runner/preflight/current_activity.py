@@ -135,7 +135,7 @@ def _held_up(step: Step, locks: Sequence[RealLock], snapshots: Sequence[OldTrans
         return
     one = snapshots[0]
     who = _who(one.pid, one.user, one.application_name, one.state, one.seconds)
-    more = f", and {len(snapshots) - 1} more" if len(snapshots) > 1 else ""
+    more = f", and {len(snapshots) - 1:,} more" if len(snapshots) > 1 else ""
     message = f"`{step.id}`: {lock.held.what} would wait now for an older snapshot: {who}{more}"
     hint = f"SELECT pg_terminate_backend({one.pid});"
     yield new_problem("JP702", message, step.sql.position(lock.held.offset), hint=hint, step=step.id)

@@ -302,7 +302,7 @@ def _ledger(facts: ServerFacts, _: Demand) -> CheckOutcome:
 def _listed(names: Iterable[str]) -> str:
     all_names = list(names)
     more = len(all_names) - _NAMED
-    return ", ".join(all_names[:_NAMED]) + (f", and {more} more" if more > 0 else "")
+    return ", ".join(all_names[:_NAMED]) + (f", and {more:,} more" if more > 0 else "")
 
 
 def _alter_system(name: str, value: int) -> str:

@@ -8,36 +8,35 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
 
 from runner.codes import code_of, nearest_code
 from runner.errors import Problem, SettingsError, UsageError
 from runner.lint import RULES
+from runner.phrases import counted
 from runner.plan.problem_collector import Guesses, Report
 from runner.plan.schema_check import check_shape
 from runner.plan.yaml_nodes import Fields, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.project.places import PYPROJECT, find_config
 from runner.project.toml_nodes import read_toml
+from runner.secret_words import is_connection_string, names_a_secret, secrets_in
 from runner.structs import Struct, field
 
 SCHEMA: Final = "config-v1"
 _TABLE: Final = ("tool", "jobplan")
 #: The value of `lint` that disables a rule.
 OFF: Final = "off"
-_SECRETS: Final = frozenset({"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"})
-_URI: Final = re.compile(r"postgres(?:ql)?://")
-#: A keyword of a connection string and its value, as libpq reads it.
-_KEYWORD: Final = re.compile(
-    r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*|(?=\s|$))(?=\s|$)", re.DOTALL
-)
 _INSTEAD: Final = (
     "write the password into a password file (~/.pgpass) or PGPASSWORD, or the connection into a service file"
     ' (~/.pg_service.conf) and `service = "NAME"` here'
 )
+
+
+#: Keys of other tools for a webhook, whose URL is a secret.
+_OF_WEBHOOKS: Final = frozenset({"notify", "slack", "webhook"})
 
 
 class Section(Struct, frozen=True, kw_only=True):
@@ -98,7 +97,7 @@ def read_settings(path: Path) -> Settings:
     _check_owner(path)
     settings, problems = load_settings(path)
     if settings is None:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        count = counted(len(problems), "problem")
         raise SettingsError(f"the settings in {path} are not valid: {count}", problems)
     return settings
 
@@ -211,34 +210,27 @@ def _lint(fields: Fields | None) -> Mapping[str, str]:
 
 def _refuse_secrets(section: MappingNode, report: Report) -> None:
     for key in section.values:
-        if key in _SECRETS:
-            report.add(section.keys[key], "JP276", f"`{key}` is a secret, and this file is checked in", hint=_INSTEAD)
+        if names_a_secret(key):
+            report.add(
+                section.keys[key], "JP276", f"`{key[:60]}` is a secret, and this file is checked in", hint=_INSTEAD
+            )
+        elif key in _OF_WEBHOOKS:
+            hint = "JOBPLAN_NOTIFY has the URL, in the environment or in a file for --env-file"
+            report.add(
+                section.keys[key],
+                "JP276",
+                f"`{key}` is a secret: who has the URL can send",
+                hint=hint,
+            )
     dsn = section.values.get("dsn")
-    if isinstance(dsn, Scalar) and (found := next(_secrets_in(dsn.text), None)) is not None:
+    if isinstance(dsn, Scalar) and (found := next(secrets_in(dsn.text), None)) is not None:
         report.add(dsn, "JP276", f"`dsn` contains a secret ({found}), and this file is checked in", hint=_INSTEAD)
 
 
-def _secrets_in(dsn: str) -> Iterator[str]:
-    """Yield the keywords of secrets in a connection string, read as libpq does."""
-    if (uri := _URI.match(dsn)) is None:
-        yield from (found[1] for found in _KEYWORD.finditer(dsn) if found[1].lower() in _SECRETS)
-        return
-    rest = dsn[uri.end() :]
-    user, at, _ = rest.partition("@")
-    if at and "/" not in user and ":" in user:
-        yield "password"
-    for pair in rest.partition("?")[2].split("&"):
-        if (keyword := unquote(pair.partition("=")[0]).lower()) in _SECRETS:
-            yield keyword
-
-
 def _check_dsn(dsn: Scalar, fields: Fields) -> None:
-    if _URI.match(dsn.text):
+    if any(secrets_in(dsn.text)):  # `_refuse_secrets` has reported it
         return
-    end = 0
-    while (found := _KEYWORD.match(dsn.text, end)) is not None and found.end() > end:
-        end = found.end()
-    if "\0" in dsn.text or dsn.text[end:].strip() or not end:
+    if "\0" in dsn.text or not is_connection_string(dsn.text):
         hint = "such as 'host=db1 dbname=shop' or postgresql://db1/shop"
         fields.add(dsn, "JP277", "`dsn` is not a connection string of libpq", hint=hint)
 

@@ -20,10 +20,11 @@ from xml.etree import ElementTree as ET
 from runner._version import installed_version
 from runner.codes import with_slug
 from runner.errors import Position, Problem, Severity
+from runner.phrases import counted
 from runner.plan.groups import written_steps
 from runner.reference.rule_pages import explanations
 from runner.reports.junit import xml_document
-from runner.reports.messages import counted, xml_text
+from runner.reports.messages import xml_text
 from runner.reports.plan_graph import drawing
 from runner.reports.plan_problems import (
     MARKDOWN_HEAD,
@@ -137,7 +138,7 @@ def _case(name: str, plan: str, place: Position, problems: Sequence[Problem], *,
     }
     case = ET.Element("testcase", attributes)
     if failed:
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        more = f" (and {len(failed) - 1:,} more)" if len(failed) > 1 else ""
         message = xml_text(f"{failed[0].code}: {failed[0].message}{more}")
         ET.SubElement(case, "failure", {"message": message, "type": with_slug(failed[0].code)}).text = xml_text(
             "\n".join(map(str, failed))
@@ -170,7 +171,7 @@ def validated_words(verdicts: Sequence[PlanVerdict], *, strict: bool) -> str:
     if not bad:
         return f"✅ {counted(len(verdicts), 'plan')} valid" if verdicts else "jobplan validate found no plan"
     why = "not accepted" if strict else "invalid"
-    return f"❌ {bad} of {counted(len(verdicts), 'plan')} {why}"
+    return f"❌ {bad:,} of {counted(len(verdicts), 'plan')} {why}"
 
 
 def _is_bad(verdict: PlanVerdict, *, strict: bool) -> bool:
@@ -179,9 +180,10 @@ def _is_bad(verdict: PlanVerdict, *, strict: bool) -> bool:
 
 def _verdict_row(verdict: PlanVerdict, *, strict: bool) -> str:
     mark = "❌" if _is_bad(verdict, strict=strict) else "⚠️" if verdict.warnings else "✅"
-    steps = "" if verdict.steps is None else str(verdict.steps)
+    steps = "" if verdict.steps is None else f"{verdict.steps:,}"
     name = f"<code>{plain_markdown(verdict.file)}</code>"
-    return f"| {mark} | {name} | {steps} | {verdict.errors or ''} | {verdict.warnings or ''} |"
+    errors, warnings = (f"{number:,}" if number else "" for number in (verdict.errors, verdict.warnings))
+    return f"| {mark} | {name} | {steps} | {errors} | {warnings} |"
 
 
 def _graphs(plans: Iterable[Plan]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from runner.gateway.server_facts import ServerFacts
+from runner.phrases import counted
 from runner.preflight.doctor import Examined, Level
 from runner.reports.plan_problems import Style
 from runner.reports.terminal_text import visible
@@ -34,11 +35,11 @@ def doctor_lines(examined: Sequence[Examined], facts: ServerFacts, style: Style)
 
 def verdict_line(examined: Iterable[Examined], facts: ServerFacts) -> str:
     """Return in one line whether plans can run on the server."""
-    counts = Counter(one.outcome.level for one in examined)
+    levels = Counter(one.outcome.level for one in examined)
     where = f'PostgreSQL {facts.version}, database "{facts.database}", role "{facts.user}"'
-    bad = [level for level in (Level.ERROR, Level.WARNING) if counts[level]]
-    summary = " and ".join(f"{counts[level]} {level}{'s' if counts[level] != 1 else ''}" for level in bad)
-    ready = "not ready" if counts[Level.ERROR] else "ready"
+    bad = [level for level in (Level.ERROR, Level.WARNING) if levels[level]]
+    summary = " and ".join(counted(levels[level], level) for level in bad)
+    ready = "not ready" if levels[Level.ERROR] else "ready"
     return f"{where}: {ready}{f', {summary}' if summary else ''}."
 
 

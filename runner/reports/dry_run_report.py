@@ -15,13 +15,13 @@ from runner.clock import rfc3339
 from runner.codes import with_slug
 from runner.durations import format_duration
 from runner.errors import Problem, Severity
+from runner.phrases import counted, counts, some
 from runner.plan.model import Outside
 from runner.plan.window import local_words, window_words
 from runner.preflight.current_activity import LockReport
 from runner.preflight.dry_run_result import Coverage, DryRun, HoldNow, StatementReport
 from runner.preflight.schedule_forecast import Bar, Schedule, WindowForecast
 from runner.reports.doctor_report import checks_data
-from runner.reports.messages import some
 from runner.reports.plan_problems import (
     MARKDOWN_HEAD,
     Lines,
@@ -98,7 +98,7 @@ def _row(bar: Bar, scale: float, width: int) -> str:
 def _conclusions(schedule: Schedule) -> Iterator[str]:
     path = " → ".join(schedule.critical[:_MAX_PATH])
     more = len(schedule.critical) - _MAX_PATH
-    path += f" → and {more} more" if more > 0 else ""
+    path += f" → and {more:,} more" if more > 0 else ""
     if schedule.nothing_known:
         yield "No durations are known: the bars only show the order. Give durations with --assume STEP=DURATION."
         yield f"Longest chain: {path}"
@@ -243,14 +243,14 @@ def _statements(statements: Sequence[StatementReport], style: Style, width: int)
         yield from _statement(list(alike), column, style, width)
     if folded:
         names = list(dict.fromkeys(visible(one.step) for one in folded))
-        words = f"{len(names)} steps depend on tables that this plan creates: {some(names)}"
+        words = f"{len(names):,} steps depend on tables that this plan creates: {some(names)}"
         mark = f"  {Coverage.NOT.value}"
         first, *more = _wrapped(words, width, first=f"{mark}: ", rest=" " * (_COVERAGE + 4))
         yield style.paint(mark, _TINTS[Coverage.NOT]) + first.removeprefix(mark)
         yield from more
     left_out = len(statements) - len(shown) - len(folded)
     if left_out:
-        yield f"  {style.paint('checked', _TINTS[Coverage.CHECKED])}: {left_out} more without remarks"
+        yield f"  {style.paint('checked', _TINTS[Coverage.CHECKED])}: {left_out:,} more without remarks"
 
 
 def _kind(one: StatementReport) -> object:
@@ -280,7 +280,7 @@ def _statement(group: Sequence[StatementReport], column: int, style: Style, widt
         yield from [f"{' ' * margin}{text}"] if text else []
     remarks = [*([f"{', '.join(one.codes)}, above"] if one.codes else []), *one.why, *one.notes]
     remarks += [estimate] if estimate else []
-    remarks += [f"{len(group) - 1} more instances are the same"] if len(group) > 1 else []
+    remarks += [f"{len(group) - 1:,} more instances are the same"] if len(group) > 1 else []
     for remark in remarks:
         yield from _wrapped(visible(remark), width, first=f"{' ' * (_COVERAGE + 4)}- ", rest=" " * (_COVERAGE + 6))
 
@@ -310,7 +310,7 @@ def _locks(locks: Sequence[LockReport], style: Style, width: int) -> Iterator[st
 def lock_sentence(one: LockReport) -> str:
     """Return what a lock blocks, on which relation, and for how long."""
     size = _bytes(one.bytes) if one.bytes is not None else "of unknown size"
-    partitions = f", {one.partitions} partition{'s' if one.partitions > 1 else ''}" if one.partitions else ""
+    partitions = f", {counted(one.partitions, 'partition')}" if one.partitions else ""
     usual = f"for {about(one.seconds)}" if one.seconds is not None else "for an unknown time"
     limit = f"at most {format_duration(one.limit)}" if one.limit is not None else "without a limit"
     return f"{one.relation} ({size}{partitions}): {one.command} blocks {one.stops} {usual}, {limit} ({one.mode})"
@@ -343,8 +343,8 @@ def summary(result: DryRun) -> str:
     """Return the verdict on the plan on this server in one line."""
     facts = result.facts
     where = f'PostgreSQL {facts.version}, database "{facts.database}", role "{facts.user}"'
-    counts = [f"{result.count(coverage)} {coverage.value}" for coverage in Coverage if result.count(coverage)]
-    found = [_count(result.errors, "error"), _count(result.warnings, "warning")]
+    coverages = [f"{result.count(coverage):,} {coverage.value}" for coverage in Coverage if result.count(coverage)]
+    found = counts({"error": result.errors, "warning": result.warnings})
     bad = (
         "would be skipped"
         if result.skipped
@@ -355,12 +355,8 @@ def summary(result: DryRun) -> str:
         else ""
     )
     verdict = bad or "no problem found"
-    words = ", ".join(filter(None, (verdict, *found)))
-    return f"{result.plan} on {where}: {words}; statements: {', '.join(counts) or 'none'}."
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' if number != 1 else ''}" if number else ""
+    words = ", ".join(filter(None, (verdict, found)))
+    return f"{result.plan} on {where}: {words}; statements: {', '.join(coverages) or 'none'}."
 
 
 def dry_run_json(result: DryRun) -> str:

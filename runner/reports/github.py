@@ -11,8 +11,9 @@ from runner.engine.ports import Sink
 from runner.engine.state import BAD, RunState, StepState
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import is_cancelled_by_window, is_unfinished, unfinished_words
+from runner.phrases import counted
 from runner.reports.markdown import markdown_text
-from runner.reports.messages import counted, error_text, failure_words
+from runner.reports.messages import error_text, failure_words
 from runner.reports.plan_graph import drawing
 from runner.reports.plan_problems import repository_path
 from runner.reports.report_builder import run_report

@@ -19,10 +19,10 @@ from typing import Any
 from runner.durations import format_duration
 from runner.engine.events import ErrorDetails
 from runner.engine.state import StepState
+from runner.phrases import counted
 from runner.plan.graph import topological_order
 from runner.reports.messages import (
     COMMITTED,
-    counted,
     failure_words,
     leftover_words,
     lock_wait_words,

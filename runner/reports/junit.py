@@ -140,7 +140,7 @@ def _output(step: StepReport) -> Iterator[str]:
         yield from (f"blocked: {words}" for words in [blocked_sessions(attempt.blocked)] if words)
         yield from (f"{notice.severity}:  {notice.message}" for notice in attempt.notices)
         if attempt.notices_dropped:
-            yield f"{attempt.notices_dropped} more notices were dropped"
+            yield f"{attempt.notices_dropped:,} more notices were dropped"
         if attempt.result is not None and attempt.result.columns:
             yield " | ".join(attempt.result.columns)
             yield from (" | ".join("NULL" if value is None else value for value in row) for row in attempt.result.rows)

@@ -110,7 +110,7 @@ def _some(blocks: Sequence[_Block], total: int, room: int, width: int, indent: s
             break
         lines += block
         shown += 1
-    return [*lines, Text(_fit(f"{indent}and {total - shown} more", width), style="dim")][: max(0, room)]
+    return [*lines, Text(_fit(f"{indent}and {total - shown:,} more", width), style="dim")][: max(0, room)]
 
 
 def _headline(view: View, width: int) -> _Block:
@@ -188,7 +188,7 @@ _MOST_HOLDS = 3
 def _holds(view: View, width: int) -> _Block:
     """Return a line for each hold that is on."""
     words = list(hold_words(view.state, view.now))
-    more = [f"{len(words) - _MOST_HOLDS} more holds"] if len(words) > _MOST_HOLDS else []
+    more = [f"{len(words) - _MOST_HOLDS:,} more holds"] if len(words) > _MOST_HOLDS else []
     shown = (f"  held by {printable(text)}" for text in (*words[:_MOST_HOLDS], *more))
     return [Text(cut_at_words(text, width), style="bold yellow", no_wrap=True) for text in shown]
 
@@ -278,7 +278,7 @@ def _folded_step(view: View, found: FanOut, width: int, column: int) -> _Block:
         words = f"{_inner_name(record)} {record.state.replace('_', ' ')}: {printable(error_text(error_of(record)))}"
         parts = some_lines(words, width, _FAILURE_LINES, rest=" " * 6)
         lines += (Text(part, style="red", no_wrap=True) for part in parts)
-    lines += [Text(f"    and {len(bad) - _FAILURES} more failed", style="red")] if len(bad) > _FAILURES else []
+    lines += [Text(f"    and {len(bad) - _FAILURES:,} more failed", style="red")] if len(bad) > _FAILURES else []
     return lines
 
 

@@ -13,9 +13,9 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Rows
 from runner.engine.state import StepState
+from runner.phrases import counted
 from runner.reports.messages import (
     SHOWN_WARNINGS,
-    counted,
     error_block,
     lock_wait_words,
     remains_lines,
@@ -53,13 +53,13 @@ def markdown_text(report: RunReport) -> str:
     parts = [_head(report), *(_trouble(step) for step in report.leaves if _troubled(step))]
     sections = fitting(parts, LIMIT // 2, 2)
     if left_out := len(parts) - len(sections):
-        sections.append(f"_{left_out} more steps did not succeed._")
+        sections.append(f"_{left_out:,} more steps did not succeed._")
     sections += fitting((part for step in report.leaves for part in _warned(step)), LIMIT // 6, 2)
     rows = list(_rows(report))
     shown = fitting(rows, _room(sections), 2)
     table = ["| step | state | time | waited | result |", "|---|---|--:|--:|---|", *shown]
     left_out = len(rows) - len(shown)
-    sections.append("\n".join(table) + (f"\n\n_{left_out} more steps are not shown._" if left_out else ""))
+    sections.append("\n".join(table) + (f"\n\n_{left_out:,} more steps are not shown._" if left_out else ""))
     sections += fitting((*_lock_waits(report), *_blocked(report)), _room(sections), 2)
     sections += fitting((part for step in report.leaves for part in _captured(step)), _room(sections), 2)
     return "\n\n".join(sections) + "\n"
@@ -173,7 +173,7 @@ def _blocked(report: RunReport) -> Iterator[str]:
             f"- {code(step.key)} attempt {one.number}: {code(blocked_sessions(one.blocked))}"
             for step, one in found[:_WAITS]
         )
-        left_out = [f"- _and {len(found) - _WAITS} more attempts_"] if len(found) > _WAITS else []
+        left_out = [f"- _and {len(found) - _WAITS:,} more attempts_"] if len(found) > _WAITS else []
         yield "\n".join(["Blocked sessions:", "", *lines, *left_out])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from runner.clock import rfc3339
@@ -20,6 +20,7 @@ from runner.engine.for_each_items import parts_of
 from runner.engine.state import RunState, StepRecord, StepState, leaves
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import closed_words
+from runner.phrases import counted, some
 from runner.plan.model import AtEnd
 from runner.plan.window import local_words
 from runner.reports.plan_problems import excerpt
@@ -113,11 +114,6 @@ def loop_lines(state: RunState, now: float) -> Iterator[str]:
 def failure_words(text: str, *, committed: bool) -> str:
     """Return why a step failed; first, whether its work is committed nevertheless."""
     return f"{COMMITTED}: {text}" if committed else text
-
-
-def counted(number: int, thing: str) -> str:
-    """Return a number and what it counts: `1 step`, `2 steps`."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def warning_texts(notices: Iterable[Notice]) -> Iterator[str]:
@@ -462,7 +458,7 @@ def _detail(event: ev.Event, state: RunState) -> Iterator[str]:
         case ev.AttemptNotice() if event.notice.severity != ev.WARNING:
             yield from (f"{event.step}: {event.notice.severity}: {line}" for line in event.notice.message.splitlines())
         case ev.AttemptFinished() if event.notices_dropped:
-            yield f"{event.step}: {event.notices_dropped} more notices were dropped"
+            yield f"{event.step}: {event.notices_dropped:,} more notices were dropped"
         case _:
             yield from _detail_of_run(event)
 
@@ -574,11 +570,3 @@ def error_text(error: ErrorDetails | None) -> str:
     parts = [error.message if error.sqlstate is None else f"{error.message} (SQLSTATE {error.sqlstate})"]
     parts += [part for part in (error.detail, error.hint) if part]
     return " ".join(" ".join(parts).split())
-
-
-def some(items: Sequence[str], limit: int = 8) -> str:
-    """Return the first items and how many more there are."""
-    if not items:
-        return "nothing"
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more

@@ -232,7 +232,7 @@ class Notifier(Sink):
         bad = [(step, state) for step, state in event.steps.items() if state in BAD]
         steps = [{"step": step, "state": state} for step, state in bad[:_MOST_STEPS]]
         names = ", ".join(f"{one['step']} {one['state']}" for one in steps)
-        more = f" and {len(bad) - len(steps)} more" if len(bad) > len(steps) else ""
+        more = f" and {len(bad) - len(steps):,} more" if len(bad) > len(steps) else ""
         what = f"ended with exit code {event.exit_code}" + (f": {names}{more}" if names else "")
         self._send("failure", what, exit_code=event.exit_code, steps=steps)
 

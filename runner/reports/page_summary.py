@@ -14,7 +14,8 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import ErrorDetails, SkipReason
 from runner.engine.state import FINAL, StepState
-from runner.reports.messages import counted, error_fields, failure_words, remains_lines, state_words, xml_text
+from runner.phrases import counted
+from runner.reports.messages import error_fields, failure_words, remains_lines, state_words, xml_text
 from runner.reports.plan_problems import window
 from runner.reports.run_report import RunReport, StepReport, TimeSplit, run_end
 from runner.reports.step_counts import counts_words

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from runner.codes import slug_of, with_slug
 from runner.engine.events import ErrorDetails
 from runner.errors import Position, Problem, Severity
+from runner.phrases import counts
 from runner.plan.groups import written_steps
 from runner.reports.terminal_text import columns, visible, visible_json
 from runner.structs import Struct, picked
@@ -92,11 +93,11 @@ def problem_lines(problem: Problem, lines: Lines, style: Style) -> Iterator[str]
 
 def summary(verdict: PlanVerdict) -> str:
     """Return the verdict on a plan in one line."""
-    counts = [_count(verdict.errors, "error"), _count(verdict.warnings, "warning")]
+    found = counts({"error": verdict.errors, "warning": verdict.warnings})
     if verdict.errors:
-        return f"{_printable(verdict.file)}: invalid, {', '.join(filter(None, counts))}"
-    steps = _count(verdict.steps or 0, "step") or "no steps"
-    return f"{_printable(verdict.file)}: {', '.join(filter(None, ('valid', steps, *counts)))}"
+        return f"{_printable(verdict.file)}: invalid, {found}"
+    steps = counts({"step": verdict.steps or 0}) or "no steps"
+    return f"{_printable(verdict.file)}: {', '.join(filter(None, ('valid', steps, found)))}"
 
 
 def legend(codes: Iterable[str]) -> str | None:
@@ -149,10 +150,6 @@ def window(line: str, column: int, width: int = 120) -> tuple[str, int]:
 def _printable(text: str) -> str:
     """Return the text on one line, with characters escaped that move the cursor or change the writing direction."""
     return text if text.isprintable() and "##[" not in text else visible(_SPACES.sub(" ", text))
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'s' if number != 1 else ''}" if number else ""
 
 
 def json_text(problems: Iterable[Problem]) -> str:

@@ -19,7 +19,8 @@ from runner.engine.ports import Sink
 from runner.engine.slot_queue import why_queued
 from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState
 from runner.engine.window import window_status
-from runner.reports.messages import Verbosity, event_lines, iteration_words, some
+from runner.phrases import some
+from runner.reports.messages import Verbosity, event_lines, iteration_words
 from runner.reports.step_counts import fan_out, fan_outs, is_folded, step_of_plan
 from runner.reports.terminal_text import visible
 from runner.reports.waits import LongWaits, blocked_line, hold_words, unblocked_line

@@ -17,7 +17,8 @@ from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import unfinished_words
 from runner.exit_codes import end_words
-from runner.reports.messages import counted, error_of, error_text, failure_words
+from runner.phrases import counted
+from runner.reports.messages import error_of, error_text, failure_words
 from runner.reports.step_counts import counts_words, run_counts
 from runner.reports.terminal_text import broken, broken_command
 from runner.structs import Struct, picked

@@ -19,9 +19,9 @@ from runner.engine.previous_runs import PastRun
 from runner.engine.state import BAD, StepState
 from runner.errors import RecordError
 from runner.exit_codes import end_words, is_failure
+from runner.phrases import counted
 from runner.reports.destinations import Destination
 from runner.reports.html import self_contained
-from runner.reports.messages import counted
 from runner.reports.page_summary import card, html_text, moment, name_class, state_class
 from runner.structs import Struct
 

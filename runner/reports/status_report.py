@@ -23,6 +23,7 @@ from runner.engine.server_activity import (
     end_sessions,
 )
 from runner.identity import run_of, step_of
+from runner.phrases import counted
 from runner.reports.run_end import StepFailure, failures_as_lines, next_line
 from runner.reports.terminal_text import visible
 from runner.reports.waits import wait_words
@@ -87,7 +88,7 @@ def status_lines(
     runs, workers = len(activity.runs), sum(len(one.workers) for one in activity.runs)
     nothing = "no jobplan sessions" if run is None else f"no more sessions of run {run}"
     server = f"PostgreSQL {activity.version.partition(' ')[0]}, {activity.database}"
-    counts = f"{_counted(runs, 'run')}, {_counted(workers, 'worker')}" if runs else nothing
+    counts = f"{counted(runs, 'run')}, {counted(workers, 'worker')}" if runs else nothing
     yield from _wrap(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
     if activity.standby:
         yield from _wrap(ON_A_STANDBY, width)
@@ -158,9 +159,9 @@ def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str
     if orphans:
         hidden = any(not worker.visible for worker in run.orphans)
         perhaps = "; some may be detached, which this role cannot see" if hidden else ""
-        return f"RUNNER LOST, {_counted(orphans, 'orphaned worker')}{perhaps}"
+        return f"RUNNER LOST, {counted(orphans, 'orphaned worker')}{perhaps}"
     ended = "finished" if record is not None and record.finished else "runner ended"
-    return f"{ended}, {_counted(len(run.workers), 'detached worker')}"
+    return f"{ended}, {counted(len(run.workers), 'detached worker')}"
 
 
 def _alive_words(session: RunnerSession, now: float) -> str:
@@ -301,10 +302,6 @@ def _wrap(line: str, width: int) -> list[str]:
         placeholder=" …",
         break_on_hyphens=False,
     )
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | None = None) -> dict[str, Any]:

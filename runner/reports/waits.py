@@ -39,7 +39,7 @@ _ROWS = frozenset({"transactionid", "tuple"})
 
 def holder_words(by: Sequence[ev.Blocker]) -> str:
     """Return the names of the sessions that block a worker; empty if none was observed."""
-    more = f" and {len(by) - _NAMED} more" if len(by) > _NAMED else ""
+    more = f" and {len(by) - _NAMED:,} more" if len(by) > _NAMED else ""
     return ", ".join(_holder(one) for one in by[:_NAMED]) + more
 
 
@@ -89,7 +89,7 @@ def blocking_line(event: ev.AttemptBlocking) -> str:
 
 def blocked_sessions(others: Sequence[ev.Blocked]) -> str:
     """Return the sessions that a worker blocked."""
-    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    more = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
     return ", ".join(map(blocked_words, others[:_NAMED])) + more
 
 

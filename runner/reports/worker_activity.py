@@ -110,7 +110,7 @@ def _waits(worker: LiveWorker) -> str:
     if not worker.blocked_by:
         return ""
     first, more = worker.blocked_by[0], len(worker.blocked_by) - 1
-    also = f", and by {more} more" if more else ""
+    also = f", and by {more:,} more" if more else ""
     mode, on, relation = first.lock.partition(" on ")
     lock = f" for {mode}{on}{_relation(relation)}" if mode else ""
     return f"waits{lock}, held by {_holder(first)}{also}"

@@ -63,7 +63,9 @@ class Annotations:
             if more == 1:
                 self._write(line)
                 continue
-            words = f"{more} more {kind}s have no annotation: GitHub shows {MOST_ANNOTATIONS} of a kind for each step."
+            words = (
+                f"{more:,} more {kind}s have no annotation: GitHub shows {MOST_ANNOTATIONS} of a kind for each step."
+            )
             self._write(workflow_command(kind, {"title": "jobplan"}, f"{words} The log of the step has all of them."))
 
 

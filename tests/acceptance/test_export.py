@@ -252,7 +252,7 @@ rollout:
     assert (code, pod.action(code)) == (143, "Count"), out
     code, out = ended(pod.start(fresh=True))
     assert code == 0, out
-    assert "the ledgers have the runs of 1 targets" in out
+    assert "the ledgers have the runs of 1 target." in out
     code, out = ended(pod.start(fresh=False))  # the record is here
     assert code == 0, out
     assert rows(done) == ["first", "slow"]

@@ -486,6 +486,32 @@ def test_parameters_of_targets(jobplan: Jobplan, fleet: Fleet) -> None:
     assert "parameters of t00" in ran.err
 
 
+def test_a_resume_uses_the_recorded_values_of_parameters(jobplan: Jobplan, fleet: Fleet) -> None:
+    """Wherever they came from: the environment, a file, or the settings of the project."""
+    steps = """
+    - {id: keep, sql: "INSERT INTO witness VALUES (:'a' || :'b' || :'c' || :'d')"}
+    - {id: canary, needs: [keep], sql: SELECT count(*) FROM audit}
+    """
+    plan = jobplan.plan(steps, params="{a: {type: string}, b: {type: string}, c: {type: string}, d: {type: string}}")
+    waves = "rollout: {waves: [{name: canary, where: [name=t00], max_failures: 0}, {name: rest}]}\n"
+    listed = "targets:\n  - {cluster: c1, database: t00}\n  - {cluster: c1, database: t01, params: {d: own}}\n"
+    targets = targets_file(jobplan.folder, fleet.clusters(slots=(1,)), listed, waves)
+    settings, values = jobplan.folder / "jobplan.toml", jobplan.folder / "values.yaml"
+    settings.write_text('[params]\na = "set "\n')
+    values.write_text("b: 'file '\n")
+    fleet.run(1, "t00", "ALTER TABLE audit RENAME TO away")
+    arguments = ("--targets", targets, "--params-file", values, "--param", "d=given")
+    ran = jobplan("fleet", "run", plan, *arguments, env={"JOBPLAN_PARAM_C": "env "})
+    assert ran.code == 1
+    settings.write_text('[params]\na = "other "\n')
+    values.unlink()
+    fleet.run(1, "t00", "ALTER TABLE away RENAME TO audit")
+    ran = jobplan("fleet", "resume", "last", env={"JOBPLAN_PARAM_C": "other "})
+    assert ran.code == 0, ran.err
+    assert fleet.run(1, "t00", "SELECT step FROM witness") == [("set file env given",)]
+    assert fleet.run(1, "t01", "SELECT step FROM witness") == [("set file env own",)]
+
+
 def test_no_password_is_in_the_record_the_output_or_the_process_list(jobplan: Jobplan, fleet: Fleet) -> None:
     parts = conninfo_to_dict(fleet.servers[0].dsn)
     service = jobplan.folder / "service.conf"

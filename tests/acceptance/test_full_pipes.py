@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.acceptance.console import PATIENCE, Database, Jobplan, clean_environment, until
 
@@ -108,3 +110,20 @@ def test_an_error_on_a_standard_error_that_is_not_read_ends_the_command(jobplan:
         assert run.code() != 0
     with blocked(jobplan.folder, "stderr", "resume", "no-such-run") as run:
         assert run.code() != 0
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_fleet_run_whose_standard_error_is_not_read_ends(jobplan: Jobplan, db: Database, form: str) -> None:
+    """Each of its targets fails, and a line says so."""
+    parts = conninfo_to_dict(db.dsn)
+    connection = json.dumps({"host": parts["host"], "port": int(parts["port"] or 0), "user": parts["user"]})
+    names = "".join(f"  - {{cluster: c, database: no_such_{number}}}\n" for number in range(40))
+    targets = jobplan.folder / "targets.yaml"
+    targets.write_text(
+        f"version: 1\nname: t\nclusters:\n  c: {{connection: {connection}, slots: 4}}\ntargets:\n{names}",
+        encoding="utf-8",
+    )
+    plan = jobplan.plan("- {id: a, sql: ANALYZE no_table}")
+    arguments = ("fleet", "run", plan, "--targets", targets, "--format", form)
+    with blocked(jobplan.folder, "stderr", *arguments) as run:
+        assert run.code() == 4

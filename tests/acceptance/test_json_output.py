@@ -76,7 +76,7 @@ def test_each_command_that_writes_json_calls_it_format_json_and_has_a_schema() -
                 assert "--format" in option.opts, name
                 with_json.add(name)
     described = {name for name, one in WHOLE["$defs"].items() if "--format json" in one.get("description", "")}
-    assert described == with_json - {"resume", "server-start"}
+    assert described == with_json - {"resume", "server-start", "fleet-resume"}
     for name in with_json:
         assert output_schema(name)["title"].endswith("--format json, version 1")
 
@@ -194,3 +194,63 @@ def test_fleets(jobplan: Jobplan, fleet: Fleet) -> None:
     assert shown["counts"]["failed"] == 2 or shown["groups"]
     status = checked("fleet-status", jobplan("fleet", "status", "--format", "json"))
     assert status["running"] is False
+
+
+def fleet_lines(err: str) -> list[dict[str, Any]]:
+    """Parse the lines of a fleet run, and compare each with the schema."""
+    schema = output_schema("fleet-run")
+    assert schema == output_schema("fleet resume")
+    lines = [json.loads(line) for line in err.splitlines()]
+    for line in lines:
+        jsonschema.Draft202012Validator(schema).validate(line)
+    return lines
+
+
+def test_a_fleet_run_its_resume_and_its_end(jobplan: Jobplan, fleet: Fleet) -> None:
+    targets = targets_file(jobplan.folder, fleet.clusters(slots=[2]), fleet.discover(1))
+    plan = jobplan.plan("- {id: wrong, sql: ANALYZE no_table}\n")
+    arguments = ("--targets", targets, "--format", "json", "--report", "markdown=r.md")
+    ran = jobplan("fleet", "run", plan, *arguments)
+    assert (ran.code, ran.out) == (1, "")
+    lines = fleet_lines(ran.err)
+    record = next((jobplan.folder / ".jobplan/fleets").glob("*/fleet.jsonl")).read_text(encoding="utf-8")
+    shown = [{key: value for key, value in line.items() if key not in ("level", "message")} for line in lines[:-1]]
+    assert shown == [json.loads(line) for line in record.splitlines()]
+    assert {line["level"] for line in lines if line["event"] == "member_finished"} == {"error"}
+    end = lines[-1]
+    jsonschema.Draft202012Validator(strict(output_schema("fleet-run"))).validate(end)
+    assert (end["event"], end["exit_code"], end["resumed"], end["counts"]) == ("summary", 1, False, {"failed": 2})
+    assert end["groups"][0]["targets"] == ["c1-t00", "c1-t01"]
+    assert end["reports"] == ["r.md"]
+    assert end["resume"] == f"jobplan fleet resume {end['fleet']}"
+    resumed = fleet_lines(jobplan("fleet", "resume", "last", "--format", "json").err)
+    assert resumed[0]["event"] == "fleet_resumed"
+    assert resumed[-1]["resumed"] is True
+
+
+def test_a_fleet_run_that_cannot_begin_says_so_as_json(jobplan: Jobplan, fleet: Fleet) -> None:
+    targets = targets_file(jobplan.folder, fleet.clusters(slots=[2]), fleet.discover(1))
+    (problem, error) = fleet_lines(
+        jobplan("fleet", "run", jobplan.plan("- {id: a, sql: SELEC}\n"), "--targets", targets, "--format", "json").err
+    )
+    assert (problem["event"], problem["line"], error["event"]) == ("problem", 6, "error")
+    (error,) = fleet_lines(jobplan("fleet", "resume", "nothing", "--format", "json").err)
+    assert error["level"] == "error"
+    unreached = "clusters: {c1: {connection: {host: 127.0.0.1, port: 1}, slots: 1}}\n"
+    other = targets_file(jobplan.folder, unreached, "targets: [{cluster: c1, database: d}]\n", file="other.yaml")
+    plan = jobplan.plan("- {id: a, sql: SELECT 1}\n")
+    warning = fleet_lines(jobplan("fleet", "run", plan, "--targets", other, "--format", "json").err)[0]
+    assert (warning["level"], warning["event"]) == ("warning", "warning")
+
+
+def test_a_fleet_run_that_is_cancelled(jobplan: Jobplan, fleet: Fleet) -> None:
+    targets = targets_file(jobplan.folder, fleet.clusters(slots=[2]), fleet.discover(1))
+    plan = jobplan.plan("- {id: sleeps, sql: SELECT pg_sleep(60), timeout: 2m}\n")
+    started = jobplan.start("fleet", "run", plan, "--targets", targets)
+    record = jobplan.folder / ".jobplan/fleets"
+    until(lambda: sum(b"attempt_running" in one.read_bytes() for one in record.glob("*/runs/*/events.jsonl")) == 2)
+    done = checked("fleet-cancel", jobplan("fleet", "cancel", "--format", "json"))
+    assert (done["running"], done["clusters"]) == (True, [])
+    assert started.ended().code == 1
+    done = checked("fleet-cancel", jobplan("fleet", "cancel", "--format", "json"))
+    assert (done["running"], [one["runs"] for one in done["clusters"]]) == (False, [[]])

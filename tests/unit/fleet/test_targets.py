@@ -9,13 +9,12 @@ import jsonschema
 import pytest
 import yaml
 
-from runner.errors import UsageError
+from runner.errors import TargetsError, UsageError
 from runner.fleet.targets import (
     Limits,
     OnStop,
     Selector,
     Target,
-    TargetsError,
     Wave,
     load_targets,
     parse_selectors,
@@ -138,6 +137,32 @@ def test_every_problem_is_reported_at_once_and_a_password_is_not_repeated(tmp_pa
 
 def target(name: str, **labels: str) -> Target:
     return Target(name=name, cluster="c1", database=name, labels=labels)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clusters: {c: {connection: {host: h}, slots: 1, password: hunter2}}\n",
+        "clusters: {c: {connection: {host: h, PGPASSWORD: hunter2}, slots: 1}}\n",
+        "clusters: {c: {connection: {host: h}, slots: 1}}\npasswords: {c: hunter2}\n",
+        "clusters: {c: {connection: {host: h}, slots: 1}}\ntargets: [{cluster: c, database: d, db_secret: hunter2}]\n",
+    ],
+)
+def test_a_secret_is_recognised_in_every_place(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "targets.yaml"
+    path.write_text(f"version: 1\nname: t\n{text}", encoding="utf-8")
+    targets, problems = load_targets(path)
+    assert targets is None
+    assert "JP272" in [problem.code for problem in problems]
+    assert "hunter2" not in "".join(map(str, problems))
+
+
+def test_names_that_a_user_chooses_are_no_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "targets.yaml"
+    text = "clusters: {password-store: {connection: {host: h}, slots: 1, labels: {token: new}}}\n"
+    text += "targets: [{cluster: password-store, database: d, params: {secret_days: 3}}]\n"
+    path.write_text(f"version: 1\nname: t\n{text}", encoding="utf-8")
+    assert load_targets(path)[1] == ()
 
 
 @pytest.mark.parametrize(

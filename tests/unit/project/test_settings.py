@@ -151,6 +151,11 @@ def test_a_mistake_has_its_place_and_a_hint(load: Callable[..., list[str]], text
         "postgresql://h/d?password=hunter2",
         "postgresql://h/d?x=1&p%61ssword=hunter2",
         "postgresql://u@h/d?sslpassword=hunter2",
+        "postgresql://u:hunter2/x@h/d",
+        "jdbc:postgresql://u:hunter2@h/d",
+        "Postgresql://u:hunter2@h/d",
+        "host=a password='hunter2",
+        "host a password=hunter2",
     ],
 )
 @pytest.mark.parametrize("section", ["", "[env.prod]\n"])
@@ -172,17 +177,25 @@ def test_a_password_in_a_connection_string_is_refused(load: Callable[..., list[s
         "host=a passfile=/x",
         "host = a",
         "postgresql://",
+        "postgresql://h:5432/d@b",
     ],
 )
 def test_other_connection_strings_are_accepted(load: Callable[..., list[str]], dsn: str) -> None:
     assert load(f"dsn = {json.dumps(dsn)}") == []
 
 
-@pytest.mark.parametrize("key", ["password", "sslpassword"])
+@pytest.mark.parametrize(
+    "key",
+    ["password", "sslpassword", "Password", "PGPASSWORD", "db_passwd", "api-token", "oauth_client_secret", "notify"],
+)
 def test_a_password_as_a_key_is_refused(load: Callable[..., list[str]], key: str) -> None:
     found = load(f"[env.prod]\n{key} = 'hunter2'")
     assert any(f"JP276 `{key}` is a secret" in one for one in found)
     assert "hunter2" not in "".join(found)
+
+
+def test_a_name_that_a_user_chooses_is_no_key(load: Callable[..., list[str]]) -> None:
+    assert load("[params]\ntoken_days = 3\n[env.password-store]\nservice = 'x'\nparams = {secret = 'shown'}") == []
 
 
 @pytest.mark.parametrize("code", ["JP275", "JP276", "JP277"])

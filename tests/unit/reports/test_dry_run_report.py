@@ -10,7 +10,7 @@ from runner.preflight.doctor import Demand, examine
 from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
 from runner.preflight.schedule_forecast import forecast
 from runner.preflight.step_durations import Duration, KnownDurations
-from runner.reports.dry_run_report import MARKDOWN_LIMIT, dry_run_lines, dry_run_markdown
+from runner.reports.dry_run_report import MARKDOWN_LIMIT, dry_run_lines, dry_run_markdown, summary
 from runner.reports.plan_problems import Style
 from runner.structs import replace
 from tests.builders import plan, step
@@ -53,6 +53,13 @@ def test_findings_come_first_then_statements_then_the_schedule() -> None:
     heads = [line for line in found if line in {"Statements", "Schedule"} or "JP601: " in line or "nightly on" in line]
     assert [head.split()[0] for head in heads] == ["plan.yaml:9:3:", "Statements", "Schedule", "nightly"]
     assert any(line.strip() == "- JP601, above" for line in found)
+
+
+def test_large_counts_of_the_verdict_are_grouped() -> None:
+    problem = Problem(position=Position(file="p.yaml", line=1, column=1), code="JP501", message="no")
+    found = result(*(statement(f"s{number}") for number in range(1200)), problems=(problem,) * 1234)
+    verdict = summary(found)
+    assert "would fail, 1,234 errors; statements: 1,200 checked" in verdict
 
 
 def test_what_is_about_the_server_has_no_line_of_the_plan() -> None:
