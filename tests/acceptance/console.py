@@ -240,7 +240,7 @@ class Database:
         self._connection.close()
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for what another process does."""
     end = time.monotonic() + seconds
     for pause in pauses():

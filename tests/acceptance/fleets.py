@@ -131,7 +131,10 @@ def targets_file(folder: Path, *parts: str, file: str = "targets.yaml") -> Path:
 
 
 class Sampler:
-    """Counts the workers of each cluster in a thread, on sessions of its own, until it is left."""
+    """Counts the workers of each cluster in a thread, on sessions of its own, until it is left.
+
+    What counts is seen in two looks in a row: one look is not one moment, and workers end and begin during it.
+    """
 
     def __init__(self, fleet: Fleet, *, patient: bool = False) -> None:
         #: Servers are restarted meanwhile: a session that is lost is opened anew.
@@ -165,9 +168,12 @@ class Sampler:
             sessions = [
                 stack.enter_context(psycopg.connect(server.dsn, autocommit=True)) for server in self._fleet.servers
             ]
+            before = [0] * len(sessions)
             while not self._stop.is_set():
                 for number, session in enumerate(sessions):
                     row = session.execute(query).fetchone()
-                    self.most[number] = max(self.most[number], 0 if row is None else int(row[0]))
+                    count = 0 if row is None else int(row[0])
+                    self.most[number] = max(self.most[number], min(before[number], count))
+                    before[number] = count
                 self.samples += 1
                 time.sleep(0.005)

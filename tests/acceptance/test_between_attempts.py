@@ -154,16 +154,19 @@ def test_a_runner_killed_during_on_retry_leaves_no_question(jobplan: Jobplan, st
         assert jobplan("ledger", "install", "--dsn", state.dsn).code == 0
     steps = """
         - id: a
-          on_retry: UPDATE state SET n = n + 1 FROM pg_sleep(2)
+          on_retry: UPDATE state SET n = n + 1 FROM pg_advisory_xact_lock(1)
           retry: {max_attempts: 2, delay: 10ms}
           sql: INSERT INTO state SELECT 100 / (SELECT min(n) FROM state)
         """
     plan = jobplan.plan(steps)
+    keeper = state.elsewhere()
+    keeper.execute("SELECT pg_advisory_xact_lock(1)")
     started = jobplan.start("run", plan, "--dsn", state.dsn, "--journal", "runs", "--report", "jsonl=events.jsonl")
     until(lambda: jobplan.happened("attempt_preparing"))
     state.until_workers("a")
     started.send(signal.SIGKILL)
     started.ended()
+    keeper.rollback()
     resumed = jobplan("resume", "last", "--journal", "runs", "--report", "jsonl=events.jsonl")
     assert resumed.code == 0, resumed.err
     # That of the killed runner has ended and counts; the step was tried again, so it ran once more.

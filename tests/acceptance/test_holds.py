@@ -16,25 +16,29 @@ def named(jobplan: Jobplan, event: str) -> list[dict[str, Any]]:
     return [one for one in jobplan.events() if one["event"] == event]
 
 
-def test_nothing_starts_while_a_hold_is_on_and_running_workers_continue(jobplan: Jobplan, db: Database) -> None:
-    db.run("CREATE TABLE switch (on_ bool); INSERT INTO switch VALUES (false); CREATE TABLE done (step text)")
+def test_nothing_starts_while_a_hold_is_on_and_running_workers_continue(jobplan: Jobplan, done: Database) -> None:
+    done.run("CREATE TABLE switch (on_ bool); INSERT INTO switch VALUES (false)")
     plan = jobplan.plan(
         """
-        - {id: first, sql: "INSERT INTO done SELECT 'first' FROM pg_sleep(2)"}
+        - {id: first, sql: "LOCK TABLE gate; INSERT INTO done VALUES ('first')"}
         - {id: second, sql: "INSERT INTO done VALUES ('second')", needs: [first]}
         - {id: free, sql: "INSERT INTO done VALUES ('free')", needs: [first], holds: []}
         """,
         holds=_SWITCH,
     )
-    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    keeper = done.elsewhere()
+    keeper.execute("LOCK TABLE gate")
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
     until(lambda: jobplan.happened("attempt_running"))
-    db.run("UPDATE switch SET on_ = true")
-    until(lambda: db.value("SELECT count(*) FROM done WHERE step = 'free'") == 1)
-    assert db.value("SELECT count(*) FROM done WHERE step = 'first'") == 1
+    done.run("UPDATE switch SET on_ = true")
+    until(lambda: jobplan.happened("hold_began"))
+    keeper.rollback()
+    until(lambda: done.value("SELECT count(*) FROM done WHERE step = 'free'") == 1)
+    assert done.value("SELECT count(*) FROM done WHERE step = 'first'") == 1
     assert not any(event["step"] == "second" for event in named(jobplan, "attempt_launching"))
-    shown = jobplan("status", "--dsn", db.dsn)
+    shown = jobplan("status", "--dsn", done.dsn)
     assert "held by switch for" in shown.out
-    db.run("UPDATE switch SET on_ = false")
+    done.run("UPDATE switch SET on_ = false")
     ran = started.ended()
     assert ran.code == 0, ran.err
     assert "hold switch: on (while is true); no step that it concerns starts" in ran.err
@@ -145,16 +149,18 @@ def test_a_step_that_blocks_a_writer_yields_and_is_tried_again(jobplan: Jobplan,
 
 
 def test_a_runner_that_is_killed_while_a_step_yields_is_resumed(jobplan: Jobplan, db: Database) -> None:
-    db.run("CREATE TABLE t (x int)")
+    db.run("CREATE TABLE t (x int); CREATE TABLE gate ()")
     plan = jobplan.plan(
         """
         - id: locks
-          sql: LOCK TABLE t IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3)
+          sql: LOCK TABLE t IN ACCESS EXCLUSIVE MODE; LOCK TABLE gate
           idempotent: true
           yield_after: 500ms
           retry: {max_attempts: 5, delay: 200ms, on: [yielded]}
         """
     )
+    keeper = db.elsewhere("keeper")
+    keeper.execute("LOCK TABLE gate")
     started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
     until(lambda: jobplan.happened("attempt_running"))
     with db.elsewhere("shop") as writer:
@@ -163,7 +169,8 @@ def test_a_runner_that_is_killed_while_a_step_yields_is_resumed(jobplan: Jobplan
         until(lambda: jobplan.happened("attempt_blocking"))
         started.send(signal.SIGKILL)
         assert started.ended().code == -signal.SIGKILL
-        blocked.join()  # the worker has ended by the cancel, or because its time was over
+        keeper.rollback()
+        blocked.join()  # the worker has ended by the cancel, or has done its work
         writer.commit()
     run = jobplan.events()[0]["run"]
     resumed = jobplan("resume", run)

@@ -30,20 +30,22 @@ def replace_events(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [remove, move, remove_root, replace_events])
-def test_a_journal_that_was_removed_is_noticed(jobplan: Jobplan, db: Database, harm: Callable[[Path], None]) -> None:
-    db.run("CREATE TABLE done (step text)")
+def test_a_journal_that_was_removed_is_noticed(jobplan: Jobplan, done: Database, harm: Callable[[Path], None]) -> None:
     plan = jobplan.plan("""
-        - {id: first, sql: SELECT pg_sleep(3)}
+        - {id: first, sql: LOCK TABLE gate; SELECT 1}
         - {id: second, needs: [first], sql: INSERT INTO done VALUES ('second')}
         """)
-    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    keeper = done.elsewhere()
+    keeper.execute("LOCK TABLE gate")
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
     until(lambda: jobplan.happened("attempt_running"))
     (folder,) = (jobplan.folder / ".jobplan" / "runs").iterdir()
     harm(folder)
+    keeper.rollback()
     ran = started.ended()
     assert ran.code == 1
     assert "cannot be written any more" in ran.err
     assert "(incomplete)" in ran.labelled("Record")[0]
-    assert db.column("SELECT step FROM done") == []
+    assert done.column("SELECT step FROM done") == []
     names = [event["event"] for event in jobplan.events()]
     assert "record_lost" in names

@@ -104,7 +104,7 @@ def test_a_killed_runner_leaves_no_question(jobplan: Jobplan, done: Database, tm
     assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
     plan = jobplan.plan(
         """
-        - {id: commits, sql: "INSERT INTO done SELECT 'commits' FROM pg_sleep(2)"}
+        - {id: commits, sql: "INSERT INTO done SELECT 'commits' FROM pg_advisory_xact_lock(1)"}
         - id: is_stopped
           sql: |
             INSERT INTO done
@@ -113,11 +113,15 @@ def test_a_killed_runner_leaves_no_question(jobplan: Jobplan, done: Database, tm
         """,
         defaults="{timeout: 5m, on_finish: wait}",
     )
+    keeper = done.elsewhere()
+    keeper.execute("SELECT pg_advisory_xact_lock(1)")
     started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
     done.until_workers("commits", "is_stopped")
     until(lambda: sum(event["event"] == "attempt_running" for event in jobplan.events()) == 2)
     started.send(signal.SIGKILL)
     started.ended()
+    keeper.rollback()
+    done.until_workers("is_stopped")
     done.terminate("is_stopped")
     done.until_workers()
     run = jobplan.events()[0]["run"]
@@ -145,18 +149,21 @@ def test_another_shell_sees_in_the_ledger_what_the_server_does_not_know(
     plan = jobplan.plan(
         """
         - {id: first, sql: INSERT INTO done VALUES ('first')}
-        - {id: commits, sql: "INSERT INTO done SELECT 'commits' FROM pg_sleep(3)", needs: [first]}
+        - {id: commits, sql: "INSERT INTO done SELECT 'commits' FROM pg_advisory_xact_lock(1)", needs: [first]}
         - {id: slow, sql: SELECT pg_sleep(240), needs: [first]}
         - {id: last, sql: INSERT INTO done VALUES ('last'), needs: [commits, slow]}
         """,
         defaults="{timeout: 5m, on_finish: wait}",
     )
+    keeper = done.elsewhere()
+    keeper.execute("SELECT pg_advisory_xact_lock(1)")
     started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
     done.until_workers("commits", "slow")
     known = "SELECT count(*) FROM jobplan.events WHERE event = 'attempt_running' AND step <> 'first'"
     until(lambda: done.value(known) == 2)
     started.send(signal.SIGKILL)
     started.ended()
+    keeper.rollback()
     done.until_workers("slow")
     run = jobplan.events()[0]["run"]
     home = tmp_path / "home"

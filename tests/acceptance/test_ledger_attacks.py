@@ -307,10 +307,12 @@ def test_a_forged_fence_neither_stops_a_worker_nor_hides_that_it_has_committed(
     """A role sees the run's name in pg_stat_activity before the step has its worker."""
     plan = jobplan.plan(
         """
-        - {id: wait, sql: SELECT pg_sleep(2)}
+        - {id: wait, sql: SELECT pg_advisory_xact_lock(1)}
         - {id: pay, sql: INSERT INTO paid VALUES (1), needs: [wait]}
         """
     )
+    keeper = db.elsewhere()
+    keeper.execute("SELECT pg_advisory_xact_lock(1)")
     started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=e.jsonl")
     db.until_workers("wait")
     run = jobplan.events("e.jsonl")[0]["run"]
@@ -320,6 +322,7 @@ def test_a_forged_fence_neither_stops_a_worker_nor_hides_that_it_has_committed(
                 "INSERT INTO jobplan.commits (run, step, attempt, committed, proof)"
                 f" VALUES ('{run}', 'pay', 1, {committed}, '{proof}{committed}')"
             )
+    keeper.rollback()
     assert started.ended().code == 0
     assert db.value("SELECT count(*) FROM paid") == 1
 

@@ -58,7 +58,7 @@ def test_a_wait_that_its_lock_timeout_ends_is_recorded_to_its_end(jobplan: Jobpl
         holder.execute("SELECT * FROM t")
         ran = jobplan(
             "run",
-            jobplan.plan("- {id: drop, sql: ALTER TABLE t ADD y int, lock_timeout: 3s}"),
+            jobplan.plan("- {id: drop, sql: ALTER TABLE t ADD y int, lock_timeout: 5s}"),
             "--dsn",
             db.dsn,
             "--report",

@@ -322,7 +322,7 @@ def test_a_run_that_only_the_ledger_knows_is_restored_and_resumed(jobplan: Jobpl
 
 
 def test_a_run_that_its_run_timeout_ended_is_resumed(jobplan: Jobplan, done: Database) -> None:
-    plan = jobplan.plan(GATED.replace("needs: [first]}", "needs: [first], idempotent: true}"), run_timeout="1s")
+    plan = jobplan.plan(GATED.replace("needs: [first]}", "needs: [first], idempotent: true}"), run_timeout="3s")
     command = ("run", plan, "--dsn", done.dsn, "--or-resume")
     with psycopg.connect(done.dsn) as keeper:
         keeper.execute("LOCK TABLE gate")

@@ -48,7 +48,7 @@ def test_the_quickstart_runs_and_prints_how_to_follow_and_cancel_running_workers
 
 
 def test_the_commands_of_the_last_line_hold_no_password(jobplan: Jobplan, db: Database) -> None:
-    plan = jobplan.plan("- {id: nap, sql: SELECT pg_sleep(1), on_finish: detach}")
+    plan = jobplan.plan("- {id: nap, sql: SELECT pg_sleep(20), on_finish: detach}")
     dsn = make_conninfo(db.dsn, password="hunter2")  # noqa: S106 - a password to look for
     ran = jobplan("run", plan, "--dsn", dsn, "--report", "jsonl=events.jsonl")
     assert ran.code == 0
@@ -84,7 +84,7 @@ def test_every_line_of_the_report_keeps_to_the_schema(jobplan: Jobplan, db: Data
         - {id: upstream, needs: [fail], sql: SELECT 1}
         - {id: each, for_each: {items: [a, b]}, sql: "SELECT :'item'"}
         - {id: conditional, if: SELECT false, sql: SELECT 1}
-        - {id: away, sql: SELECT pg_sleep(0.5), on_finish: detach}
+        - {id: away, sql: SELECT pg_sleep(20), on_finish: detach}
         """)
     ran = jobplan("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
     events = jobplan.events()

@@ -69,20 +69,22 @@ def test_run_timeout_ends_the_run(jobplan: Jobplan, db: Database) -> None:
     assert db.workers() == []
 
 
-def test_an_unknown_outcome_is_never_a_success(jobplan: Jobplan, db: Database) -> None:
-    db.run("CREATE TABLE done (step text)")
-    plan = jobplan.plan("- {id: nap, sql: INSERT INTO done SELECT 'nap' FROM pg_sleep(1.5)}")
-    started = jobplan.start("run", plan, "--dsn", db.dsn)
-    db.until_workers("nap")
-    db.run(
+def test_an_unknown_outcome_is_never_a_success(jobplan: Jobplan, done: Database) -> None:
+    plan = jobplan.plan("- {id: nap, sql: \"LOCK TABLE gate; INSERT INTO done VALUES ('nap')\"}")
+    keeper = done.elsewhere()
+    keeper.execute("LOCK TABLE gate")
+    started = jobplan.start("run", plan, "--dsn", done.dsn)
+    done.until_workers("nap")
+    done.run(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend'"
         " AND application_name LIKE 'jobplan:%' AND datname = current_database()"
     )
+    keeper.rollback()
     ran = started.ended()
     assert ran.code == 7, ran.err
     assert "nap: unknown" in line_of(ran, "nap")
     assert "1 unknown" in ran.last_line
-    assert db.column("SELECT step FROM done") == ["nap"]
+    assert done.column("SELECT step FROM done") == ["nap"]
 
 
 RUNNERS = (

@@ -15,8 +15,8 @@ from tests.acceptance.console import PATIENCE, Database, Jobplan, clean_environm
 
 BOTH = """
     - {id: stops, sql: INSERT INTO done SELECT 'stops' FROM pg_sleep(60)}
-    - {id: stays, sql: INSERT INTO done SELECT 'stays' FROM pg_sleep(2), on_runner_exit: detach}
-    - {id: away, sql: INSERT INTO done SELECT 'away' FROM pg_sleep(2), on_finish: detach}
+    - {id: stays, sql: "LOCK TABLE gate; INSERT INTO done VALUES ('stays')", on_runner_exit: detach}
+    - {id: away, sql: "LOCK TABLE gate; INSERT INTO done VALUES ('away')", on_finish: detach}
     - {id: later, needs: [stops], sql: INSERT INTO done VALUES ('later')}
     """
 
@@ -25,16 +25,18 @@ BOTH = """
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGALRM, 142)]
 )
 def test_the_first_signal_stops_or_detaches_by_on_runner_exit(
-    jobplan: Jobplan, db: Database, number: signal.Signals, code: int
+    jobplan: Jobplan, done: Database, number: signal.Signals, code: int
 ) -> None:
-    db.run("CREATE TABLE done (step text)")
+    keeper = done.elsewhere()
+    keeper.execute("LOCK TABLE gate")
     plan = jobplan.plan(BOTH, **{"finally": "[{id: note, sql: \"INSERT INTO done VALUES (:'run.status')\"}]"})
-    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
-    db.until_workers("away", "stays", "stops")
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
+    done.until_workers("away", "stays", "stops")
     started.send(number)
     ran = started.ended()
     assert ran.code == code
-    assert db.workers() == ["away", "stays"]
+    assert done.workers() == ["away", "stays"]
+    keeper.rollback()
     assert "interrupted" in ran.err
     assert re.match(r"run \S+ interrupted: ", ran.last_line)
     for label, command in (("Follow", "attach"), ("Cancel", "cancel"), ("Resume", "resume")):
@@ -48,8 +50,8 @@ def test_the_first_signal_stops_or_detaches_by_on_runner_exit(
         "later": "skipped",
         "note": "succeeded",
     }
-    db.until_workers()
-    assert db.column("SELECT step FROM done ORDER BY 1") == ["away", "interrupted", "stays"]
+    done.until_workers()
+    assert done.column("SELECT step FROM done ORDER BY 1") == ["away", "interrupted", "stays"]
 
 
 def test_nohup_keeps_a_run_from_ending_with_its_terminal(jobplan: Jobplan, db: Database) -> None:
@@ -148,18 +150,20 @@ def test_a_signal_while_waiting_for_the_group_starts_nothing(jobplan: Jobplan, d
     assert db.value("SELECT count(*) FROM pg_class WHERE relname = 'never'") == 0
 
 
-def test_a_killed_runner_leaves_workers_that_end_by_their_own_timeout(jobplan: Jobplan, db: Database) -> None:
-    db.run("CREATE TABLE done (step text)")
+def test_a_killed_runner_leaves_workers_that_end_by_their_own_timeout(jobplan: Jobplan, done: Database) -> None:
     plan = jobplan.plan("""
-        - {id: short, sql: INSERT INTO done SELECT 'short' FROM pg_sleep(2)}
-        - {id: long, sql: INSERT INTO done SELECT 'long' FROM pg_sleep(60), timeout: 4s}
+        - {id: short, sql: "LOCK TABLE gate; INSERT INTO done VALUES ('short')"}
+        - {id: long, sql: INSERT INTO done SELECT 'long' FROM pg_sleep(60), timeout: 5s}
         - {id: later, needs: [short], sql: INSERT INTO done VALUES ('later')}
         """)
-    started = jobplan.start("run", plan, "--dsn", db.dsn)
-    db.until_workers("long", "short")
+    keeper = done.elsewhere()
+    keeper.execute("LOCK TABLE gate")
+    started = jobplan.start("run", plan, "--dsn", done.dsn)
+    done.until_workers("long", "short")
     started.send(signal.SIGKILL)
     assert started.ended().code == -signal.SIGKILL
-    assert db.workers() == ["long", "short"]
-    db.until_workers("long")
-    db.until_workers()
-    assert db.column("SELECT step FROM done") == ["short"]
+    assert done.workers() == ["long", "short"]
+    done.until_workers("short")
+    keeper.rollback()
+    done.until_workers()
+    assert done.column("SELECT step FROM done") == ["short"]

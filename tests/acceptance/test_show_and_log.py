@@ -87,30 +87,34 @@ def test_a_resumed_run_takes_as_long_as_its_runners_took(jobplan: Jobplan, db: D
         - {id: slow, sql: "SELECT pg_sleep(0.5), 1 / (SELECT CASE WHEN open THEN 1 ELSE 0 END FROM gate)"}
         - {id: after, needs: [slow], sql: SELECT 1}
         """)
+    began = time.monotonic()
     assert jobplan("run", plan, "--dsn", db.dsn).code == 1
     db.run("UPDATE gate SET open = true")
+    failed = time.monotonic()
     time.sleep(4)  # what must not count
+    continued = time.monotonic()
     resumed = jobplan("resume", "last", "--dsn", db.dsn, "--log-format", "json")
     assert resumed.code == 0, resumed.err
+    most = (failed - began) + (time.monotonic() - continued)
     runs = json.loads(jobplan("runs", "--format", "json").out)
-    assert runs[0]["seconds"] < 4
+    assert runs[0]["seconds"] < most
     steps = {step["step"]: step for step in json.loads(jobplan("show", "last", "--format", "json").out)["steps"]}
-    assert 1.0 <= steps["slow"]["seconds"] < 4
+    assert 1.0 <= steps["slow"]["seconds"] < most
     assert steps["slow"]["attempts"] == 2
     end = next(line for line in log(resumed.err) if line["event"] == "step_finished" and line["step"] == "slow")
-    assert 1.0 <= end["duration"] < 4
+    assert 1.0 <= end["duration"] < most
     assert end["line"] == 6
     root = jobplan.folder / ".jobplan" / "runs"
     known = recorded(root, "trial").of("slow")
     assert known is not None
-    assert 1.0 <= known.p50 < 4
+    assert 1.0 <= known.p50 < most
     (past,) = previous_runs(root, "trial", time.time())
-    assert 1.0 <= past.steps["slow"][0] < 4
+    assert 1.0 <= past.steps["slow"][0] < most
     page = jobplan("show", "last", "--report", "prometheus=-").out
     (seconds,) = [
         float(one.split()[-1]) for one in page.splitlines() if one.startswith("jobplan_run_duration_seconds{")
     ]
-    assert seconds < 4
+    assert seconds < most
 
 
 def test_an_attempt_that_another_runner_sees_end_counts_as_a_whole(jobplan: Jobplan, db: Database) -> None:

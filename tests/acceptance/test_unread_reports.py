@@ -67,8 +67,14 @@ def begin(runs: list[Unread], jobplan: Jobplan, db: Database, report: str, **key
     plan = jobplan.plan(SLEEPS, **keys)
     run = Unread(jobplan, "run", str(plan), "--dsn", db.dsn, "--report", f"{report}=-")
     runs.append(run)
-    until(lambda: db.workers() == ["sleeps"], seconds=60)
+    until_running(jobplan)
     return run
+
+
+def until_running(jobplan: Jobplan) -> None:
+    """Wait until the journal has a worker: this stays true when the run has ended."""
+    journals = jobplan.folder / ".jobplan" / "runs"
+    until(lambda: any(b'"attempt_running"' in path.read_bytes() for path in journals.glob("*/events.jsonl")))
 
 
 @pytest.mark.parametrize("report", ["jsonl", "html"])
@@ -110,7 +116,7 @@ def test_run_timeout_ends_a_run_whose_report_goes_to_a_named_pipe_that_is_not_re
     plan = jobplan.plan(f'- {{id: loud, sql: "DO $$ BEGIN {loud}; END $$"}}', run_timeout="5s")
     reader = os.open(jobplan.folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=pipe")
-    until(lambda: db.workers() == ["loud"], seconds=60)
+    until_running(jobplan)
     until(lambda: db.workers() == [], seconds=40)
     os.set_blocking(reader, True)
     with os.fdopen(reader, "rb") as file:

@@ -39,10 +39,15 @@ def window(opens: datetime, closes: datetime, **keys: str) -> str:
     return f'{{timezone: UTC, from: "{opens:%H:%M:%S}", to: "{closes:%H:%M:%S}"{more}}}'
 
 
+def seconds_from_now(done: Database, seconds: float) -> datetime:
+    """Return the second in so many seconds, or the next one at a full minute, which is written without seconds."""
+    moment = (now(done) + timedelta(seconds=seconds)).replace(microsecond=0)
+    return moment + timedelta(seconds=moment.second == 0)
+
+
 def until_closed(done: Database, seconds: float, **keys: str) -> tuple[str, datetime]:
     """Return a window that closes in so many seconds, and when that is."""
-    closes = (now(done) + timedelta(seconds=seconds)).replace(microsecond=0)
-    closes += timedelta(seconds=closes.second == 0)  # a full minute is written without seconds
+    closes = seconds_from_now(done, seconds)
     return window(now(done) - timedelta(hours=1), closes, **keys), closes
 
 
@@ -98,7 +103,7 @@ def test_a_refused_run_can_be_begun_later_by_the_same_id(jobplan: Jobplan, done:
 
 
 def test_a_run_outside_waits_for_the_opening(jobplan: Jobplan, done: Database) -> None:
-    opens = (now(done) + timedelta(seconds=6)).replace(microsecond=0)
+    opens = seconds_from_now(done, 6)
     plan = jobplan.plan(ONE, window=window(opens, opens + timedelta(hours=1), outside="wait"))
     ran = jobplan("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
     assert ran.code == 0, ran.err
@@ -143,7 +148,7 @@ def test_status_and_show_have_the_window_while_a_run_waits(jobplan: Jobplan, don
 
 
 def test_a_killed_run_that_waited_is_resumed_and_waits_again(jobplan: Jobplan, done: Database) -> None:
-    opens = (now(done) + timedelta(seconds=12)).replace(microsecond=0)
+    opens = seconds_from_now(done, 12)
     plan = jobplan.plan(ONE, window=window(opens, opens + timedelta(hours=1), outside="wait"))
     started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
     until(lambda: jobplan.happened("window_waiting"))

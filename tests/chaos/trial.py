@@ -158,15 +158,11 @@ class Trial:
         return ended
 
     def _resume_what_is_left(self) -> Ended | None:
-        """Cut the end off the journal and resume; None if that was refused: then the journal is put back as it was.
-
-        None also for a journal without an event, which a command that was killed before its first one leaves: it has no
-        end to cut off.
-        """
+        """Cut the end off the journal and resume; None if that was refused: then the journal is put back as it was."""
         files = self._files()[-1:]
-        whole = files[0].read_bytes() if files else b""
-        if not whole or not self._known_run():
+        if not files or not self._known_run():
             return None
+        whole = files[0].read_bytes()
         head = files[0].with_name("events.head")
         confirmed = head.read_bytes() if head.exists() else None
         before = list(_events(files))
@@ -343,7 +339,8 @@ class Trial:
         return self._run_id
 
     def _files(self) -> list[Path]:
-        return [path for home in self._homes for path in sorted(home.glob("*/events.jsonl"))]
+        """Return the journals of the run, those of one machine after the other."""
+        return [path for home in self._homes for path in sorted(home.glob("*/events.jsonl")) if _has_event(path)]
 
     def _count_events(self) -> int:
         count = 0
@@ -431,6 +428,13 @@ class Trial:
                     shutil.copytree(home, self._folder / home.name)
             shutil.copy(self._lane.server.log_file, self._folder / "server.log")
         self._lane.disk.clear()
+
+
+def _has_event(path: Path) -> bool:
+    """Say whether a run has begun: a command that is killed before its first event leaves a journal without any."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        return file.readline().endswith(b"\n")
+    return False
 
 
 def _events(files: Sequence[Path]) -> Iterator[Event]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, Self
 
 import psycopg
@@ -27,6 +28,8 @@ HERE = "pg_stat_activity WHERE datname = current_database()"
 LAUNCHERS = f"SELECT pid FROM {HERE} AND application_name = %s ORDER BY backend_start OFFSET 1"
 MONITORS = f"SELECT pid FROM {HERE} AND application_name = %s ORDER BY backend_start LIMIT 1"
 SESSIONS = f"SELECT pid FROM {HERE} AND application_name = %s AND backend_type = 'client backend'"
+#: What a worker waits for while a test has it in an open transaction: a step that takes as long as the test needs it.
+GATE = "SELECT pg_advisory_xact_lock(1)"
 
 
 def ask(dsn: str, query: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -40,6 +43,15 @@ def value(dsn: str, query: str, *parameters: object) -> Any:
     """Run one statement and return the one value that it gives."""
     ((one,),) = ask(dsn, query, *parameters)
     return one
+
+
+@contextmanager
+def open_transaction(dsn: str, sql: str) -> Iterator[psycopg.Connection[Any]]:
+    """Hold what a transaction that has run `sql` holds, until it is rolled back."""
+    with psycopg.connect(dsn) as connection:
+        connection.execute(sql.encode())
+        yield connection
+        connection.rollback()
 
 
 def signal_sessions(dsn: str, run_id: str, which: str, function: str = "pg_terminate_backend") -> int:

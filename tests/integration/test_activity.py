@@ -19,7 +19,7 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.observer import APPLICATION_NAME, Observer, SignalRefusedError, Stopper
 from runner.identity import runner_name
 from tests.builders import looked_label, plan, step
-from tests.integration.gateway_setups import Follower, RealSetup, ask, real_run, run_plan, until
+from tests.integration.gateway_setups import GATE, Follower, RealSetup, ask, open_transaction, real_run, run_plan, until
 
 LONG = "SELECT pg_sleep(120)"
 
@@ -365,12 +365,12 @@ async def test_a_runner_receives_the_sender_of_a_cancel_and_starts_nothing_more(
 
 
 async def test_a_cancelled_step_names_the_user_and_the_run_continues(database: str) -> None:
-    steps = (step("a", LONG), step("b", "SELECT pg_sleep(3)"))
-    run, recorder = real_run(database, plan(*steps), run_id="live-step")
-    task = asyncio.create_task(run.execute())
-    async with observing(database) as observer:
-        seen = await looked(observer, "live-step", lambda run: len(run.workers) == 2)
-        await stopper(observer, seen, step="a").stop(20.0)
+    run, recorder = real_run(database, plan(step("a", LONG), step("b", GATE)), run_id="live-step")
+    with open_transaction(database, GATE):
+        task = asyncio.create_task(run.execute())
+        async with observing(database) as observer:
+            seen = await looked(observer, "live-step", lambda run: len(run.workers) == 2)
+            await stopper(observer, seen, step="a").stop(20.0)
     await task
     assert recorder.of(ev.RunCancelled) == []
     assert str(recorder.end("a").cancelled_by).startswith("alice@laptop")
@@ -397,16 +397,17 @@ async def test_a_user_whose_request_is_ignored_is_informed(
 ) -> None:
     owner = database if superuser else new_role()
     seers = {owner: True, database: True, new_role("IN ROLE pg_signal_backend"): not superuser}
-    run, recorder = real_run(owner, plan(step("a", "SELECT pg_sleep(3)")), run_id="live-heeded")
-    task = asyncio.create_task(run.execute())
-    await until(lambda: recorder.of(ev.AttemptRunning))
-    for seer, heeded in seers.items():
-        async with observing(seer) as observer:
-            seen = of(await observer.look(), "live-heeded")
-            assert await observer.accepts_requests(seen.runner[0]) is heeded
-    async with observing(new_role()) as observer:
-        stopped = await stopper(observer, of(await observer.look(), "live-heeded")).stop(5.0)
-        assert (stopped.runner_alive, stopped.request_accepted) == (True, False)
+    run, recorder = real_run(owner, plan(step("a", GATE)), run_id="live-heeded")
+    with open_transaction(database, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: recorder.of(ev.AttemptRunning))
+        for seer, heeded in seers.items():
+            async with observing(seer) as observer:
+                seen = of(await observer.look(), "live-heeded")
+                assert await observer.accepts_requests(seen.runner[0]) is heeded
+        async with observing(new_role()) as observer:
+            stopped = await stopper(observer, of(await observer.look(), "live-heeded")).stop(5.0)
+            assert (stopped.runner_alive, stopped.request_accepted) == (True, False)
     assert (await task).exit_code == 0
     assert recorder.of(ev.RunCancelled) == []
 

@@ -18,7 +18,7 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.gateway.postgres import PgGateway
 from runner.identity import WorkerLabel, new_run_id, worker_name
 from runner.sql.carried_rows import carry_form
-from tests.integration.gateway_setups import ask, until, value
+from tests.integration.gateway_setups import GATE, HERE, ask, open_transaction, until, value
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL DEFAULT 0); INSERT INTO t SELECT generate_series(1, 20)"
 BATCH = "WITH batch AS (UPDATE t SET v = v + 1 WHERE id <= 7 RETURNING id) SELECT max(id) AS last_id FROM batch"
@@ -168,16 +168,17 @@ async def test_a_batch_whose_session_is_lost_has_committed_with_its_values(datab
     ask(database, TABLE)
     LedgerAdmin(database, "jobplan").install("0")
     setup = Gateways(database)
-    sql = f"SELECT pg_sleep(1); {BATCH}"
+    sql = f"{GATE}; {BATCH}"
     async with setup as gateway:
-        handle = await gateway.launch(request(setup.run, sql, "last_id"))
-        await until(lambda: ask(database, "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'pg_background'"))
-        ask(
-            database,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND backend_type = "
-            "'client backend' AND query LIKE '%%pg_background%%' AND datname = current_database()",
-            f"jobplan:{setup.run}:runner",
-        )
+        with open_transaction(database, GATE):
+            handle = await gateway.launch(request(setup.run, sql, "last_id"))
+            await until(lambda: ask(database, f"SELECT 1 FROM {HERE} AND backend_type = 'pg_background'"))
+            ask(
+                database,
+                f"SELECT pg_terminate_backend(pid) FROM {HERE} AND application_name = %s AND backend_type = "
+                "'client backend' AND query LIKE '%%pg_background%%'",
+                f"jobplan:{setup.run}:runner",
+            )
         end = await handle.wait_until_ended(
             on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=lambda _, __: None
         )

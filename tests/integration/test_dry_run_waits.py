@@ -70,10 +70,10 @@ def test_what_concurrently_waits_for(
             [code] if code else []
         )
         with psycopg.connect(tables, autocommit=True) as one:
-            one.execute("SET statement_timeout = '700ms'")
             if code is None:
                 one.execute(sql.encode())
             else:
+                one.execute("SET statement_timeout = '700ms'")
                 with pytest.raises(psycopg.errors.QueryCanceled):
                     one.execute(sql.encode())
         other.rollback()

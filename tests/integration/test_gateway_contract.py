@@ -154,7 +154,7 @@ async def test_detach_before_the_worker_is_followed_still_identifies_it(setup: G
 
 
 async def test_a_worker_whose_session_is_lost_is_followed_to_its_end(setup: GatewaySetup) -> None:
-    follower = await Follower(setup, "step", "SELECT pg_sleep(1.5)").running()
+    follower = await Follower(setup, "step", "SELECT pg_sleep(3)").running()
     setup.lose_session(follower.name)
     await until(lambda: follower.lost)
     assert setup.alive() == {follower.name}

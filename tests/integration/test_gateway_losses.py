@@ -23,12 +23,14 @@ from runner.identity import runner_name
 from runner.plan.model import Hold, Need, NeedOn
 from tests.builders import plan, sql, step
 from tests.integration.gateway_setups import (
+    GATE,
     LAUNCHERS,
     MONITORS,
     SESSIONS,
     Follower,
     RealSetup,
     ask,
+    open_transaction,
     real_run,
     run_one,
     run_plan,
@@ -53,12 +55,12 @@ async def test_a_launcher_session_that_ended_while_it_was_idle_costs_nothing(dsn
 
 async def test_waits_that_another_session_cancels_lose_nothing(dsn: str) -> None:
     async with RealSetup(dsn, "losses-cancel") as setup:
-        follower = await Follower(setup, "step", "SELECT pg_sleep(1)").running()
-        struck = 0
-        while not follower.task.done():
-            struck += signal_sessions(dsn, setup.run_id, LAUNCHERS, "pg_cancel_backend")
-            await asyncio.sleep(0.1)
-        assert struck > 2
+        with open_transaction(dsn, GATE):
+            follower = await Follower(setup, "step", GATE).running()
+            struck = 0
+            while struck < 10:
+                struck += signal_sessions(dsn, setup.run_id, LAUNCHERS, "pg_cancel_backend")
+                await asyncio.sleep(0.1)
         end = await follower.wait_until_ended()
         assert end.confirmed
         assert not follower.lost
@@ -118,11 +120,12 @@ async def test_a_condition_that_gets_no_connection_is_given_up(
 
 async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_ended(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
-    text = "INSERT INTO witness VALUES (1); SELECT pg_sleep(1.5)"
+    text = f"INSERT INTO witness VALUES (1); {GATE}"
     run, record = real_run(database, plan(step("a", text, idempotent=True)), run_id="losses-again")
-    task = asyncio.create_task(run.execute())
-    await until(lambda: record.of(ev.AttemptRunning))
-    assert signal_sessions(database, "losses-again", LAUNCHERS)
+    with open_transaction(database, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: record.of(ev.AttemptRunning))
+        assert signal_sessions(database, "losses-again", LAUNCHERS)
     assert (await task).exit_code == 0
     assert [end.outcome for end in record.ends("a")] == [ev.Outcome.UNKNOWN, ev.Outcome.SUCCEEDED]
     # Both have committed, and the first was lost before the second began: the ends prove it, one slot apart.
@@ -132,13 +135,14 @@ async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_ended(
 
 
 async def test_a_lost_worker_holds_its_slot_until_it_has_ended(database: str) -> None:
-    steps = (step("a", "SELECT pg_sleep(2)"), step("b", "SELECT 1"))
+    steps = (step("a", GATE), step("b", "SELECT 1"))
     run, record = real_run(database, plan(*steps, slots=1), run_id="losses-slot")
-    task = asyncio.create_task(run.execute())
-    await until(lambda: record.of(ev.AttemptRunning, "a"))
-    assert signal_sessions(database, "losses-slot", LAUNCHERS)
-    await until(lambda: record.of(ev.AttemptLost, "a"))
-    assert not record.of(ev.AttemptLaunching, "b")
+    with open_transaction(database, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: record.of(ev.AttemptRunning, "a"))
+        assert signal_sessions(database, "losses-slot", LAUNCHERS)
+        await until(lambda: record.of(ev.AttemptLost, "a"))
+        assert not record.of(ev.AttemptLaunching, "b")
     assert (await task).exit_code == 7
     order = [event.step for event in record.events if isinstance(event, ev.AttemptFinished)]
     assert order == ["a", "b"]

@@ -29,9 +29,9 @@ _CONFIGURATION = """
 [databases]
 * = host={host} port={port} user={user}
 [pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {listen}
-unix_socket_dir =
+listen_addr =
+listen_port = 6432
+unix_socket_dir = {folder}
 auth_type = any
 pool_mode = {mode}
 default_pool_size = {size}
@@ -65,11 +65,8 @@ def _pgbouncer(dsn: str, **settings: object) -> Iterator[str]:
     account = server_account()
     folder = Path(tempfile.mkdtemp(prefix="jobplan-pool-", dir="/tmp"))
     make_folder(folder, account)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = probe.getsockname()[1]
     where = {name: target[name] for name in ("host", "port", "user")}
-    text = _CONFIGURATION.format(**where, listen=listen, folder=folder, **settings)
+    text = _CONFIGURATION.format(**where, folder=folder, **settings)
     write_file(folder / "pgbouncer.ini", text, account)
     process = subprocess.Popen(
         [*fetch_program("pgbouncer", "usr/sbin/pgbouncer"), "--quiet", str(folder / "pgbouncer.ini")],
@@ -79,19 +76,20 @@ def _pgbouncer(dsn: str, **settings: object) -> Iterator[str]:
         extra_groups=[] if account.drop else None,
     )
     try:
-        _until_listening(listen, process)
-        yield make_conninfo(dsn, host="127.0.0.1", port=listen)
+        _until_listening(folder / ".s.PGSQL.6432", process)
+        yield make_conninfo(dsn, host=str(folder), port=6432)
     finally:
         process.terminate()
         process.wait(timeout=PATIENCE)
         shutil.rmtree(folder)
 
 
-def _until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+def _until_listening(path: Path, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(path))
         except OSError:
             assert process.poll() is None, "pgbouncer has ended"
             assert time.monotonic() < end

@@ -238,7 +238,7 @@ async def test_what_a_killed_runner_has_left_can_be_restored(database: str, tmp_
     """The launch is there although nothing after it is."""
     admin = LedgerAdmin(database, "jobplan")
     admin.install("0")
-    run, record = real_run(database, plan(step("a", "SELECT pg_sleep(1)")), run_id="killed", ledger="jobplan")
+    run, record = real_run(database, plan(step("a", "SELECT pg_sleep(60)")), run_id="killed", ledger="jobplan")
     task = asyncio.create_task(run.execute())
     await until(
         lambda: ask(

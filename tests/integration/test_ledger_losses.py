@@ -16,12 +16,14 @@ from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Need, NeedOn, OnFailure
 from tests.builders import plan, sql, step
 from tests.integration.gateway_setups import (
+    GATE,
     LAUNCHERS,
     MONITORS,
     SESSIONS,
     Follower,
     RealSetup,
     ask,
+    open_transaction,
     real_run,
     run_one,
     run_plan,
@@ -45,8 +47,9 @@ def ledger(database: str) -> str:
 
 async def test_a_worker_that_commits_without_a_session_has_succeeded(ledger: str) -> None:
     async with RealSetup(ledger, "ledger-lost", ledger="jobplan") as setup:
-        follower = await Follower(setup, "step", "CREATE TABLE witness (); SELECT pg_sleep(1)").running()
-        assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
+        with open_transaction(ledger, GATE):
+            follower = await Follower(setup, "step", f"CREATE TABLE witness (); {GATE}").running()
+            assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
         end = await follower.wait_until_ended()
         assert follower.lost
         assert end.confirmed
@@ -57,8 +60,9 @@ async def test_a_worker_that_commits_without_a_session_has_succeeded(ledger: str
 
 async def test_a_worker_that_fails_without_a_session_has_not_committed(ledger: str) -> None:
     async with RealSetup(ledger, "ledger-fails", ledger="jobplan") as setup:
-        follower = await Follower(setup, "step", "CREATE TABLE witness (); SELECT pg_sleep(1); SELECT 1/0").running()
-        assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
+        with open_transaction(ledger, GATE):
+            follower = await Follower(setup, "step", f"CREATE TABLE witness (); {GATE}; SELECT 1/0").running()
+            assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
         end = await follower.wait_until_ended()
         assert follower.lost
         assert end.rolled_back
@@ -67,13 +71,15 @@ async def test_a_worker_that_fails_without_a_session_has_not_committed(ledger: s
         assert value(ledger, "SELECT to_regclass('witness')") is None
 
 
-@pytest.mark.parametrize("text", ["VACUUM", "DO $$ BEGIN PERFORM pg_sleep(1); END $$"])
+@pytest.mark.parametrize("text", ["CALL waits()", "DO $$ BEGIN PERFORM pg_advisory_xact_lock(1); END $$"])
 async def test_a_worker_without_the_row_stays_unknown(ledger: str, text: str) -> None:
     async with RealSetup(ledger, "ledger-without", ledger="jobplan") as setup:
-        text = text if text != "VACUUM" else "CALL naps()"
-        ask(ledger, "CREATE PROCEDURE naps() LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); COMMIT; END'")
-        follower = await Follower(setup, "step", text).running()
-        assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
+        ask(
+            ledger, "CREATE PROCEDURE waits() LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); COMMIT; END'"
+        )
+        with open_transaction(ledger, GATE):
+            follower = await Follower(setup, "step", text).running()
+            assert signal_sessions(ledger, setup.run_id, LAUNCHERS)
         end = await follower.wait_until_ended()
         assert end.lost
         assert not ask(ledger, COMMITS, setup.run_id)
@@ -137,11 +143,12 @@ async def test_a_worker_that_says_nothing_of_its_end_has_not_committed(ledger: s
 
 async def test_a_step_whose_session_is_lost_runs_once(ledger: str) -> None:
     ask(ledger, "CREATE TABLE witness (n int)")
-    text = "INSERT INTO witness VALUES (1); SELECT pg_sleep(1.5)"
+    text = f"INSERT INTO witness VALUES (1); {GATE}"
     run, record = real_run(ledger, plan(step("a", text, idempotent=True)), run_id="ledger-once", ledger="jobplan")
-    task = asyncio.create_task(run.execute())
-    await until(lambda: record.of(ev.AttemptRunning))
-    assert signal_sessions(ledger, "ledger-once", LAUNCHERS)
+    with open_transaction(ledger, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: record.of(ev.AttemptRunning))
+        assert signal_sessions(ledger, "ledger-once", LAUNCHERS)
     assert (await task).exit_code == 0
     assert [end.outcome for end in record.ends("a")] == [ev.Outcome.SUCCEEDED]
     assert value(ledger, "SELECT count(*) FROM witness") == 1
@@ -149,11 +156,12 @@ async def test_a_step_whose_session_is_lost_runs_once(ledger: str) -> None:
 
 
 async def test_a_lost_worker_that_was_asked_to_stop_is_cancelled(ledger: str) -> None:
-    steps = (step("a", LONG), step("b", "SELECT pg_sleep(1); SELECT 1/0"))
+    steps = (step("a", LONG), step("b", f"{GATE}; SELECT 1/0"))
     run, record = real_run(ledger, plan(*steps, on_failure=OnFailure.CANCEL), run_id="ledger-stop", ledger="jobplan")
-    task = asyncio.create_task(run.execute())
-    await until(lambda: len(record.of(ev.AttemptRunning)) == 2)
-    assert signal_sessions(ledger, "ledger-stop", LAUNCHERS)
+    with open_transaction(ledger, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: len(record.of(ev.AttemptRunning)) == 2)
+        assert signal_sessions(ledger, "ledger-stop", LAUNCHERS)
     assert (await task).exit_code == 1
     assert record.outcomes() == {"a": ev.Outcome.CANCELLED, "b": ev.Outcome.FAILED}
 

@@ -14,7 +14,17 @@ from runner.engine import events as ev
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Expect
 from tests.builders import plan, step
-from tests.integration.gateway_setups import LAUNCHERS, ask, real_run, run_plan, signal_sessions, until, value
+from tests.integration.gateway_setups import (
+    GATE,
+    LAUNCHERS,
+    ask,
+    open_transaction,
+    real_run,
+    run_plan,
+    signal_sessions,
+    until,
+    value,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "ledger.md"
 QUERIES = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -75,26 +85,28 @@ async def test_running_workers_are_listed_with_the_sessions_that_are_connected(l
 
 
 async def test_a_detached_step_runs_until_it_has_committed(ledger: str) -> None:
-    steps = step("a", "SELECT pg_sleep(2)", detach=True)
+    steps = step("a", GATE, detach=True)
     run, record = real_run(ledger, plan(steps), run_id="views-detached", ledger="jobplan")
-    task = asyncio.create_task(run.execute())
-    await until(lambda: record.of(ev.AttemptRunning))
-    run.interrupt(15)
-    await task
-    assert value(ledger, "SELECT outcome FROM jobplan.running") == "detached"
+    with open_transaction(ledger, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: record.of(ev.AttemptRunning))
+        run.interrupt(15)
+        await task
+        assert value(ledger, "SELECT outcome FROM jobplan.running") == "detached"
     await until(lambda: value(ledger, "SELECT committed FROM jobplan.attempts"))
     assert value(ledger, "SELECT outcome FROM jobplan.attempts") == "succeeded"
     assert not ask(ledger, "SELECT FROM jobplan.running")
 
 
 async def test_what_a_dead_runner_has_left_is_seen_as_far_as_it_is_known(ledger: str) -> None:
-    steps = (step("done", "SELECT pg_sleep(1)"), step("gone", "DO $$ BEGIN PERFORM pg_sleep(1); END $$"))
+    steps = (step("done", GATE), step("gone", "DO $$ BEGIN PERFORM pg_advisory_xact_lock(1); END $$"))
     run, record = real_run(ledger, plan(*steps), run_id="views-dead", ledger="jobplan")
-    task = asyncio.create_task(run.execute())
-    await until(lambda: len(record.of(ev.AttemptRunning)) == 2)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    signal_sessions(ledger, "views-dead", LAUNCHERS)
+    with open_transaction(ledger, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: len(record.of(ev.AttemptRunning)) == 2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        signal_sessions(ledger, "views-dead", LAUNCHERS)
     await until(lambda: value(ledger, "SELECT bool_and(NOT worker_lives) FROM jobplan.running"))
     outcomes = ask(ledger, "SELECT step, outcome, committed FROM jobplan.attempts ORDER BY step")
     assert outcomes == [("done", "succeeded", True), ("gone", "running", False)]

@@ -6,17 +6,15 @@ where no rule does, both must come through without waiting.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 
-import psycopg
 import pytest
 
 from runner.engine.ports import WorkerEnd
 from runner.lint.lock_conflict_rules import RULES
 from runner.plan.parsed_sql import read_subject
 from tests.builders import plan, step
-from tests.integration.gateway_setups import Follower, RealSetup, ask, until, value
+from tests.integration.gateway_setups import GATE, Follower, RealSetup, ask, open_transaction, until, value
 
 _PLAN_MAKES = """
     CREATE INDEX orders_b ON orders (b);
@@ -79,15 +77,6 @@ def sqlstate(end: WorkerEnd) -> str | None:
 
 def waits(setup: RealSetup, worker: Follower) -> bool:
     return bool(value(setup.dsn, _LOCKED, worker.name))
-
-
-@contextmanager
-def open_transaction(dsn: str, sql: str) -> Iterator[psycopg.Connection]:
-    """Hold what a transaction that has run `sql` holds, until it is rolled back."""
-    with psycopg.connect(dsn) as connection:
-        connection.execute(sql.encode())
-        yield connection
-        connection.rollback()
 
 
 # --- JP401: CONCURRENTLY ----------------------------------------------------------------------------------------------
@@ -265,7 +254,8 @@ def test_the_table_of_an_index_that_the_plan_does_not_create_is_not_known() -> N
 
 # --- JP403: deadlocks -------------------------------------------------------------------------------------------------
 
-_PAUSE = "SELECT pg_sleep(0.5)"
+#: Waits for the gate, and keeps no other from it.
+_PAUSE = GATE.replace("(", "_shared(")
 
 
 @pytest.mark.parametrize(
@@ -286,9 +276,13 @@ async def test_two_transactions_end_in_a_deadlock_if_the_rule_says_so(
 ) -> None:
     texts = [first.format(_PAUSE), second.format(_PAUSE)]
     assert claim(*texts) == expected
-    one = (await Follower(setup, "first", texts[0], settings=_SOON).launch()).follow()
-    other = (await Follower(setup, "second", texts[1], settings=_SOON).launch()).follow()
-    states = {sqlstate(await one.wait_until_ended()), sqlstate(await other.wait_until_ended())}
+    with open_transaction(setup.dsn, GATE) as gate:
+        one = await Follower(setup, "first", texts[0], settings=_SOON).running()
+        await until(lambda: waits(setup, one))
+        other = await Follower(setup, "second", texts[1], settings=_SOON).running()
+        await until(lambda: waits(setup, other))
+        gate.rollback()
+        states = {sqlstate(await one.wait_until_ended()), sqlstate(await other.wait_until_ended())}
     assert states == ({None, "40P01"} if expected == "JP403" else {None})
 
 

@@ -30,14 +30,19 @@ def hog(dsn: str, number: int) -> Iterator[psycopg.Connection[tuple[object, ...]
 
 @asynccontextmanager
 async def most_workers(dsn: str) -> AsyncIterator[list[int]]:
-    """Watch how many workers of the extension run at the same time."""
+    """Watch how many workers of the extension run at the same time.
+
+    What counts is seen in two looks in a row: one look is not one moment, and workers end and begin during it.
+    """
     most = [0]
 
     async def watch() -> None:
+        before = 0
         with psycopg.connect(dsn, autocommit=True) as witness:
             while True:
                 (count,) = witness.execute(WORKERS.encode()).fetchone() or (0,)
-                most[0] = max(most[0], int(count))
+                most[0] = max(most[0], min(before, int(count)))
+                before = int(count)
                 await asyncio.sleep(0.01)
 
     task = asyncio.create_task(watch())

@@ -21,7 +21,17 @@ from runner.gateway.queries import query
 from runner.gateway.session import Session
 from runner.gateway.worker_follower import WorkerSearch
 from tests.builders import plan, step
-from tests.integration.gateway_setups import Follower, RealSetup, ask, run_one, run_plan, until, value
+from tests.integration.gateway_setups import (
+    GATE,
+    Follower,
+    RealSetup,
+    ask,
+    open_transaction,
+    run_one,
+    run_plan,
+    until,
+    value,
+)
 
 ROOT = Path(runner.__file__).parent
 LONG = "SELECT pg_sleep(120)"
@@ -144,10 +154,10 @@ RUNNER = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[2])
 from tests.builders import plan, step
-from tests.integration.gateway_setups import run_plan
+from tests.integration.gateway_setups import GATE, run_plan
 steps = (
     step("late", "INSERT INTO witness VALUES ('late'); SELECT pg_sleep(120)", timeout=4.0),
-    step("soon", "SELECT pg_sleep(2); INSERT INTO witness VALUES ('soon')", timeout=60.0),
+    step("soon", GATE + "; INSERT INTO witness VALUES ('soon')", timeout=60.0),
 )
 asyncio.run(run_plan(sys.argv[1], plan(*steps), run_id="notes-killed"))
 """
@@ -156,11 +166,12 @@ asyncio.run(run_plan(sys.argv[1], plan(*steps), run_id="notes-killed"))
 async def test_workers_outlive_a_killed_runner_but_not_their_timeouts(database: str) -> None:
     ask(database, "CREATE TABLE witness (who text)")
     setup = RealSetup(database, "notes-killed")
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", RUNNER, database, str(ROOT.parent))
-    await until(lambda: len(setup.alive()) == 2)
-    process.kill()
-    await process.wait()
-    assert len(setup.alive()) == 2
+    with open_transaction(database, GATE):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", RUNNER, database, str(ROOT.parent))
+        await until(lambda: len(setup.alive()) == 2)
+        process.kill()
+        await process.wait()
+        assert len(setup.alive()) == 2
     await until(lambda: setup.connections() == 0)
     await until(lambda: not setup.alive())
     assert ask(database, "SELECT who FROM witness") == [("soon",)]

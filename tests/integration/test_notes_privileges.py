@@ -17,7 +17,17 @@ from runner.errors import ConnectionFailedError, PreflightError
 from runner.gateway.postgres import PgGateway
 from runner.plan.model import OnRunnerExit
 from tests.builders import plan, sql, step
-from tests.integration.gateway_setups import RealSetup, ask, real_run, run_one, run_plan, until, value
+from tests.integration.gateway_setups import (
+    GATE,
+    RealSetup,
+    ask,
+    open_transaction,
+    real_run,
+    run_one,
+    run_plan,
+    until,
+    value,
+)
 
 LONG = "SELECT pg_sleep(120)"
 HOSTILE = """
@@ -66,7 +76,7 @@ async def everything_works(dsn: str, **keys: object) -> None:
         step("times_out", LONG, timeout=0.3, **keys),
         step("condition", "SELECT 1", if_=sql("SELECT true"), verify=sql("SELECT true"), **keys),
         step("is_cancelled", LONG, needs=[], **keys),
-        step("is_detached", "SELECT pg_sleep(3)", detach=True, **keys),
+        step("is_detached", "SELECT pg_sleep(6)", detach=True, **keys),
     )
     run, record = real_run(dsn, plan(*steps, slots=8, reserve=1))
     task = asyncio.create_task(run.execute())
@@ -204,12 +214,13 @@ async def test_a_server_that_cannot_be_reached_says_why(database: str, small_ser
 
 async def test_a_worker_may_be_left_to_itself_by_an_ordinary_role(new_role: Callable[..., str]) -> None:
     role_dsn = new_role()
-    run, record = real_run(role_dsn, plan(step("a", "SELECT pg_sleep(2)", on_runner_exit=OnRunnerExit.DETACH)))
-    task = asyncio.create_task(run.execute())
-    await until(lambda: record.of(ev.AttemptRunning))
-    run.interrupt(15)
-    assert (await task).exit_code == 143
-    assert record.outcomes() == {"a": ev.Outcome.DETACHED}
+    run, record = real_run(role_dsn, plan(step("a", GATE, on_runner_exit=OnRunnerExit.DETACH)))
     workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_background' AND usename = current_user"
-    assert value(role_dsn, workers) == 1
+    with open_transaction(role_dsn, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: record.of(ev.AttemptRunning))
+        run.interrupt(15)
+        assert (await task).exit_code == 143
+        assert record.outcomes() == {"a": ev.Outcome.DETACHED}
+        assert value(role_dsn, workers) == 1
     await until(lambda: value(role_dsn, workers) == 0)

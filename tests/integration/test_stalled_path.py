@@ -23,9 +23,9 @@ from tests.tunnel import Tunnel
 
 @pytest.fixture
 def tunnel(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tunnel]:
-    """A tunnel to the server; a second of silence is too long, and two seconds without a server."""
-    monkeypatch.setattr("runner.gateway.session.ANSWER_WITHIN", 1.0)
-    monkeypatch.setattr("runner.gateway.session.LONG_ANSWER_WITHIN", 1.0)
+    """A tunnel to the server; two seconds of silence are too long, and two seconds without a server."""
+    monkeypatch.setattr("runner.gateway.session.ANSWER_WITHIN", 2.0)
+    monkeypatch.setattr("runner.gateway.session.LONG_ANSWER_WITHIN", 2.0)
     monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 2.0)
     made = Tunnel(dsn)
     yield made
@@ -59,7 +59,7 @@ async def test_run_timeout_ends_a_run_behind_a_stalled_path(tunnel: Tunnel) -> N
     assert result.exit_code == 5
     assert result.state.records["long"].state is StepState.UNKNOWN
     lost = next(event for event in recorder.events if isinstance(event, ev.AttemptLost))
-    assert "has not answered for 1 seconds" in lost.message
+    assert "has not answered for 2 seconds" in lost.message
 
 
 async def test_a_signal_ends_a_run_behind_a_stalled_path(tunnel: Tunnel) -> None:

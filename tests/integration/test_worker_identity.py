@@ -23,6 +23,7 @@ from tests.integration.gateway_setups import (
     Follower,
     RealSetup,
     ask,
+    open_transaction,
     real_run,
     signal_sessions,
     until,
@@ -60,16 +61,19 @@ async def test_a_worker_that_starts_slowly_while_its_launcher_session_is_lost_is
 
 async def test_steps_that_a_lost_concurrency_group_keeps_from_running_are_no_success(database: str) -> None:
     lock = "SELECT pg_advisory_lock(hashtextextended('jobplan:g', 0))"
-    steps = (step("first", "SELECT pg_sleep(2)"), step("second", "SELECT 1", needs=[Need(step="first")]))
+    ask(database, "CREATE TABLE gate ()")
+    steps = (step("first", "LOCK TABLE gate; SELECT 1"), step("second", "SELECT 1", needs=[Need(step="first")]))
     group = Concurrency(group="g", on_conflict=OnConflict.FAIL)
     run, record = real_run(database, plan(*steps, concurrency=group), run_id="lost-group")
     with psycopg.connect(database, autocommit=True, application_name=runner_name("another")) as other:
-        task = asyncio.create_task(run.execute())
-        await until(lambda: record.of(ev.AttemptRunning))
-        waiting = asyncio.create_task(asyncio.to_thread(other.execute, lock))
-        await until(lambda: ask(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
-        signal_sessions(database, "lost-group", SESSIONS + " ORDER BY backend_start LIMIT 1")
-        await waiting
+        with open_transaction(database, "LOCK TABLE gate"):
+            task = asyncio.create_task(run.execute())
+            await until(lambda: record.of(ev.AttemptRunning))
+            waiting = asyncio.create_task(asyncio.to_thread(other.execute, lock))
+            await until(lambda: ask(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+            signal_sessions(database, "lost-group", SESSIONS + " ORDER BY backend_start LIMIT 1")
+            await waiting
+            await until(lambda: run._gateway.group_lost)
         result = await task
     assert record.of(ev.GroupLost)
     assert run.state.records["second"].state is StepState.SKIPPED

@@ -5,12 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import psycopg
 import pytest
 
 from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import ForEach, RetryPolicy
 from tests.builders import plan, step
-from tests.integration.gateway_setups import Follower, RealSetup, ask, run_one, run_plan, until, value
+from tests.integration.gateway_setups import (
+    GATE,
+    HERE,
+    Follower,
+    RealSetup,
+    ask,
+    open_transaction,
+    run_one,
+    run_plan,
+    until,
+    value,
+)
 
 QUERY = "SELECT query FROM pg_stat_activity WHERE backend_type = 'pg_background' AND application_name = %s"
 HOSTILE = [
@@ -81,26 +93,30 @@ async def test_a_run_labels_every_attempt_of_every_instance(database: str) -> No
     of = plan(
         step(
             "s",
-            "SELECT 1 / (SELECT 0 FROM pg_sleep(0.5))",
+            f"SELECT 1 / (SELECT 0 FROM ({GATE}) AS gate)",
             for_each=items,
             retry=RetryPolicy(max_attempts=2, delay=0.0),
         )
     )
     seen: set[tuple[str, int]] = set()
 
-    async def watch() -> None:
-        while True:
-            for (query,) in await asyncio.to_thread(
-                ask, database, "SELECT query FROM pg_stat_activity WHERE application_name LIKE 'jobplan:label-run:s%'"
-            ):
-                found = WorkerLabel.from_query(query)
-                if found is not None:
-                    seen.add((found.step, found.attempt))
-            await asyncio.sleep(0.05)
+    def attempts() -> int:
+        """Look at the worker, and return how many attempts were seen."""
+        query = "SELECT query FROM pg_stat_activity WHERE application_name LIKE 'jobplan:label-run:s%'"
+        labels = [WorkerLabel.from_query(text) for (text,) in ask(database, query)]
+        seen.update((found.step, found.attempt) for found in labels if found is not None)
+        return len(seen)
 
-    watching = asyncio.create_task(watch())
-    await run_plan(database, of, run_id="label-run")
-    watching.cancel()
+    waits = f"SELECT count(*) FROM {HERE} AND query = '{GATE}' AND wait_event_type = 'Lock'"
+    with open_transaction(database, GATE) as first, psycopg.connect(database) as second:
+        running = asyncio.create_task(run_plan(database, of, run_id="label-run"))
+        await until(lambda: attempts() == 1)
+        behind = asyncio.create_task(asyncio.to_thread(second.execute, GATE))  # behind the first attempt
+        await until(lambda: value(database, waits))
+        first.rollback()
+        await behind
+        await until(lambda: attempts() == 2)
+    await running
     assert seen == {("s[*/ x]", 1), ("s[*/ x]", 2)}
 
 
