@@ -151,7 +151,8 @@ WHERE CASE w.wanted->>0
   WHEN 'tablespace' THEN s.open IS NOT NULL
   WHEN 'available extension' THEN EXISTS (SELECT FROM pg_available_extensions AS e WHERE e.name = w.wanted->>2)
   WHEN 'extension' THEN EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = w.wanted->>2)
-  WHEN 'access method' THEN EXISTS (SELECT FROM pg_am AS a WHERE a.amname = w.wanted->>2)
+  WHEN 'index access method' THEN EXISTS (SELECT FROM pg_am AS a WHERE a.amname = w.wanted->>2 AND a.amtype = 'i')
+  WHEN 'table access method' THEN EXISTS (SELECT FROM pg_am AS a WHERE a.amname = w.wanted->>2 AND a.amtype = 't')
   WHEN 'language' THEN EXISTS (SELECT FROM pg_language AS l WHERE l.lanname = w.wanted->>2)
 END
 
@@ -224,6 +225,7 @@ SELECT w.n - 1, json_build_object(
   'oids', (SELECT coalesce(json_agg(a.atttypid::int8 ORDER BY a.attnum), '[]') FROM pg_attribute AS a
            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   'constraints', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k WHERE k.conrelid = c.oid),
+  'typed', c.reloftype <> 0,
   'inherited', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k
                 WHERE k.conrelid = c.oid AND k.coninhcount > 0 AND NOT k.conislocal),
   'indexes', (SELECT coalesce(json_agg(json_build_object(

@@ -18,7 +18,7 @@ from runner.errors import Cause, JobplanError, Severity
 from runner.lint.rule import Finding, Rule, StatementPlace, statements, step_finding
 from runner.plan.graph import topological_order
 from runner.plan.groups import written_steps
-from runner.plan.model import OnLeftovers, Sql, Step, Value
+from runner.plan.model import FOR_EACH_SQL, OnLeftovers, Sql, Step, Value
 from runner.plan.parsed_sql import QuerySql, StepSql, Subject
 from runner.sql.command_objects import created_relations, is_temporary
 from runner.sql.placeholders import Form, Listed, Reference, references, render_traced
@@ -33,7 +33,7 @@ from runner.sql.returned_rows import (
     temporary_relations,
 )
 from runner.sql.session_settings import settings_changed
-from runner.sql.statement_effects import Effect, SessionState, effect, session_state, state_of
+from runner.sql.statement_effects import Effect, SessionState, effect, refused_read_only, session_state, state_of
 from runner.sql.statements import SqlSyntaxError, Statement, parse_statements
 from runner.sql.statements import StatementKind as Kind
 from runner.sql.text_traits import builds_of, nature_of
@@ -140,6 +140,43 @@ def _out_of_reach(subject: Subject, step: StepSql, query: QuerySql, use: Relatio
     )
 
 
+#: Commands besides queries that return rows, which can be items; what CALL and EXECUTE return is not known.
+_RETURN_ROWS = frozenset({Kind.SHOW, Kind.EXPLAIN})
+_MAY_RETURN_ANY = frozenset({Kind.SELECT, Kind.CALL, Kind.EXECUTE})
+
+
+def _not_one_query(subject: Subject) -> Iterator[Finding]:
+    for query in (*subject.preconditions, *subject.holds):
+        yield from _refused_query(query, None)
+    for step in subject.steps:
+        for query in step.queries:
+            if query.key != "on_retry":
+                yield from _refused_query(query, step.step.id)
+
+
+def _refused_query(query: QuerySql, step: str | None) -> Iterator[Finding]:
+    """Yield why jobplan cannot evaluate a text as one query in a read-only session."""
+    lists = query.key == FOR_EACH_SQL
+    returns = "rows, which are the items" if lists else "one boolean"
+    if len(query.statements) > 1:
+        offset = query.statements[1].start
+        message = f"`{query.key}` must be one query, and this is the second of {len(query.statements)} statements"
+        hint = "write one query, and put everything else into the `sql` of a step"
+        yield Finding(position=query.sql.position(offset), message=message, hint=hint, step=step)
+        return
+    for statement in query.statements:
+        refused = refused_read_only(statement)
+        hint = "put what writes into a step of its own"
+        if refused is not None:
+            message = f"`{query.key}` is evaluated in a read-only session, which refuses {refused}"
+        elif statement.kind not in _MAY_RETURN_ANY | (_RETURN_ROWS if lists else frozenset()):
+            message = f"`{query.key}` must be a query that returns {returns}, and {statement.kind} is none"
+            hint = "write a SELECT, and put other commands into a step of their own"
+        else:
+            continue
+        yield Finding(position=query.sql.position(statement.start), message=message, hint=hint, step=step)
+
+
 def _permanent_names(subject: Subject) -> frozenset[str]:
     """Return the names that the plan's SQL uses for relations that are not temporary."""
     names: set[str] = set()
@@ -162,6 +199,7 @@ RETRY_RULES = (
     Rule(code="JP362", check=_endless_repeat),
     Rule(code="JP363", check=_caught_cancel),
     Rule(code="JP364", check=_own_temporary),
+    Rule(code="JP365", check=_not_one_query),
 )
 
 

@@ -14,7 +14,7 @@ from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import Sort
 from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions, typed
-from runner.sql.command_objects import adopted_indexes, created_relations
+from runner.sql.command_objects import adopted_indexes, created_relations, rebuilds_many
 from runner.sql.command_options import has_check_option, has_elements, is_cascading
 from runner.sql.new_tables import computes, is_computed
 from runner.sql.placeholders import quote_identifier
@@ -29,7 +29,8 @@ _CODES: Mapping[ObjectSort, tuple[str, str]] = {
     ObjectSort.AVAILABLE_EXTENSION: ("JP623", "extension that could be installed"),
     ObjectSort.EXTENSION: ("JP623", "extension installed"),
     ObjectSort.LANGUAGE: ("JP623", "language"),
-    ObjectSort.ACCESS_METHOD: ("JP623", "access method"),
+    ObjectSort.INDEX_METHOD: ("JP623", "index access method"),
+    ObjectSort.TABLE_METHOD: ("JP623", "table access method"),
 }
 #: A tablespace that no relation of a user can be in, and the commands that put a relation into a tablespace.
 _SHARED = "pg_global"
@@ -124,6 +125,7 @@ CHECKS: tuple[Callable[[Unit, CatalogView], Iterator[StatementFinding]], ...] = 
     option_checks.check_parameters,
     option_checks.check_repeated,
     option_checks.check_subcommands,
+    option_checks.check_types_of_tables,
     option_checks.check_partitioned_cluster,
     option_checks.check_replaced_kind,
     maintenance_checks.check_clustering,
@@ -176,8 +178,8 @@ def left_open(statement: Statement) -> tuple[str, ...]:
     kind = statement.kind
     if kind is _K.ALTER_TABLE:
         return _left_open_by_alter(statement)
-    if has_check_option(statement):
-        return (_UPDATABLE,)
+    if has_check_option(statement) or rebuilds_many(statement):
+        return (_UPDATABLE if kind is _K.CREATE_VIEW else _EXCLUSION,)
     if kind in {_K.CREATE_SCHEMA, _K.DROP_SCHEMA}:
         return _left_open_of_schema(statement)
     if kind in FULLY or (kind is _K.CREATE_TABLE and not is_computed(statement)):
@@ -204,6 +206,7 @@ _ELEMENTS = "only running it shows whether what it creates in the schema can be 
 _ORDER = "only running it shows whether the order and the operators of the index are those of a constraint"
 _LITTLE = "only its syntax and the relations and roles in it were checked"
 _COMPUTES = "only running it shows whether its expressions can be computed and its keys can be referenced"
+_EXCLUSION = "only running it shows whether it skips an index of an exclusion constraint, which fails the step"
 _UPDATABLE = "only creating it shows whether it can be updated, which WITH CHECK OPTION needs"
 _ROWS = "only running it shows whether its rows satisfy the new constraint"
 NOT_CHECKABLE: Mapping[StatementKind, str] = {

@@ -234,11 +234,16 @@ def check_partitioned(unit: Unit, catalog: CatalogView) -> Iterator[StatementFin
             yield unit.finding("JP611", message, one.offset, hint=hint)
 
 
+_DETACHES = frozenset(
+    {AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY, AlterKind.DETACH_PARTITION_FINALIZE}
+)
+
+
 def check_detaching(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield why DETACH PARTITION would fail."""
     table = main_relation(unit.statement)
     for action in alter_actions(unit.statement):
-        detaches = action.kind in {AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY}
+        detaches = action.kind in _DETACHES
         if table is None or action.other is None or not detaches:
             continue
         parent, part = catalog.relation(table).facts, catalog.relation(action.other).facts
@@ -246,6 +251,10 @@ def check_detaching(unit: Unit, catalog: CatalogView) -> Iterator[StatementFindi
             continue
         if part.partition_of != parent.relation:
             yield unit.finding("JP606", f"{action.other} is no partition of {table}", action.offset)
+        elif action.kind is AlterKind.DETACH_PARTITION_FINALIZE and not part.detach_pending:
+            message = f"no DETACH … CONCURRENTLY of {action.other} was interrupted, which FINALIZE would complete"
+            hint = f"ALTER TABLE {table} DETACH PARTITION {action.other};"
+            yield unit.finding("JP618", message, action.offset, hint=hint)
         if action.kind is not AlterKind.DETACH_PARTITION_CONCURRENTLY:
             continue
         if parent.default_partition is not None:
@@ -301,7 +310,8 @@ def _new_name(
     elif not guarded and (seen.facts is not None or _is_made(relation, seen)):
         what = KINDS.get(seen.facts.kind, "something") if seen.facts is not None else seen.why_not
         yield unit.finding("JP608", f"the name {relation} is taken: {what}", offset)
-    yield from _open_schema(relation, catalog, offset) if seen.facts is None and made_index is None else ()
+    if seen.facts is None and made_index is None:
+        yield from _open_schema(relation, catalog, offset, moved=unit.statement.kind is _K.SET_SCHEMA)
 
 
 def _is_made(relation: Relation, seen: SeenRelation) -> bool:
@@ -311,7 +321,8 @@ def _is_made(relation: Relation, seen: SeenRelation) -> bool:
     return made is not None and made.name == relation.name
 
 
-def _open_schema(relation: Relation, catalog: CatalogView, offset: int) -> Iterator[StatementFinding]:
+def _open_schema(relation: Relation, catalog: CatalogView, offset: int, *, moved: bool) -> Iterator[StatementFinding]:
+    """Yield why nothing can be created in a schema. Only SET SCHEMA (`moved`) can bring something into pg_catalog."""
     if relation.schema is None:
         if catalog.context.error is None and "search_path" not in catalog.computed:
             yield StatementFinding("JP601", "search_path has no schema in which objects could be created", offset)
@@ -319,7 +330,8 @@ def _open_schema(relation: Relation, catalog: CatalogView, offset: int) -> Itera
     if relation.schema.startswith("pg_temp"):  # every session may create one
         return
     mods = dict(catalog.context.settings).get("allow_system_table_mods", "off").lower()
-    if relation.schema in {"pg_catalog", "pg_toast"} and mods in {"off", "false", "no", "0"}:
+    systems = {"pg_toast"} if moved else {"pg_catalog", "pg_toast"}
+    if relation.schema in systems and mods in {"off", "false", "no", "0"}:
         yield StatementFinding("JP610", f"no role may create {relation}: the schema is the system's", offset)
         return
     facts, made = catalog.schema(relation.schema)

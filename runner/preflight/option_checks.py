@@ -90,10 +90,13 @@ _OF_TABLES = frozenset(
         *(AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY),
     }
 )
+_TYPED = frozenset({AlterKind.ADD_COLUMN, AlterKind.SET_TYPE})
 #: Subcommands that ALTER TABLE ONLY refuses for a table that has children, or partitions.
 _WITH_CHILDREN = frozenset({AlterKind.ADD_COLUMN})
 _WITH_PARTITIONS = frozenset({AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN})
 _NOT_TABLES = frozenset("vmSiI")
+#: Subcommands that a table OF a type refuses: its type has its columns.
+_OF_THE_TYPE = frozenset({AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN, AlterKind.SET_TYPE, AlterKind.INHERIT})
 
 
 def check_subcommands(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
@@ -130,6 +133,23 @@ def check_subcommands(unit: Unit, catalog: CatalogView) -> Iterator[StatementFin
             yield _partitioned("ADD FOREIGN KEY … NOT VALID", 18, table, action.offset, hint)
         elif action.kind is AlterKind.SET_ACCESS_METHOD and catalog.context.version < 170_000:
             yield _partitioned("SET ACCESS METHOD", 17, table, action.offset)
+
+
+def check_types_of_tables(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
+    """Yield subcommands that a table OF a type or a partitioned table refuses, and columns of the table's own type."""
+    table = main_relation(unit.statement)
+    facts = catalog.relation(table).facts if table is not None else None
+    for action in alter_actions(unit.statement):
+        if facts is None:
+            return
+        if facts.typed and action.kind in _OF_THE_TYPE:
+            message = f"{action.kind.value} does not work on {table}, whose columns are those of a type"
+            yield unit.finding("JP606", message, action.offset, hint="change the type, with CASCADE")
+        if action.kind in _TYPED and action.type is not None and catalog.context.placed(action.type) == facts.relation:
+            yield unit.finding("JP606", f"a column of {table} cannot have the type {table}", action.offset)
+        if action.kind is AlterKind.CLUSTER_ON and facts.kind == "p":
+            message = f"no index of {table} can be marked for CLUSTER: it is {KINDS[facts.kind]}"
+            yield unit.finding("JP607", message, action.offset, hint="mark the index of each partition")
 
 
 def check_repeated(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:

@@ -31,7 +31,8 @@ from runner.preflight.planned_queries import (
 )
 from runner.preflight.sql_units import StatementContext, StatementContexts, StatementFinding, Unit
 from runner.sql.catalog_needs import needed
-from runner.sql.command_objects import view_aliases
+from runner.sql.command_objects import created_relations, view_aliases
+from runner.sql.command_options import leaves_out_data
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation, inner_query, query_relations
 from runner.sql.session_settings import ALL, assigned, settings_read
@@ -156,7 +157,7 @@ class Examiner:
     async def _planned(self, unit: Unit, catalog: CatalogView) -> StatementVerdict:
         verdict = _of_relations(unit, catalog)
         verdict.findings += (*check_versions(unit, catalog), *check_options(unit, catalog))
-        if unit.statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
+        if created_relations(unit.statement):
             known = {(one.offset, one.code) for one in verdict.findings}
             verdict.findings += (one for one in check_command(unit, catalog) if (one.offset, one.code) not in known)
         verdict.keep_certain(unit, catalog)
@@ -166,21 +167,22 @@ class Examiner:
         if verdict.why or verdict.findings:
             verdict.blind = bool(verdict.why)
             return verdict
-        explained = unit.statement.kind in EXPLAINED and not is_guarded_away(unit, catalog)
+        planned = not (is_guarded_away(unit, catalog) or leaves_out_data(unit.statement))
+        explained = planned and unit.statement.kind in EXPLAINED
         unsafe = await self.own_code.of(unit.sql) if explained else None
         plannable = explained and unsafe is None
         explain = self._explain and plannable
         probe = await self._probe(unit, catalog, explain=explain)
         verdict.take(judge(unit, probe, catalog), probe)
         refused = {one.code for one in verdict.findings} == {"JP610"}
-        if refused or not (explain or verdict.findings or verdict.blind):
+        if refused or not (explain or not planned or verdict.findings or verdict.blind):
             rights = StatementVerdict()
             rights.add(check_row_rights(unit, catalog))
             # The server names only the first missing privilege, and no GRANT.
             verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why
             verdict.keep_certain(unit, catalog)
-        analysed = explained and not (verdict.findings or verdict.blind)
+        analysed = not (is_guarded_away(unit, catalog) or verdict.findings or verdict.blind)
         inner = inner_query(unit.statement, unit.sql) if analysed else None
         if inner is not None:
             verdict.findings += wrong_columns(
@@ -203,6 +205,8 @@ class Examiner:
         if statement.kind is _K.SELECT and assigned(statement):
             after = await self._contexts.after(unit)
             found.append(f"set_config() would be refused: {after.error}" if after.error is not None else None)
+        if statement.kind is _K.SELECT_INTO:
+            found.append("only running it shows whether each column of the new table has a name of its own")
         foreign = foreign_options(statement)
         if foreign:
             found.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")
@@ -282,8 +286,7 @@ class Examiner:
 
 def wrong_columns(unit: Unit, probe: Probe) -> Iterator[StatementFinding]:
     """Yield errors in the columns of a new relation from a query."""
-    creates = unit.statement.kind in {_K.CREATE_VIEW, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}
-    if not creates or probe.parse.error is not None:
+    if not created_relations(unit.statement) or probe.parse.error is not None:
         return
     wrong = result_columns(tuple(column.name for column in probe.parse.columns), view_aliases(unit.statement))
     if wrong is not None:

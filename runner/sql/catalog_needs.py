@@ -180,7 +180,8 @@ class ObjectSort(enum.Enum):
     AVAILABLE_EXTENSION = "available extension"
     EXTENSION = "extension"
     LANGUAGE = "language"
-    ACCESS_METHOD = "access method"
+    INDEX_METHOD = "index access method"
+    TABLE_METHOD = "table access method"
 
 
 class Mention(Struct, frozen=True):
@@ -279,17 +280,19 @@ def _tablespaces(statement: Statement) -> Iterator[Mention]:
 
 #: What the parser writes into CREATE INDEX without USING; it is always there.
 _DEFAULT_INDEX_METHOD = "btree"
+_OF_INDEXES = frozenset({"IndexStmt", "Constraint"})
 
 
 def _access_methods(statement: Statement) -> Iterator[Mention]:
     for inner in walk(statement.node):
         name = ""
+        sort = ObjectSort.INDEX_METHOD if inner.DESCRIPTOR.name in _OF_INDEXES else ObjectSort.TABLE_METHOD
         if "access_method" in inner.DESCRIPTOR.fields_by_name and inner.DESCRIPTOR.name != "DefElem":
             name = inner.access_method
         elif inner.DESCRIPTOR.name == "AlterTableCmd" and label(inner, "subtype") == "AT_SetAccessMethod":
             name = inner.name
-        if name and name != _DEFAULT_INDEX_METHOD:
-            yield _plain(statement, ObjectSort.ACCESS_METHOD, name)
+        if name and not (sort is ObjectSort.INDEX_METHOD and name == _DEFAULT_INDEX_METHOD):
+            yield _plain(statement, sort, name)
 
 
 def _extensions(statement: Statement) -> Iterator[Mention]:

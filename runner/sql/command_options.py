@@ -74,8 +74,11 @@ def leaves_out_children(statement: Statement) -> bool:
 
 
 def has_check_option(statement: Statement) -> bool:
-    """Return whether it is `CREATE VIEW … WITH CHECK OPTION`."""
-    return statement.kind is _K.CREATE_VIEW and label(statement.node, "with_check_option") != "NO_CHECK_OPTION"
+    """Return whether it is `CREATE VIEW … WITH CHECK OPTION`, or WITH (check_option = …)."""
+    if statement.kind is not _K.CREATE_VIEW:
+        return False
+    named = any(unwrap(option).defname.lower() == "check_option" for option in statement.node.options)
+    return named or label(statement.node, "with_check_option") != "NO_CHECK_OPTION"
 
 
 def has_elements(statement: Statement) -> bool:
@@ -84,7 +87,9 @@ def has_elements(statement: Statement) -> bool:
 
 
 def leaves_out_data(statement: Statement) -> bool:
-    """Return whether it is `REFRESH MATERIALIZED VIEW … WITH NO DATA`."""
+    """Return whether a query is only stored or described: REFRESH or CREATE … AS … WITH NO DATA."""
+    if statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
+        return bool(statement.node.into.skip_data)
     return statement.kind is _K.REFRESH_MATERIALIZED_VIEW and bool(statement.node.skip_data)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from runner.sql.command_objects import created_schema
+from runner.sql.command_objects import created_schema, is_temporary
 from runner.sql.relations import Relation, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, contains, find, label, strings, subcommands, unwrap
@@ -34,6 +34,14 @@ _UNORDERED = frozenset(
 )
 _KEYS = frozenset({"CONSTR_PRIMARY", "CONSTR_UNIQUE"})
 _PRIMARY = frozenset({"CONSTR_PRIMARY", "CONSTR_NOTNULL", "CONSTR_IDENTITY"})
+_KEEPS = frozenset({"ONCOMMIT_NOOP", "ON_COMMIT_ACTION_UNDEFINED"})
+#: Types of PostgreSQL itself that have a collation.
+_COLLATABLE = frozenset({"text", "varchar", "bpchar", "name"})
+#: Types of PostgreSQL itself that are no range, among those that columns often have.
+_NO_RANGES = frozenset(
+    {*_COLLATABLE, "int2", "int4", "int8", "numeric", "float4", "float8", "bool", "uuid", "jsonb"}
+    | {"date", "time", "timetz", "timestamp", "timestamptz", "interval", "bytea", "inet", "cidr", "oid"}
+)
 _SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "cmin", "xmax", "cmax", "tableoid"})
 
 
@@ -46,9 +54,23 @@ def refused_tables(statement: Statement) -> Iterator[tuple[str, int]]:
     for name in _unknown_key_columns(statement):
         message = f"a key names the column {Relation(None, name)}, which the new table does not have"
         yield message, statement.start
+    if _has_useless_on_commit(statement):
+        yield "ON COMMIT is for temporary tables alone", statement.start
     yield from _refused_columns(statement)
     for relation in _outside_of_schema(statement):
         yield f"CREATE SCHEMA cannot create {relation}, which is in another schema", statement.start
+
+
+def _has_useless_on_commit(statement: Statement) -> bool:
+    """Return whether a table has ON COMMIT that does not end with its session."""
+    node = statement.node
+    if statement.kind is _K.CREATE_TABLE:
+        action = label(node, "oncommit")
+    elif statement.kind is _K.CREATE_TABLE_AS:
+        action = label(node.into, "on_commit")
+    else:
+        return False
+    return action not in _KEEPS and not is_temporary(statement)
 
 
 def _refused_columns(statement: Statement) -> Iterator[tuple[str, int]]:
@@ -58,7 +80,8 @@ def _refused_columns(statement: Statement) -> Iterator[tuple[str, int]]:
     node = statement.node
     if statement.kind is _K.CREATE_TABLE:
         schema = node.relation.schemaname
-        if node.relation.relpersistence == "t" and schema not in {"", "pg_temp"}:
+        temporary = node.relation.relpersistence == "t"
+        if temporary and schema not in {"", "pg_temp"}:
             yield f"a temporary table cannot be in the schema {schema}", statement.start
     columns = list(find(node, "ColumnDef"))
     for column in columns:
@@ -68,9 +91,19 @@ def _refused_columns(statement: Statement) -> Iterator[tuple[str, int]]:
     types = {column.colname: _type(column) for column in columns if column.colname}
     for constraint in find(node, "Constraint"):
         if label(constraint, "contype") in _KEYS and not constraint.HasField("pktable"):
+            yield from ((message, statement.start) for message in _refused_overlaps(constraint, types))
             for name in strings(constraint.keys):
                 if types.get(name) in _UNORDERED:
                     yield f"the type {types[name]} of the column {name} has no order that a key needs", statement.start
+
+
+def _refused_overlaps(key: Tree, types: Mapping[str, str]) -> Iterator[str]:
+    """Yield why a key cannot be WITHOUT OVERLAPS; `types` are those of new columns, without their lengths."""
+    names = strings(key.keys)
+    if key.without_overlaps and len(names) == 1:
+        yield "a key WITHOUT OVERLAPS needs another column before the range"
+    elif key.without_overlaps and types.get(names[-1]) in _NO_RANGES:
+        yield f"WITHOUT OVERLAPS needs a range, and the column {names[-1]} has the type {types[names[-1]]}"
 
 
 def _type(column: Tree) -> str:
@@ -92,6 +125,14 @@ def _refused(column: Tree) -> str | None:
         return f"{named} is an identity column, whose type must be smallint, integer or bigint"
     if kinds & _KEYS and kind in _UNORDERED:
         return f"the type {kind} of {named} has no order that a key needs"
+    return _refused_type(column, named, kind)
+
+
+def _refused_type(column: Tree, named: str, kind: str) -> str | None:
+    if kind in _PSEUDO_TYPES:
+        return f"{named} cannot have the type {kind}"
+    if column.HasField("coll_clause") and kind in _NO_RANGES - _COLLATABLE:
+        return f"{named} cannot have a collation: the type {kind} has none"
     limits = _LENGTHS.get(kind)
     lengths = [unwrap(one) for one in column.type_name.typmods]
     if limits is not None and lengths and lengths[0].DESCRIPTOR.name == "A_Const" and lengths[0].HasField("ival"):

@@ -68,6 +68,22 @@ def _of_query(statement: Statement) -> Effect:
     return found
 
 
+def refused_read_only(statement: Statement) -> str | None:
+    """Return which rows or row locks of a query or of a command a read-only transaction certainly refuses, or None.
+
+    Functions are not considered: many that write something are not refused.
+    """
+    if statement.kind not in {_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE}:
+        return None
+    for node in walk(statement.node):
+        name = str(node.DESCRIPTOR.name)
+        if name in ROW_CHANGING_NODES:
+            return name.removesuffix("Stmt").upper()
+        if name == "LockingClause":
+            return "row locks (FOR UPDATE, FOR SHARE)"
+    return None
+
+
 def effect_of_call(call: FunctionCall) -> Effect:
     """Return what is known of one call by the function's name alone."""
     builtin = call.schema in {None, "pg_catalog"}

@@ -154,6 +154,8 @@ def refused_of_keys(statement: Statement) -> Iterator[tuple[str, int]]:
     """Yield the server's errors for the parameters of keys (`PRIMARY KEY WITH (…)`), each with its offset."""
     if statement.node.DESCRIPTOR.name in {"CreateStmt", "AlterTableStmt"}:
         for constraint in find(statement.node, "Constraint"):
+            if label(constraint, "contype") == "CONSTR_IDENTITY":  # its options are those of a sequence
+                continue
             method = constraint.access_method or "btree"
             for one in _given(statement, map(unwrap, constraint.options)):
                 refused = refused_parameter(one, "i", method)

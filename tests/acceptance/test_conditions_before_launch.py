@@ -191,3 +191,33 @@ def test_conditions_of_a_run_whose_sessions_are_ended_are_evaluated_on_new_ones(
     until(lambda: db.value(f"SELECT count(pg_terminate_backend(pid)) {sleeping}") > 0)
     ran = started.ended()
     assert (ran.code, db.value("SELECT count(*) FROM work")) == (0, 0)
+
+
+_CONDITIONS = list(
+    enumerate(
+        [
+            "SELECT true; SELECT true",
+            "DELETE FROM done RETURNING true",
+            "WITH d AS (DELETE FROM done RETURNING step) SELECT count(*) = 0 FROM d",
+            "SELECT step = 'a' FROM done FOR UPDATE",
+            "SELECT true AS x INTO y",
+            "VACUUM done",
+            "SHOW fsync",
+            "EXPLAIN SELECT true",
+        ]
+    )
+)
+
+
+def test_a_condition_that_validate_refuses_fails_whenever_it_is_evaluated(jobplan: Jobplan, done: Database) -> None:
+    done.run("INSERT INTO done VALUES ('a')")
+    steps = [f"- {{id: s{number}, sql: ANALYZE done, if: {json.dumps(sql)}}}" for number, sql in _CONDITIONS]
+    plan = jobplan.plan("\n".join(steps))
+    refused = jobplan("validate", plan)
+    assert refused.code == 3
+    assert refused.out.count("error JP365") == len(steps), refused.out
+    jobplan.plan("\n".join(f"{step}  # jobplan: ignore=JP365 to see it fail" for step in steps))
+    ran = jobplan("run", plan, "--dsn", done.dsn)
+    assert ran.code == 1
+    failed = {line.partition(":")[0] for line in ran.lines if ": failed: if" in line}
+    assert failed == {f"s{number}" for number, _ in _CONDITIONS}, ran.err

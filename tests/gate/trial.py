@@ -183,7 +183,7 @@ def compare(case: Case, real: Real, dry: DryRun) -> Result:
     else:
         # 22023 is also the class of options and parameters that a command refuses, which is known without rows.
         of_options = real.error.startswith("22023") and _DEFINES.match(case.then) is not None
-        rows = real.error.startswith(("22", "23")) and not of_options
+        rows = real.error.startswith(("21", "22", "23", "44")) and not of_options
         opaque = case.first.startswith(("DO", "CALL"))
         left_out = Outcome.DOCUMENTED if rows or opaque else Outcome.MISSED
         outcome = Outcome.OPEN if _open(real, dry) else left_out

@@ -382,6 +382,16 @@ ROWS: list[tuple[str, str, str]] = [
         _step("CREATE TEMP TABLE w AS SELECT v FROM t", "verify: SELECT count(*) > 0 FROM w"),
         _step("CREATE TEMP TABLE w AS SELECT v FROM t; SELECT count(*) > 0 FROM w", "expect: {value: true}"),
     ),
+    (
+        "JP365",
+        _step("UPDATE t SET v = 1 WHERE id = 1", "if: SELECT true; SELECT false"),
+        _step("UPDATE t SET v = 1 WHERE id = 1", "if: SELECT true"),
+    ),
+    (
+        "JP365",
+        _step("UPDATE t SET v = 1 WHERE id = 1", "if: DELETE FROM u WHERE v = 1 RETURNING true"),
+        _step("DELETE FROM u WHERE v = 1") + _step("UPDATE t SET v = 1 WHERE id = 1", "needs: [a]", name="b"),
+    ),
     ("JP363", _step(_TRY.format("query_canceled")), _step(_TRY.format("OTHERS"))),
     (
         "JP402",
