@@ -21,6 +21,7 @@ from runner.cli.project_options import chosen, chosen_journal, environment_argum
 from runner.durations import parse_duration
 from runner.errors import RecordError, UsageError
 from runner.identity import run_id_problem
+from runner.sql.qualified_names import MAX_NAME_BYTES
 from runner.structs import Struct
 
 if TYPE_CHECKING:
@@ -195,8 +196,6 @@ journal_option = click.option(
 DEFAULT_SCHEMA = "jobplan"
 _VARIABLE = "JOBPLAN_LEDGER_SCHEMA"
 _TRUSTED_VARIABLE = "JOBPLAN_TRUST_LEDGER_ROLES"
-#: Bytes of a name; PostgreSQL truncates longer names without an error.
-_MAX_BYTES = 63
 
 
 #: Adds --schema, for `ledger_schema`.
@@ -245,7 +244,7 @@ def ledger_schema(given: str | None = None) -> str:
     """Return the schema: the option's, else the environment's, else the default. UsageError if it cannot be one."""
     schema = given if given is not None else os.environ.get(_VARIABLE) or DEFAULT_SCHEMA
     source = "--schema" if given is not None else _VARIABLE
-    if not schema or len(schema.encode(errors="replace")) > _MAX_BYTES or not schema.isprintable():
+    if not schema or len(schema.encode(errors="replace")) > MAX_NAME_BYTES or not schema.isprintable():
         raise UsageError(f"{source} {schema!r} is not the name of a schema.")
     return schema
 

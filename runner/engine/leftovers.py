@@ -11,14 +11,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 from runner.engine.events import ErrorDetails, Leftover
 from runner.sql.placeholders import quote_identifier
+from runner.sql.qualified_names import MAX_NAME_BYTES
 from runner.sql.relations import Relation
 from runner.sql.text_traits import Build
 from runner.structs import Struct, replace
 
 #: The suffix that REINDEX CONCURRENTLY adds to an index's name, with a number if the name is in use.
 _OF_REINDEX = re.compile(r"(?P<stem>.*)(?P<suffix>_ccnew|_ccold)\d*", re.DOTALL)
-#: The limit of a name in PostgreSQL, in bytes; a longer name is cut before the suffix is added.
-_NAME_BYTES = 63
 
 
 class UnfinishedObject(Struct, frozen=True, kw_only=True):
@@ -137,7 +136,7 @@ def _is(wanted: Relation | None, schema: str, name: str) -> bool:
 
 def _is_cut(name: str, stem: str) -> bool:
     """Return whether `stem` is the name before a suffix; PostgreSQL cuts a long name to make room for the suffix."""
-    long = len(name.encode()) > _NAME_BYTES - len("_ccnew") - 2
+    long = len(name.encode()) > MAX_NAME_BYTES - len("_ccnew") - 2
     return name == stem or (long and bool(stem) and name.startswith(stem))
 
 

@@ -9,17 +9,27 @@ from typing import Final
 
 from runner.durations import format_duration
 from runner.errors import Cause
-from runner.lint.rule import Created, Finding, Rule, StatementPlace, created_in, on_existing, statements
+from runner.lint.rule import (
+    Created,
+    Finding,
+    Rule,
+    StatementPlace,
+    blocking_lock,
+    blocks_writers,
+    created_in,
+    on_existing,
+    statements,
+)
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, alter_actions
 from runner.sql.bounds import CheckConditions, PartitionBound, added_checks, attached_bound, together
 from runner.sql.command_objects import ReindexTarget, checked_domain, created_index, main_relation, reindex_target
 from runner.sql.command_options import is_concurrent, is_guarded, leaves_out_data, leaves_out_partitions, never_waits
-from runner.sql.lock_modes import LockMode, RelationLock, conflict
+from runner.sql.lock_modes import LockMode
 from runner.sql.relations import Relation
 from runner.sql.session_settings import settings_changed
 from runner.sql.statements import StatementKind as Kind
-from runner.sql.table_locks import locks_taken, sweeping_lock
+from runner.sql.table_locks import sweeping_lock
 from runner.sql.transactions import outlives_rollback
 
 # Most statements of plans; none of them acquires a lock that blocks writers.
@@ -46,9 +56,8 @@ def _first_strong(step: StepSql, created: Created) -> Finding | None:
         if what is not None:
             message = f"{statement.kind} takes {what}: while it waits, it blocks all sessions that queue after it"
             part = f"{statement.kind} in `{step.step.id}`"
-            if is_concurrent(
-                statement
-            ):  # a command that waits for old transactions needs longer, and cannot simply be repeated
+            # A command that waits for old transactions needs longer, and cannot simply be repeated.
+            if is_concurrent(statement):
                 return place.finding(message, hint="set `lock_timeout` to 1m or more")
             if any(outlives_rollback(each) for each in step.statements):
                 return place.finding(message, hint="set `lock_timeout`, such as 5s")
@@ -66,21 +75,14 @@ def _bounds_wait(place: StatementPlace) -> bool:
 def _strong_lock(place: StatementPlace, created: Created) -> str | None:
     """Return the first lock that blocks writers, as a clause, on a relation that other sessions may use."""
     sweep = sweeping_lock(place.statement)
-    if sweep is not None and _stops_writers(sweep.mode):
+    if sweep is not None and blocks_writers(sweep.mode):
         if sweep.schema is None:
             return f"{sweep.mode} locks on one table after the other"
         if not created.schema_is_new(sweep.schema, place):
             return f"{sweep.mode} locks on the tables in `{Relation(None, sweep.schema)}`"
-    taken = (lock for lock in locks_taken(place.statement) if _stops_writers(lock.mode))
-    found = next((lock for lock in taken if not created.is_new(lock.relation, place)), None)
-    return _lock_words(found) if found is not None else None
-
-
-def _stops_writers(mode: LockMode) -> bool:
-    return conflict(mode, LockMode.ROW_EXCLUSIVE)
-
-
-def _lock_words(lock: RelationLock) -> str:
+    lock = blocking_lock(place, created)
+    if lock is None:
+        return None
     article = "an" if lock.mode in {LockMode.ACCESS_EXCLUSIVE, LockMode.EXCLUSIVE} else "a"
     return f"{article} {lock.mode} lock on `{lock.relation}`"
 
@@ -241,13 +243,6 @@ def _slow_constraint(action: AlterAction) -> _Slow | None:
     return None
 
 
-LOCK_RULES = (
-    Rule(code="JP332", check=_validated_at_once),
-    Rule(code="JP333", check=_unbounded_wait),
-    Rule(code="JP334", check=_checked_at_once),
-)
-
-
 #: Seconds. The shortest `lock_timeout` for a command that waits for other transactions.
 SHORTEST_WAIT: Final = 60.0
 
@@ -324,14 +319,14 @@ def _refresh(subject: Subject) -> Iterator[Finding]:
             yield place.finding(message, hint="REFRESH … CONCURRENTLY, which needs a unique index on the view")
 
 
-CONCURRENTLY_RULES = (
+RULES = (
     Rule(code="JP330", check=_short_lock_timeout),
     Rule(code="JP331", check=_may_keep_invalid),
+    Rule(code="JP332", check=_validated_at_once),
+    Rule(code="JP333", check=_unbounded_wait),
+    Rule(code="JP334", check=_checked_at_once),
     Rule(code="JP340", check=_not_verified),
     Rule(code="JP341", check=_index_build),
     Rule(code="JP342", check=_reindex),
     Rule(code="JP343", check=_refresh),
 )
-
-
-RULES = (*CONCURRENTLY_RULES, *LOCK_RULES)

@@ -278,13 +278,6 @@ def _gives_quoted(step: StepSql, column: str) -> bool:
     return found.get(column, False) if column else list(found.values()) == [True]
 
 
-REPLACEMENT_RULES = (
-    Rule(code="JP380", check=_name_with_a_dot),
-    Rule(code="JP381", check=_not_replaced),
-    Rule(code="JP382", check=_not_used),
-)
-
-
 def _syntax_error(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, Kind.DO, Kind.CREATE_FUNCTION):
         problem = body_syntax_error(place.statement, place.text)
@@ -308,5 +301,9 @@ BODY_RULES = (
     Rule(code="JP323", check=_refused),
 )
 
-
-RULES = (*BODY_RULES, *REPLACEMENT_RULES)
+RULES = (
+    *BODY_RULES,
+    Rule(code="JP380", check=_name_with_a_dot),
+    Rule(code="JP381", check=_not_replaced),
+    Rule(code="JP382", check=_not_used),
+)

@@ -193,16 +193,6 @@ def _permanent_names(subject: Subject) -> frozenset[str]:
     return frozenset(names)
 
 
-RETRY_RULES = (
-    Rule(code="JP360", check=_unsafe_retry),
-    Rule(code="JP361", check=_no_result),
-    Rule(code="JP362", check=_endless_repeat),
-    Rule(code="JP363", check=_caught_cancel),
-    Rule(code="JP364", check=_own_temporary),
-    Rule(code="JP365", check=_not_one_query),
-)
-
-
 def widest(steps: Sequence[Step], pools: Mapping[str, int]) -> int | None:
     """Return an upper bound of the slots that the steps can use, None if the number of items is unknown."""
     weights = {step.id: step.slots * _instances(step) for step in steps}
@@ -361,15 +351,6 @@ def _budget_too_large(subject: Subject) -> Iterator[Finding]:
         )
 
 
-HYGIENE_RULES = (
-    Rule(code="JP370", check=_no_limit),
-    Rule(code="JP371", check=_timeout_in_sql),
-    Rule(code="JP372", check=_long_alone),
-    Rule(code="JP373", check=_without_effect),
-    Rule(code="JP374", check=_budget_too_large),
-)
-
-
 def _yield_without_retry(subject: Subject) -> Iterator[Finding]:
     for step in subject.steps:
         retry = step.step.retry
@@ -392,13 +373,6 @@ def _unused_hold(subject: Subject) -> Iterator[Finding]:
         if hold.name not in used:
             message = f"the hold `{hold.name}` concerns no step: each has a `holds` without it"
             yield Finding(position=hold.position, message=message, hint="name it in `holds` of a step, or remove it")
-
-
-HOLD_RULES = (
-    Rule(code="JP387", check=_yield_without_retry),
-    Rule(code="JP388", check=_yield_of_detach_step),
-    Rule(code="JP389", check=_unused_hold),
-)
 
 
 def _never_repeated(subject: Subject) -> Iterator[Finding]:
@@ -474,10 +448,22 @@ def _parses(
     return True
 
 
-ATTEMPT_RULES = (
+RULES = (
+    Rule(code="JP360", check=_unsafe_retry),
+    Rule(code="JP361", check=_no_result),
+    Rule(code="JP362", check=_endless_repeat),
+    Rule(code="JP363", check=_caught_cancel),
+    Rule(code="JP364", check=_own_temporary),
+    Rule(code="JP365", check=_not_one_query),
+    Rule(code="JP370", check=_no_limit),
+    Rule(code="JP371", check=_timeout_in_sql),
+    Rule(code="JP372", check=_long_alone),
+    Rule(code="JP373", check=_without_effect),
+    Rule(code="JP374", check=_budget_too_large),
+    Rule(code="JP387", check=_yield_without_retry),
+    Rule(code="JP388", check=_yield_of_detach_step),
+    Rule(code="JP389", check=_unused_hold),
     Rule(code="JP397", check=_never_repeated),
     Rule(code="JP398", check=_takes_no_list),
     Rule(code="JP399", check=_fails_as_a_whole),
 )
-
-RULES = (*RETRY_RULES, *ATTEMPT_RULES, *HYGIENE_RULES, *HOLD_RULES)

@@ -24,9 +24,11 @@ from runner.sql.command_objects import (
     new_name,
 )
 from runner.sql.command_options import is_guarded
+from runner.sql.lock_modes import LockMode, RelationLock, conflict
 from runner.sql.relations import Relation, query_relations
 from runner.sql.statements import Statement, placeholder
 from runner.sql.statements import StatementKind as Kind
+from runner.sql.table_locks import locks_taken
 from runner.structs import Struct
 
 #: A step's number and an offset in its SQL: the order in the plan.
@@ -298,3 +300,14 @@ def _is_unsure(place: StatementPlace) -> bool:
 def created_in(subject: Subject) -> Created:
     """Return what the plan creates."""
     return subject.once("created", Created)
+
+
+def blocks_writers(mode: LockMode) -> bool:
+    """Return whether other sessions cannot write to a relation with a lock of this mode."""
+    return conflict(mode, LockMode.ROW_EXCLUSIVE)
+
+
+def blocking_lock(place: StatementPlace, created: Created) -> RelationLock | None:
+    """Return the first lock of a statement that blocks writers, on a relation that other sessions may use."""
+    taken = (lock for lock in locks_taken(place.statement) if blocks_writers(lock.mode))
+    return next((lock for lock in taken if not created.is_new(lock.relation, place)), None)

@@ -9,11 +9,10 @@ from itertools import groupby
 from operator import attrgetter
 
 from runner.errors import Cause, Severity
-from runner.lint.rule import Created, Finding, Rule, StatementPlace, created_in, statements
+from runner.lint.rule import Created, Finding, Rule, StatementPlace, blocking_lock, created_in, statements
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.catalog_changes import Sort, made
 from runner.sql.function_calls import parameter_symbols
-from runner.sql.lock_modes import LockMode, RelationLock, conflict
 from runner.sql.plpgsql_bodies import (
     called_procedure,
     commands_in_body,
@@ -24,7 +23,7 @@ from runner.sql.relations import Relation
 from runner.sql.statement_effects import SessionState, session_state, state_of
 from runner.sql.statements import Statement
 from runner.sql.statements import StatementKind as Kind
-from runner.sql.table_locks import locks_taken, row_changes
+from runner.sql.table_locks import row_changes
 from runner.sql.transactions import (
     AddedValue,
     added_value,
@@ -208,7 +207,7 @@ def _new_enum_value(subject: Subject) -> Iterator[Finding]:
 def _held_through_backfill(subject: Subject) -> Iterator[Finding]:
     created = created_in(subject)
     for _, places in groupby(statements(subject, *_DDL), key=attrgetter("step.rank")):
-        first = next(((place, lock) for place in places if (lock := _strong(place, created)) is not None), None)
+        first = next(((place, lock) for place in places if (lock := blocking_lock(place, created)) is not None), None)
         if first is None:
             continue
         place, lock = first
@@ -225,12 +224,6 @@ def _held_through_backfill(subject: Subject) -> Iterator[Finding]:
             hint = "put the two statements into two steps, connected by `needs`; `repeat` fills a table in batches"
             yield filling.finding(message, hint=hint)
             break
-
-
-def _strong(place: StatementPlace, created: Created) -> RelationLock | None:
-    """Return the first lock that blocks readers or writers, on a relation that other sessions may use."""
-    taken = (lock for lock in locks_taken(place.statement) if conflict(lock.mode, LockMode.ROW_EXCLUSIVE))
-    return next((lock for lock in taken if not created.is_new(lock.relation, place)), None)
 
 
 def _is_long(place: StatementPlace, locked: Relation, created: Created) -> bool:
@@ -250,10 +243,9 @@ def _changes_much(statement: Statement, place: StatementPlace, locked: Relation,
     return any(not created.is_new(use.relation, place) for use in unfiltered_writes(statement))
 
 
-SHARING_RULES = (
+RULES = (
+    *WORKER_RULES,
+    *ALONE_RULES,
     Rule(code="JP322", check=_new_enum_value),
     Rule(code="JP335", check=_held_through_backfill),
 )
-
-
-RULES = (*WORKER_RULES, *ALONE_RULES, *SHARING_RULES)

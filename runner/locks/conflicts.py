@@ -84,11 +84,9 @@ def verdict(one: Kind, other: Kind) -> ConflictResult | None:
     has a summary):
 
     - CREATE INDEX and REINDEX CONCURRENTLY wait for older snapshots while they hold their lock; a session that waits
-    for
-      that lock has such a snapshot, so the two deadlock. Only a VACUUM without ANALYZE waits without a snapshot.
+      for that lock has such a snapshot, so the two deadlock. Only a VACUUM without ANALYZE waits without a snapshot.
     - DROP INDEX CONCURRENTLY waits for sessions with a lock on the table: a deadlock with a session that waits and
-    holds
-      one.
+      holds one.
     - DETACH PARTITION CONCURRENTLY fails at the same time as another one on the same table, and can fail because of a
       command that changes the table's columns meanwhile.
     """

@@ -15,7 +15,7 @@ from runner.locks.conflicts import Lockable
 from runner.plan.groups import bound_to_items, constants
 from runner.plan.model import ForEach, ParamType, Step, Value
 from runner.sql.placeholders import TemplateError
-from runner.sql.qualified_names import QualifiedName, qualified_name
+from runner.sql.qualified_names import QualifiedName, qualified_name, without_double_quotes
 from runner.sql.relations import Relation
 from runner.sql.session_settings import SettingPlace, named_in, render_names
 from runner.sql.statements import PLACEHOLDER, placeholder
@@ -128,7 +128,7 @@ def relation_in(text: str) -> Relation | None:
 
 
 def _folded(found: str) -> str:
-    return found[1:-1].replace('""', '"') if found.startswith('"') else found.lower()
+    return without_double_quotes(found) if found.startswith('"') else found.lower()
 
 
 def _item(step: Step, for_each: ForEach, number: int, given: object) -> ItemNames:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from runner.errors import UsageError
 from runner.plan.model import Plan, Step
-from runner.plan.problem_collector import Guesses
+from runner.plan.problem_collector import did_you_mean
 from runner.plan.selection import SelectedPart, left_out_parts, part_of
 
 #: Name → the names that it needs.
@@ -81,12 +81,19 @@ def longest_path(needs: Needs, weights: Mapping[str, float]) -> tuple[float, tup
 
 def ancestors(needs: Needs, names: Iterable[str]) -> frozenset[str]:
     """Return all names that these need, directly or not; one of them itself only if another one needs it."""
-    return _reachable(needs, names)
+    found: set[str] = set()
+    waiting = [name for name in names if name in needs]
+    while waiting:
+        for other in needs[waiting.pop()]:
+            if other in needs and other not in found:
+                found.add(other)
+                waiting.append(other)
+    return frozenset(found)
 
 
 def descendants(needs: Needs, names: Iterable[str]) -> frozenset[str]:
     """Return all names that need one of these, directly or not."""
-    return _reachable(_dependents(needs), names)
+    return ancestors(_dependents(needs), names)
 
 
 def _is_in_order(needs: Needs) -> bool:
@@ -107,17 +114,6 @@ def _dependents(needs: Needs) -> dict[str, list[str]]:
             if need in dependents:
                 dependents[need].append(name)
     return dependents
-
-
-def _reachable(edges: Needs, names: Iterable[str]) -> frozenset[str]:
-    found: set[str] = set()
-    waiting = [name for name in names if name in edges]
-    while waiting:
-        for other in edges[waiting.pop()]:
-            if other in edges and other not in found:
-                found.add(other)
-                waiting.append(other)
-    return frozenset(found)
 
 
 def _components(needs: Needs) -> list[list[str]]:
@@ -239,7 +235,7 @@ def _named(plan: Plan, pattern: str) -> set[str]:
         names = {step.id for step in plan.steps if fnmatch.fnmatchcase(step.id, pattern)}
         known = {step.id for step in plan.steps}
     if not names:
-        raise UsageError(f"No step matches {pattern!r}.", hint=Guesses().did_you_mean(pattern, known))
+        raise UsageError(f"No step matches {pattern!r}.", hint=did_you_mean(pattern, known))
     return names
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from runner.identity import inner_key
 from runner.plan.groups import bound_values
 from runner.plan.model import Bound, ForEach, OnFinish, OnRunnerExit, Param, Sql, Step, Value
-from runner.plan.parameters import check_value, declare_params, is_declared_alike, parse_value, raw_value
+from runner.plan.parameters import declare_params, is_declared_alike, raw_value, read_value
 from runner.plan.plan_files import Includes, PlanFile
 from runner.plan.sql_scope import Scope, check_plain_texts, check_references, param_names
 from runner.plan.steps import Draft, StepReader, check_parameters, read_for_each, read_needs
@@ -110,7 +110,7 @@ class GroupReader(Struct, frozen=True, kw_only=True):
         for_each = _without_chunks(fields, read_for_each(fields, steps.params))
         _check_keys(fields)
         if for_each is not None and for_each.sql is not None:
-            check_references(for_each.sql, scope, steps.report, step=fields.step)
+            check_references(for_each.sql, scope, fields)
         items = scope.with_items(for_each)
         bound = _bound(fields, chain, items, for_each, self.values)
         names = param_names({one.param.name: one.param for one in bound})
@@ -157,7 +157,7 @@ class GroupReader(Struct, frozen=True, kw_only=True):
                     own = replace(scope, items={**items.items, **scope.items})
                 yield reader.read(part, alone, own, finally_=finally_)
             if part.fields.place is not group.place:
-                check_plain_texts(part.fields, scope.all_names, steps.report)
+                check_plain_texts(part.fields, scope.all_names)
 
 
 def _check_keys(fields: Fields) -> None:
@@ -240,8 +240,7 @@ def _binding(fields: Fields, param: Param, node: Scalar, items: Scope, values: M
 
 def _constant(fields: Fields, param: Param, node: Scalar, raw: object) -> Bound | None:
     try:
-        value = parse_value(param.type, raw)
-        check_value(param, value)
+        value = read_value(param, raw)
     except ValueError as error:
         message = f"the value of `{param.name}` {error}"
         fields.add(node, "JP259", message, hint=f"`{param.name}` is of type {param.type}")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from runner.identity import inner_key
 from runner.plan.model import Bound, Need, NeedOn, ParamType, Plan, Step, Value
-from runner.plan.parameters import check_value, parse_value
+from runner.plan.parameters import read_value
 from runner.sql.placeholders import plain_text
 from runner.structs import replace
 
@@ -117,8 +117,7 @@ def bound_values(parameters: Iterable[Bound], item: Mapping[str, Value | None]) 
             found[bound.param.name] = None
             continue
         try:
-            found[bound.param.name] = value = parse_value(bound.param.type, _readable(bound.param.type, raw))
-            check_value(bound.param, value)
+            found[bound.param.name] = read_value(bound.param, _readable(bound.param.type, raw))
         except ValueError as error:
             raise ValueError(f"of `{bound.param.name}` {error}") from None
     return found
@@ -133,7 +132,7 @@ def values_or_texts(step: Step, item: Mapping[str, Value | None]) -> dict[str, V
 
 
 def _readable(kind: ParamType, raw: Value) -> object:
-    """Return an item's value as `parse_value` reads it: items of a query are texts, those of the plan also numbers."""
+    """Return an item's value as `read_value` takes it: items of a query are texts, those of the plan also numbers."""
     if kind is ParamType.BOOLEAN:
         return _BOOLEANS.get(raw, raw) if isinstance(raw, str) else raw
     return plain_text(raw)

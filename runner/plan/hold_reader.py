@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.plan.model import Hold
-from runner.plan.problem_collector import Report
 from runner.plan.sql_scope import Scope, check_references
 from runner.plan.steps import YIELDED_WORD, Draft, read_size
 from runner.plan.yaml_nodes import Fields, Scalar
@@ -21,13 +20,13 @@ _HOLDS = "holds"
 _EVERY, _RELEASE_AFTER = 5.0, 30.0
 
 
-def read_holds(fields: Fields, scope: Scope, report: Report) -> tuple[Hold, ...]:
+def read_holds(fields: Fields, scope: Scope) -> tuple[Hold, ...]:
     """Return the holds of a plan; report those with a name that another one has."""
     found: dict[str, Hold] = {}
     for node in fields.items(_HOLDS):
         if not isinstance(node, MappingNode):
             continue
-        hold = _read_hold(fields.within(node), scope, report)
+        hold = _read_hold(fields.within(node), scope)
         first = found.setdefault(hold.name, hold)
         if first is not hold and hold.name:
             message = f"the name `{hold.name}` is already used by the hold at {first.position}"
@@ -35,10 +34,10 @@ def read_holds(fields: Fields, scope: Scope, report: Report) -> tuple[Hold, ...]
     return tuple(found.values())
 
 
-def _read_hold(fields: Fields, scope: Scope, report: Report) -> Hold:
+def _read_hold(fields: Fields, scope: Scope) -> Hold:
     while_ = fields.sql("while")
     if while_ is not None:
-        check_references(while_, scope, report, step=None)
+        check_references(while_, scope, fields)
     return Hold(
         name=fields.text("name"),
         replication_lag=fields.duration("replication_lag", zero=True),

@@ -236,14 +236,15 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     values = resolve_values(params, inputs, report, fields.position)
     budget = _budget(fields)
     run_timeout = fields.duration("run_timeout")
-    requires = _requires(fields, plan_scope(params, status=False), report)
-    holds = read_holds(fields, plan_scope(params, status=False), report)
+    scope = plan_scope(params, status=False)
+    requires = _requires(fields, scope)
+    holds = read_holds(fields, scope)
     drafts = with_holds(_drafts(parts, params, files, report, GroupReader(chains=chains, values=values)), holds)
     check_steps(drafts, budget, run_timeout, _hidden(parts))
     window = read_window(fields)
     check_window(drafts, window, has_window=fields.has("window"))
     for part in parts:
-        check_plain_texts(part.fields, params, report)
+        check_plain_texts(part.fields, params)
     return Plan(
         name=fields.text("name"),
         budget=budget or Budget(slots=1),
@@ -281,14 +282,14 @@ def _budget(fields: Fields) -> Budget | None:
     )
 
 
-def _requires(fields: Fields, scope: Scope, report: Report) -> Requires:
+def _requires(fields: Fields, scope: Scope) -> Requires:
     requires = fields.mapping("requires")
     if requires is None:
         return Requires()
     database = requires.text("database")
     checks = steps.read_checks(requires)
     for check in checks:
-        check_references(check.sql, scope, report, step=None)
+        check_references(check.sql, scope, requires)
     return Requires(
         databases=(database,) if database else requires.texts("database"),
         server_version=requires.text("server_version") or None,

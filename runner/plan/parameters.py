@@ -32,7 +32,7 @@ from runner.plan.model import Param, ParamType, Value
 from runner.plan.problem_collector import Report
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
-from runner.sql.qualified_names import qualified_name
+from runner.sql.qualified_names import MAX_NAME_BYTES, qualified_name
 from runner.structs import Struct, field, replace
 
 #: The longest value that is matched.
@@ -172,8 +172,6 @@ ENVIRONMENT_PREFIX: Final = "JOBPLAN_PARAM_"
 OF_GIVEN_VALUES: Final = frozenset({"JP226", "JP227", "JP228"})
 #: The longest integer or number (characters); PostgreSQL's numeric takes far more, no key or count needs it.
 MAX_NUMBER: Final = 100
-#: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes).
-MAX_IDENTIFIER: Final = 63
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,4})?")
@@ -199,8 +197,14 @@ def typed_values(params: Mapping[str, Param], values: Mapping[str, Value]) -> Ma
     return {**values, **{name: qualified_name(str(values[name])) for name in relations}}
 
 
-def check_value(param: Param, value: Value) -> None:
-    """Raise ValueError, as parse_value does, if the declaration forbids the value."""
+def read_value(param: Param, raw: object) -> Value:
+    """Return `raw` as a value of the parameter. ValueError, as `parse_value`, also if the declaration forbids it."""
+    value = parse_value(param.type, raw)
+    _check_allowed(param, value)
+    return value
+
+
+def _check_allowed(param: Param, value: Value) -> None:
     if param.enum and not _is_one_of(param, value):
         raise ValueError(f"is {_shown(value)}; allowed is {listed(str(allowed) for allowed in param.enum)}")
     if param.pattern is not None:
@@ -274,12 +278,9 @@ def resolve_values(params: Mapping[str, Param], inputs: Inputs, report: Report, 
             continue
         raw, origin = found
         try:
-            value = parse_value(param.type, raw)
-            check_value(param, value)
+            values[name] = read_value(param, raw)
         except ValueError as error:
             report.add(param.position, "JP226", f"the value of `{name}` from {origin} {error}")
-        else:
-            values[name] = value
     return values
 
 
@@ -314,8 +315,8 @@ def _string(text: str) -> str:
 def _identifier(text: str) -> str:
     if not text:
         raise ValueError("is empty; an identifier is not")
-    if (size := len(text.encode())) > MAX_IDENTIFIER:
-        raise ValueError(f"is {size} bytes long; PostgreSQL cuts identifiers to {MAX_IDENTIFIER}")
+    if (size := len(text.encode())) > MAX_NAME_BYTES:
+        raise ValueError(f"is {size} bytes long; PostgreSQL cuts identifiers to {MAX_NAME_BYTES}")
     return text
 
 
@@ -449,12 +450,10 @@ def _declare(name: str, fields: Fields, position: Position) -> Param | None:
 
 def _value(param: Param, fields: Fields, node: Node, what: str) -> Value | None:
     try:
-        value = parse_value(param.type, raw_value(node))
-        check_value(param, value)
+        return read_value(param, raw_value(node))
     except ValueError as error:
         fields.add(node, "JP225", f"{what} {error}", hint=f"`{param.name}` is of type {param.type}")
         return None
-    return value
 
 
 def _pattern(kind: ParamType, fields: Fields) -> str | None:

@@ -16,7 +16,7 @@ from typing import Final
 from runner.errors import UsageError
 from runner.identity import inner_key, written_key
 from runner.plan.model import Step
-from runner.plan.problem_collector import Guesses
+from runner.plan.problem_collector import did_you_mean
 from runner.structs import Struct
 
 _ONLY: Final = "only "
@@ -52,7 +52,7 @@ def part_of(selector: str, steps: Mapping[str, Step]) -> SelectedPart | None:
     names = [one.id for one in step.steps]
     if inner is not None and inner not in names:
         known = [inner_key(step.id, name) for name in names]
-        hint = Guesses().did_you_mean(inner_key(step.id, inner), known) if known else f"{step.id} is not a group."
+        hint = did_you_mean(inner_key(step.id, inner), known) if known else f"{step.id} is not a group."
         raise UsageError(f"No step matches {selector!r}.", hint=hint)
     return SelectedPart(step.id, item, inner)
 

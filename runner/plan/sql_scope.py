@@ -126,22 +126,22 @@ def _typed_name(kind: ParamType, before: str) -> Name:
     )
 
 
-def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None) -> None:
-    """Report every parameter that a SQL text uses wrongly."""
+def check_references(sql: Sql, scope: Scope, fields: Fields) -> None:
+    """Report every parameter that a SQL text, which is one of these fields, uses wrongly."""
     try:
         found = references(sql.text)
     except TemplateError as error:
-        report.add(sql.position(error.offset), "JP222", error.message, hint=error.hint, step=step)
+        fields.add(sql.position(error.offset), "JP222", error.message, hint=error.hint)
         return
-    _report_wrong(sql, found, scope, report, step)
+    _report_wrong(sql, found, scope, fields)
 
 
-def check_names(sql: Sql, place: SettingPlace, scope: Scope, report: Report, *, step: str | None) -> None:
+def check_names(sql: Sql, place: SettingPlace, scope: Scope, fields: Fields) -> None:
     """Report every parameter that a role, a setting or a list of names uses wrongly."""
     try:
         found = named_in(sql.text, place, lambda name: scope.find(name) is not None)
     except TemplateError as error:
-        report.add(sql.position(error.offset), "JP240", error.message, hint=error.hint, step=step)
+        fields.add(sql.position(error.offset), "JP240", error.message, hint=error.hint)
         return
     if place is not SettingPlace.TOUCHES:
         for reference in found:
@@ -149,27 +149,27 @@ def check_names(sql: Sql, place: SettingPlace, scope: Scope, report: Report, *, 
             if name is not None and name.several:
                 message = f"`{reference}` is a list of the items of a chunk, and {place.value[1]} takes one value"
                 hint = "leave out `chunk`: then each instance has one item"
-                report.add(sql.position(reference.start), "JP264", message, hint=hint, step=step)
+                fields.add(sql.position(reference.start), "JP264", message, hint=hint)
             elif name is not None and name.relation and place in _ONE_NAME:
                 message = f"`{reference}` is a relation, and {place.value[1]} cannot have a name with a schema"
                 hint = "declare a parameter of type identifier for it"
-                report.add(sql.position(reference.start), "JP221", message, hint=hint, step=step)
-    _report_wrong(sql, found, scope, report, step)
+                fields.add(sql.position(reference.start), "JP221", message, hint=hint)
+    _report_wrong(sql, found, scope, fields)
 
 
 #: Where a relation's name is not allowed.
 _ONE_NAME: Final = frozenset({SettingPlace.ROLE, SettingPlace.SEARCH_PATH, SettingPlace.LIST_SETTING})
 
 
-def _report_wrong(sql: Sql, found: Iterable[Reference], scope: Scope, report: Report, step: str | None) -> None:
-    wrong = (problem for reference in found if (problem := _wrong(reference, scope, report)))
+def _report_wrong(sql: Sql, found: Iterable[Reference], scope: Scope, fields: Fields) -> None:
+    wrong = (problem for reference in found if (problem := _wrong(reference, scope, fields.report)))
     for number, (reference, code, message, guess) in enumerate(islice(wrong, MAX_WRONG)):
         looked_at = number < _MAX_SLICES and code == "JP220" and reference.form is Form.BARE
         hint = _SLICE_HINT if looked_at and in_brackets(sql.text, reference) else guess
         place = sql.position(reference.start)
         unknown = code == "JP220" and hint != _SLICE_HINT  # a name that is forgotten once may be used everywhere
         cause = Cause(key=reference.name, part=f"line {place.line}", hint=hint) if unknown else None
-        report.add(place, code, message, hint=hint, step=step, cause=cause)
+        fields.add(place, code, message, hint=hint, cause=cause)
 
 
 def _wrong(reference: Reference, scope: Scope, report: Report) -> tuple[Reference, str, str, str | None] | None:
@@ -235,15 +235,15 @@ _REFERENCE: Final = re.compile(
 )
 
 
-def check_plain_texts(file: Fields, params: Collection[str], report: Report) -> None:
+def check_plain_texts(file: Fields, params: Collection[str]) -> None:
     """Report each parameter in a text that takes none: an error, or a warning if the text is only displayed."""
     known = {*params, *RUN_NAMES, RUN_STATUS}
     for key, node in file.pairs():
         if key in ("steps", "finally") and isinstance(node, Sequence):
             for step in node.items:
-                _check(key, step, known | _items_of(step), report, step=_id_of(step))
+                _check(key, step, known | _items_of(step), file.report, step=_id_of(step))
         elif key != "params" and not key.startswith("x-"):
-            _check(key, node, known, report, step=None)
+            _check(key, node, known, file.report, step=None)
 
 
 def _check(key: str, node: Node, known: AbstractSet[str], report: Report, *, step: str | None) -> None:

@@ -338,7 +338,7 @@ def check_parameters(fields: Fields, scope: Scope) -> None:
     """Report every parameter that is not allowed in `role`, `search_path`, `settings` or `touches`."""
     for node, place in _setting_texts(fields):
         if ":" in node.text:
-            check_names(sql_of(node), place, scope, fields.report, step=fields.step)
+            check_names(sql_of(node), place, scope, fields)
 
 
 def _setting_texts(fields: Fields) -> Iterator[tuple[Scalar, SettingPlace]]:
@@ -417,7 +417,7 @@ class StepReader(Struct, frozen=True, kw_only=True):
         )
         inner = scope.with_items(for_each).with_carry(repeat)
         for key, sql in step.texts():
-            check_references(sql, scope if key == FOR_EACH_SQL else inner, self.report, step=fields.step)
+            check_references(sql, scope if key == FOR_EACH_SQL else inner, fields)
         check_parameters(fields, inner)
         _check_leftovers(step, fields, node)
         return Draft(step=step, fields=fields, needs=needs, finally_=finally_)

@@ -141,8 +141,8 @@ class Changes:
 
     def steps_before(self, step: str) -> list[str]:
         """Return the steps that come, or may come, before a step, in an order in which they can run."""
-        others = (Made(change=_NOTHING, step=name, number=0) for name in self._place if name != step)
-        return [one.step for one in others if self._comes_before(one, step, 0)]
+        others = (name for name in self._place if name != step)
+        return [name for name in others if self._precedes(name, step) or self._may_precede(name, step)]
 
     def makes_role(self, step: str, role: str | None) -> bool:
         """Return whether a statement may come before a step and create its role, or grant it."""
@@ -227,25 +227,24 @@ class Changes:
     def _comes_before(self, one: Made | Altered, step: str, number: int) -> bool:
         return self._is_before(one, step, number) or self._may_be_before(one, step)
 
-    def _is_before(self, made: Made | Altered, step: str, number: int) -> bool:
-        if made.step == step:
-            return made.number < number
-        if step in self._final and made.step not in self._final:
-            return True
-        return made.step in self._ancestors(step)
+    def _is_before(self, one: Made | Altered, step: str, number: int) -> bool:
+        return one.number < number if one.step == step else self._precedes(one.step, step)
 
-    def _may_be_before(self, made: Made | Altered, step: str) -> bool:
-        if not step or made.step == step or (made.step in self._final and step not in self._final):
+    def _may_be_before(self, one: Made | Altered, step: str) -> bool:
+        return one.step != step and self._may_precede(one.step, step)
+
+    def _precedes(self, other: str, step: str) -> bool:
+        return (step in self._final and other not in self._final) or other in self._ancestors(step)
+
+    def _may_precede(self, other: str, step: str) -> bool:
+        if not step or (other in self._final and step not in self._final):
             return False
-        return step not in self._ancestors(made.step)
+        return step not in self._ancestors(other)
 
     def _ancestors(self, step: str) -> frozenset[str]:
         if step not in self._before:
             self._before[step] = ancestors(self._needs, [step])
         return self._before[step]
-
-
-_NOTHING = Change(Action.ALTER, Sort.ANYTHING)
 
 
 class State(enum.Enum):
@@ -341,6 +340,10 @@ class CatalogView:
         else:
             state = State.NEW
         return SeenRelation(state=state, relation=relation, facts=facts if state is State.THERE else None, made=made)
+
+    def facts(self, relation: Relation | None) -> RelationFacts | None:
+        """Return the facts of the relation that the statement finds, None if there is none or no name."""
+        return self.relation(relation).facts if relation is not None else None
 
     def _searched(self, relation: Relation) -> Relation | None:
         """Return where search_path finds a name that previous steps create or drop in one of several schemas."""

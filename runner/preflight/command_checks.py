@@ -14,8 +14,8 @@ from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import Sort
 from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions, typed
-from runner.sql.command_objects import adopted_indexes, created_relations, rebuilds_many
-from runner.sql.command_options import has_check_option, has_elements, is_cascading
+from runner.sql.command_objects import adopted_indexes, created_relations
+from runner.sql.command_options import has_check_option, has_elements, is_cascading, rebuilds_many
 from runner.sql.new_tables import computes, is_computed
 from runner.sql.placeholders import quote_identifier
 from runner.sql.statements import Statement, StatementKind

@@ -101,8 +101,7 @@ def rewritten(unit: Unit, catalog: CatalogView) -> Rewritten | None:
 
 def _altered(unit: Unit, catalog: CatalogView) -> Rewritten | None:
     """Return what an ALTER TABLE moves to another tablespace: the rows, without the indexes."""
-    table = main_relation(unit.statement)
-    facts = catalog.relation(table).facts if table is not None else None
+    facts = catalog.facts(main_relation(unit.statement))
     actions = alter_actions(unit.statement)
     if facts is None:
         return None
@@ -127,7 +126,7 @@ def _sum(
 
 
 def _facts(unit: Unit, catalog: CatalogView) -> tuple[RelationFacts, ...]:
-    seen = (catalog.relation(one.relation).facts for one in needed(unit.statement))
+    seen = (catalog.facts(one.relation) for one in needed(unit.statement))
     return tuple(facts for facts in seen if facts is not None)
 
 

@@ -188,6 +188,7 @@ async def dry_run(plan: Plan, inspector: Inspector, options: DryRunOptions) -> D
         usual = usual_durations(plan, [ledger, options.durations])
         window = window_forecast(
             plan,
+            plan.window,
             durations,
             usual,
             rows=results.rows,

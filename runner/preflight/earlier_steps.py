@@ -278,14 +278,14 @@ _READS_ROWS = frozenset(
 def check_filled(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield materialized views that were never populated and so cannot be read; EXPLAIN does not report it."""
     for use in query_relations(unit.statement) if unit.statement.kind in _READS_ROWS else ():
-        facts = catalog.relation(use.relation).facts
+        facts = catalog.facts(use.relation)
         if facts is not None and facts.kind == "m" and not facts.populated:
             message = f"{use.relation} has never been populated and cannot be read"
             yield unit.finding("JP615", message, use.offset, hint=f"REFRESH MATERIALIZED VIEW {use.relation};")
 
 
 def _columns(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
-    facts = {use.relation: catalog.relation(use.relation).facts for use in query_relations(unit.statement)}
+    facts = {use.relation: catalog.facts(use.relation) for use in query_relations(unit.statement)}
     for use in column_uses(unit.statement):
         table = facts.get(use.relation)
         if table is None or use.name not in table.columns:
@@ -391,5 +391,5 @@ def check_new_labels(unit: Unit, catalog: CatalogView) -> Iterator[StatementFind
 
 
 def _is_of(relation: Relation | None, column: str, enum: str, catalog: CatalogView) -> bool:
-    facts = catalog.relation(relation).facts if relation is not None else None
+    facts = catalog.facts(relation)
     return facts is not None and facts.types.get(column, "").rpartition(".")[2].strip('"') == enum

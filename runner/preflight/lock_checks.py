@@ -89,7 +89,7 @@ def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, catalog: Cata
         held = held_lock(statement, lock, Lockable(lock.schema, None), everywhere, offset=offset)
         yield RealLock(held=held, relation=Relation(lock.schema, ""))
         return
-    facts = catalog.relation(lock.relation).facts
+    facts = catalog.facts(lock.relation)
     real = facts.relation if facts is not None else catalog.context.placed(lock.relation)
     match lock.target:
         case LockTarget.RELATION:
@@ -99,7 +99,7 @@ def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, catalog: Cata
         case LockTarget.TABLE_OF_INDEX:
             if facts is not None and facts.index_of is not None:
                 table = facts.index_of.relation
-                yield _real(statement, lock, table, offset, catalog.relation(table).facts)
+                yield _real(statement, lock, table, offset, catalog.facts(table))
         case LockTarget.INDEXES_OF_TABLE:
             on = Lockable(real.schema, real.name, indexes=True)
             held = held_lock(statement, lock, on, f"the indexes of {real}", offset=offset)
@@ -112,23 +112,23 @@ def _below(
     """Yield related relations: a view's tables, partitions, a materialized view's tables, a parent."""
     if facts.kind == "v" and lock.mode in _READS_AND_WRITES:
         for relation in facts.reads:
-            yield _real(statement, lock, relation, offset, catalog.relation(relation).facts, direct=False)
+            yield _real(statement, lock, relation, offset, catalog.facts(relation), direct=False)
     if facts.kind == "m" and statement.parsed.kind is _K.REFRESH_MATERIALIZED_VIEW:
         for relation in facts.reads:
             reading = replace(lock, mode=LockMode.ACCESS_SHARE)
-            yield _real(statement, reading, relation, offset, catalog.relation(relation).facts, direct=False)
+            yield _real(statement, reading, relation, offset, catalog.facts(relation), direct=False)
     if facts.kind in "pI" and statement.parsed.kind not in _OF_ONE and statement.nature is not LockTiming.DETACH:
         for relation in facts.children:
             yield _real(statement, lock, relation, offset, None, direct=False)
     if facts.partition_of is not None and statement.parsed.kind is _K.DROP_TABLE:
         parent = facts.partition_of
-        yield _real(statement, lock, parent, offset, catalog.relation(parent).facts, direct=False)
+        yield _real(statement, lock, parent, offset, catalog.facts(parent), direct=False)
 
 
 def _over_keys(statement: TextStatement, unit: Unit, catalog: CatalogView) -> Iterator[RealLock]:
     """Yield the other side of foreign keys, which the server reads when rows are added, deleted or change keys."""
     for change in changes_in(statement):
-        facts = catalog.relation(change.relation).facts
+        facts = catalog.facts(change.relation)
         if facts is None:
             continue
         offset = unit.origin(change.offset)
@@ -144,11 +144,11 @@ def _over_keys(statement: TextStatement, unit: Unit, catalog: CatalogView) -> It
     if statement.parsed.kind not in {_K.TRUNCATE, _K.DROP_TABLE}:
         return
     for lock in statement.locks:
-        facts = catalog.relation(lock.relation).facts if lock.relation is not None else None
+        facts = catalog.facts(lock.relation)
         if facts is None:
             continue
         offset = unit.origin(lock.offset)
-        keys = (*(facts.referenced_by if is_cascading(statement.parsed) else ()),)
+        keys = facts.referenced_by if is_cascading(statement.parsed) else ()
         keys += facts.refers_to if statement.parsed.kind is _K.DROP_TABLE else ()
         for key in keys:
             yield _by_key(statement, key, LockMode.ACCESS_EXCLUSIVE, offset, catalog)
@@ -157,7 +157,7 @@ def _over_keys(statement: TextStatement, unit: Unit, catalog: CatalogView) -> It
 def _by_key(statement: TextStatement, key: KeyFacts, mode: LockMode, offset: int, catalog: CatalogView) -> RealLock:
     relation = key.relation
     held = statement.holds(Lockable(relation.schema, relation.name), mode, str(relation), offset)
-    facts = catalog.relation(relation).facts
+    facts = catalog.facts(relation)
     return RealLock(held=replace(held, via=key.constraint), relation=relation, facts=facts, direct=False)
 
 

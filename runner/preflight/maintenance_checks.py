@@ -40,7 +40,7 @@ def check_clustering(unit: Unit, catalog: CatalogView) -> Iterator[StatementFind
     """CLUSTER needs an index of its table that it can use, or one that it has used before."""
     statement = unit.statement
     table = main_relation(statement) if statement.kind is _K.CLUSTER else None
-    facts = catalog.relation(table).facts if table is not None else None
+    facts = catalog.facts(table)
     if table is None or facts is None:
         return
     name = clustering_index(statement)
@@ -71,7 +71,7 @@ def _absent_index(unit: Unit, index: SeenRelation, name: str, where: str) -> Ite
 def check_named_indexes(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """CLUSTER ON, REPLICA IDENTITY USING INDEX and ADD CONSTRAINT USING INDEX need an index of the table."""
     table = main_relation(unit.statement)
-    facts = catalog.relation(table).facts if table is not None else None
+    facts = catalog.facts(table)
     made_here = added_keys(unit.statement)
     for name in named_indexes(unit.statement) if facts is not None else ():
         if table is None or facts is None or name in made_here or None in made_here:
@@ -101,7 +101,7 @@ def check_reindexing(unit: Unit, catalog: CatalogView) -> Iterator[StatementFind
         if concurrent and target is ReindexTarget.SYSTEM:
             yield unit.finding("JP606", "system catalogs cannot be rebuilt CONCURRENTLY")
         may = catalog.context.abilities & {"superuser", "owns_database", "pg_maintain"}
-        if not may and catalog.context.abilities_known:
+        if not may:
             yield unit.finding(
                 "JP610", _denied(f"{statement.kind} {target.name}", "the owner of the database", catalog)
             )
@@ -144,8 +144,6 @@ def _denied(what: str, needed: str, catalog: CatalogView) -> str:
 
 def check_abilities(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Commands that need a privilege which is not on a relation: CHECKPOINT, CREATE SCHEMA, DATABASE and ROLE."""
-    if not catalog.context.abilities_known:
-        return
     abilities, role = catalog.context.abilities, quote_identifier(catalog.context.role)
     statement = unit.statement
     wanted, hint = {
@@ -169,8 +167,6 @@ def check_abilities(unit: Unit, catalog: CatalogView) -> Iterator[StatementFindi
             return
         yield unit.finding("JP610", f'role "{catalog.context.role}" may not run {statement.kind}', hint=hint)
 
-
-_OFF = frozenset({"off", "false", "no", "0"})
 
 #: One of these privileges allows every mode of LOCK, but for ACCESS SHARE before version 16.
 _STRONG = frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"})
@@ -207,7 +203,7 @@ def check_vacuum(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]
     statement = unit.statement
     if statement.kind not in {_K.VACUUM, _K.ANALYZE}:
         return
-    may = not catalog.context.abilities_known or catalog.context.abilities & {"superuser", "pg_maintain"}
+    may = catalog.context.abilities & {"superuser", "pg_maintain"}
     if not (vacuumed(statement) or enabled(statement, "only_database_stats") or may):
         message = (
             f'role "{catalog.context.role}" may not maintain every catalog: {statement.kind} would skip some of them'
@@ -217,7 +213,7 @@ def check_vacuum(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]
         twice = [name for name, number in Counter(columns).items() if number > 1]
         if twice:
             yield unit.finding("JP606", f"the column {Relation(None, twice[0])} of {relation} is named twice")
-        facts = catalog.relation(relation).facts
+        facts = catalog.facts(relation)
         if statement.kind is _K.VACUUM and not inherits and facts is not None and facts.kind == "p":
             message = f"VACUUM ONLY does nothing with {relation}, which is a partitioned table, but a WARNING"
             yield unit.finding("JP607", message, severity=skip_severity(unit))
@@ -253,7 +249,7 @@ _OF_DEFINITIONS = frozenset(
 
 def check_catalogs(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """A superuser, too, changes no definition of a catalog; TRUNCATE ONLY takes no partitioned table."""
-    allowed = dict(catalog.context.settings).get("allow_system_table_mods", "off").lower() not in _OFF
+    allowed = catalog.context.is_on("allow_system_table_mods", default=False)
     if unit.statement.kind not in _OF_DEFINITIONS or allowed:
         return
     alone = only_truncated(unit.statement)

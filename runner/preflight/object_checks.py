@@ -63,10 +63,8 @@ def absent(
 
 
 def _missing(relation: Relation, offset: int, catalog: CatalogView) -> StatementFinding:
-    if relation.schema is not None and catalog.schema(relation.schema)[0] is None:
-        made = catalog.schema(relation.schema)[1]
-        if made is None:
-            return StatementFinding("JP601", f"there is no schema {Relation(None, relation.schema)}", offset)
+    if relation.schema is not None and catalog.schema(relation.schema) == (None, None):
+        return StatementFinding("JP601", f"there is no schema {Relation(None, relation.schema)}", offset)
     searched = ", ".join(name for name in catalog.context.schemas if name != "pg_catalog")
     where = "" if relation.schema is not None else f" in the schemas of search_path ({searched or 'none'})"
     return StatementFinding("JP601", f"there is no relation {relation}{where}", offset)
@@ -129,7 +127,7 @@ def check_parts(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
 def check_attached(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield triggers, rules and policies that do not exist, or exist already."""
     for one in attached(unit.statement):
-        facts = catalog.relation(one.relation).facts
+        facts = catalog.facts(one.relation)
         if facts is None:
             continue
         there_now = (one.sort, one.name) in facts.attached
@@ -246,7 +244,7 @@ def check_detaching(unit: Unit, catalog: CatalogView) -> Iterator[StatementFindi
         detaches = action.kind in _DETACHES
         if table is None or action.other is None or not detaches:
             continue
-        parent, part = catalog.relation(table).facts, catalog.relation(action.other).facts
+        parent, part = catalog.facts(table), catalog.facts(action.other)
         if parent is None or part is None:
             continue
         if part.partition_of != parent.relation:
@@ -315,10 +313,10 @@ def _new_name(
 
 
 def _is_made(relation: Relation, seen: SeenRelation) -> bool:
-    sure = seen.made is not None and seen.state is State.NEW and seen.made.when is When.BEFORE
-    kept = sure and seen.made is not None and not seen.made.change.temporary
-    made = seen.made.change.relation if kept and seen.made is not None else None
-    return made is not None and made.name == relation.name
+    made = seen.made
+    if made is None or seen.state is not State.NEW or made.when is not When.BEFORE or made.change.temporary:
+        return False
+    return made.change.relation is not None and made.change.relation.name == relation.name
 
 
 def _open_schema(relation: Relation, catalog: CatalogView, offset: int, *, moved: bool) -> Iterator[StatementFinding]:
@@ -329,9 +327,8 @@ def _open_schema(relation: Relation, catalog: CatalogView, offset: int, *, moved
         return
     if relation.schema.startswith("pg_temp"):  # every session may create one
         return
-    mods = dict(catalog.context.settings).get("allow_system_table_mods", "off").lower()
-    systems = {"pg_toast"} if moved else {"pg_catalog", "pg_toast"}
-    if relation.schema in systems and mods in {"off", "false", "no", "0"}:
+    allowed = catalog.context.is_on("allow_system_table_mods", default=False)
+    if relation.schema in ({"pg_toast"} if moved else {"pg_catalog", "pg_toast"}) and not allowed:
         yield StatementFinding("JP610", f"no role may create {relation}: the schema is the system's", offset)
         return
     facts, made = catalog.schema(relation.schema)

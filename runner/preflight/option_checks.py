@@ -11,9 +11,8 @@ from runner.preflight.object_checks import KINDS, there
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, Constraint, alter_actions
 from runner.sql.command_objects import created_relations, main_relation, replaced_view
-from runner.sql.command_options import is_partitioned, leaves_out_children
+from runner.sql.command_options import is_partitioned, leaves_out_children, refused_options
 from runner.sql.new_tables import refused_tables, system_columns
-from runner.sql.refused_options import refused_options
 from runner.sql.relations import Relation, databases
 from runner.sql.statements import StatementKind
 from runner.sql.storage_parameters import (
@@ -74,8 +73,7 @@ def _kind_of(unit: Unit, catalog: CatalogView) -> tuple[str, str]:
             return "v", ""
         case _K.CREATE_INDEX:
             return "i", index_method(statement)
-    table = main_relation(statement)
-    facts = catalog.relation(table).facts if table is not None else None
+    facts = catalog.facts(main_relation(statement))
     if facts is None:
         return "", ""
     return ("i" if facts.kind == "I" else facts.kind), facts.index_of.method if facts.index_of is not None else ""
@@ -103,7 +101,7 @@ def check_subcommands(unit: Unit, catalog: CatalogView) -> Iterator[StatementFin
     """Yield subcommands of ALTER TABLE that the relation's kind, or a partitioned table of this version, refuses."""
     statement = unit.statement
     table = main_relation(statement)
-    facts = catalog.relation(table).facts if table is not None else None
+    facts = catalog.facts(table)
     if table is None or facts is None:
         return
     for action in alter_actions(statement):
@@ -115,7 +113,7 @@ def check_subcommands(unit: Unit, catalog: CatalogView) -> Iterator[StatementFin
             hint = f"add the column to {facts.partition_of}: its partitions get it too"
             yield unit.finding("JP607", message, action.offset, hint=hint)
         if action.kind is AlterKind.NO_INHERIT and action.other is not None:
-            parent = catalog.relation(action.other).facts
+            parent = catalog.facts(action.other)
             if parent is not None and facts.relation not in parent.children:
                 yield unit.finding("JP606", f"{action.other} is no parent of {table}", action.offset)
         alone = facts.children and leaves_out_children(statement)
@@ -138,7 +136,7 @@ def check_subcommands(unit: Unit, catalog: CatalogView) -> Iterator[StatementFin
 def check_types_of_tables(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield subcommands that a table OF a type or a partitioned table refuses, and columns of the table's own type."""
     table = main_relation(unit.statement)
-    facts = catalog.relation(table).facts if table is not None else None
+    facts = catalog.facts(table)
     for action in alter_actions(unit.statement):
         if facts is None:
             return
@@ -192,7 +190,7 @@ def _partitioned(what: str, since: int, table: Relation, offset: int, hint: str 
 def view_there(unit: Unit, catalog: CatalogView) -> RelationFacts | None:
     """Return the view that CREATE OR REPLACE VIEW replaces, None if there is none yet."""
     view = replaced_view(unit.statement)
-    return catalog.relation(catalog.new_place(view)).facts if view is not None else None
+    return catalog.facts(catalog.new_place(view)) if view is not None else None
 
 
 def check_replaced_kind(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:

@@ -30,6 +30,7 @@ from runner.sql.catalog_needs import needed, row_rights
 from runner.sql.definition_changes import fires_event_triggers
 from runner.sql.function_calls import FunctionCall, functions_called
 from runner.sql.placeholders import quote_identifier
+from runner.sql.qualified_names import MAX_NAME_BYTES, without_double_quotes
 from runner.sql.relations import Use, query_relations
 from runner.sql.statement_effects import Effect, effect, effect_of_call
 from runner.sql.statements import GRAMMAR, StatementKind
@@ -296,7 +297,7 @@ def check_row_rights(unit: Unit, catalog: CatalogView) -> Iterator[StatementFind
     """
     role = catalog.context.role
     for one in row_rights(unit.statement):
-        facts = catalog.relation(one.relation).facts
+        facts = catalog.facts(one.relation)
         if facts is None or facts.owned or one.privilege in facts.privileges or not facts.reached:
             continue  # Parse has reported a schema that is not reached
         if one.privilege in facts.on_columns:
@@ -317,7 +318,7 @@ def fired_triggers(unit: Unit, catalog: CatalogView) -> list[str]:
         fires = [(one.relation, "INSERT") for one in needed(statement)]
     else:
         fires = [(one.relation, one.privilege) for one in row_rights(statement) if one.privilege in _WRITES]
-    known = ((facts, event) for relation, event in fires if (facts := catalog.relation(relation).facts) is not None)
+    known = ((facts, event) for relation, event in fires if (facts := catalog.facts(relation)) is not None)
     sentences = (
         f"its trigger {trigger.name} runs {trigger.function}(): what that does is not known"
         for facts, event in known
@@ -360,13 +361,12 @@ def sequences_used(unit: Unit, catalog: CatalogView) -> list[str]:
 
 def hidden_rows(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding | str]:
     """Yield what row-level security hides from the role: a statement succeeds although it sees no rows."""
-    settings = {name.lower(): value for name, value in catalog.context.settings}
-    if settings.get("row_security", "on").lower() in {"off", "false", "no", "0"}:
+    if not catalog.context.is_on("row_security", default=True):
         return  # the server raises an error where a policy would hide rows
-    aware = any("." in name for name in settings)
+    aware = any("." in name for name, _ in catalog.context.settings)
     role = catalog.context.role
     for use in query_relations(unit.statement):
-        facts = catalog.relation(use.relation).facts
+        facts = catalog.facts(use.relation)
         if facts is None or not facts.row_security:
             continue
         message = (
@@ -381,8 +381,6 @@ def hidden_rows(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding |
 _CHANGES = frozenset({_K.UPDATE, _K.DELETE, _K.MERGE})
 
 
-#: Bytes of a name; PostgreSQL truncates longer names.
-_MAX_BYTES = 63
 #: Functions that a report names.
 _NAMED = 3
 _OPERATOR_CHARACTERS = frozenset("+-*/<>=~!@#%^&|`?")
@@ -440,7 +438,7 @@ def words_of(sql: str) -> tuple[frozenset[str], frozenset[str]] | None:
         if token.text[:3].lower() == 'u&"':
             return None
         if token.kind is TokenKind.QUOTED_IDENTIFIER:
-            names.add(_cut(token.text[1:-1].replace('""', '"')))
+            names.add(_cut(without_double_quotes(token.text)))
         elif token.kind is TokenKind.WORD:
             names.add(_cut(token.text.lower()))
             names.add(_cut(token.text))
@@ -450,4 +448,4 @@ def words_of(sql: str) -> tuple[frozenset[str], frozenset[str]] | None:
 
 
 def _cut(name: str) -> str:
-    return name.encode("utf-8", "replace")[:_MAX_BYTES].decode("utf-8", "ignore")
+    return name.encode("utf-8", "replace")[:MAX_NAME_BYTES].decode("utf-8", "ignore")

@@ -352,24 +352,23 @@ class WindowForecast(Struct, frozen=True, kw_only=True):
 
 def window_forecast(
     plan: Plan,
+    window: Window,
     durations: Durations,
     usual: Mapping[str, float],
     *,
     rows: Rows,
     left_out: frozenset[str],
     server_time: float,
-) -> WindowForecast | None:
-    """Return the forecast for a plan with a window, None for any other. `usual` are the durations for `fit`."""
-    if plan.window is None:
-        return None
-    opening = opening_at(plan.window, server_time)
-    simulated = forecaster(plan, durations, rows=rows, left_out=left_out, window=plan.window)
+) -> WindowForecast:
+    """Return the forecast for a plan and its window. `usual` are the durations for `fit`."""
+    opening = opening_at(window, server_time)
+    simulated = forecaster(plan, durations, rows=rows, left_out=left_out, window=window)
     start = max(server_time, opening.opens)
     usually, late = (
         simulated.run(slots=plan.budget.slots, late=late, start=start, usual=usual) for late in (False, True)
     )
     return WindowForecast(
-        window=plan.window,
+        window=window,
         server_time=server_time,
         opens=opening.opens,
         closes=opening.closes,
@@ -395,10 +394,8 @@ def _left_over(plan: Plan, run: Simulation, closes: float) -> tuple[str, ...]:
     )
 
 
-def window_problems(plan: Plan, found: WindowForecast | None, usual: Mapping[str, float]) -> Iterator[Problem]:
+def window_problems(plan: Plan, found: WindowForecast, usual: Mapping[str, float]) -> Iterator[Problem]:
     """Yield steps that can never start because of `fit`, and that the schedule does not fit into the window."""
-    if found is None:
-        return
     window, longest = found.window, longest_opening(found.window)
     for step in plan.steps:
         seconds = usual.get(step.id)

@@ -192,6 +192,8 @@ def _instance(step: Step, instance: str, values: ItemValues) -> Iterator[Unit | 
 
 #: Settings of the transaction: the dry run keeps its own.
 _OF_TRANSACTION = "transaction_"
+#: Values of a boolean setting that is off.
+_OFF = frozenset({"off", "false", "no", "0"})
 #: The value of a setting that RESET or SET … TO DEFAULT has restored.
 _RESET = "\0"
 
@@ -222,7 +224,6 @@ class StatementContext:
     database: str = ""
     #: Attributes of the role: superuser, creates_roles, owns_database and so on.
     abilities: frozenset[str] = frozenset()
-    abilities_known: bool = False
     schemas: Sequence[str] = ()
     error: str | None = None
     #: Its memberships in the predefined roles for files and programs of the server.
@@ -241,6 +242,11 @@ class StatementContext:
     def superuser(self) -> bool:
         """Whether the role is a superuser."""
         return "superuser" in self.abilities
+
+    def is_on(self, name: str, *, default: bool) -> bool:
+        """Return whether a boolean setting is on; `default` is what counts where the step does not set it."""
+        value = {given.lower(): value for given, value in self.settings}.get(name)
+        return default if value is None else value.lower() not in _OFF
 
     def path(self, created: Collection[str] = ()) -> tuple[str, ...]:
         """Return the schemas that search_path leads to, without the system's; `created` by previous steps."""
@@ -329,7 +335,6 @@ class StatementContexts:
                 role, schemas, outside, database, abilities, events = reply.rows[0]
                 context.database = database or ""
                 context.abilities = frozenset(json.loads(abilities or "[]")) | frozenset(json.loads(outside or "[]"))
-                context.abilities_known = True
                 context.role, context.schemas = role or "", json.loads(schemas or "[]")
                 context.outside = frozenset(json.loads(outside or "[]"))
                 context.event_triggers = tuple(EventTrigger.read(one) for one in json.loads(events or "[]"))

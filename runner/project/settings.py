@@ -16,7 +16,7 @@ from runner.codes import code_of, nearest_code
 from runner.errors import Problem, SettingsError, UsageError
 from runner.lint import RULES
 from runner.phrases import counted
-from runner.plan.problem_collector import Guesses, Report
+from runner.plan.problem_collector import Report, did_you_mean
 from runner.plan.schema_check import check_shape
 from runner.plan.yaml_nodes import Fields, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
@@ -80,7 +80,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"--env {environment}: there is no jobplan.toml here or above.",
                 hint="Change to the project, or name its file with JOBPLAN_CONFIG.",
             )
-        near = Guesses().did_you_mean(environment, self.environments)
+        near = did_you_mean(environment, self.environments)
         known = ", ".join(self.environments)
         hint = f"D{near[1:]}" if near else f"It has {known}." if known else f"Write [env.{environment}] into it."
         raise UsageError(f"{self.file} has no environment {environment!r}.", hint=hint)

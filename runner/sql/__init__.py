@@ -5,8 +5,7 @@ psql_commands         commands of psql, which are no SQL, and what a plan has in
 placeholders          psql's `:'name'`, `:"name"`, `:name`: find, substitute and quote them
 session_settings      settings, roles and search_path: those that a plan sets, those that a statement sets
 command_objects       what a command is about: what it creates, drops, changes, vacuums and rebuilds (REINDEX)
-command_options       options of a command, and CONCURRENTLY, IF EXISTS, CASCADE, NOWAIT
-refused_options       options of VACUUM, ANALYZE and EXPLAIN that PostgreSQL refuses
+command_options       options of a command, those that PostgreSQL refuses, and CONCURRENTLY, IF EXISTS, CASCADE, NOWAIT
 unfiltered_writes     UPDATE, DELETE and MERGE of every row
 function_calls        the functions that a statement calls, and what acts on the whole server
 text_traits           properties of a whole text: may it run again, what does it leave half done

@@ -304,7 +304,7 @@ def _unmade(statement: Statement) -> Iterator[Change]:
     if statement.kind is _K.DROP_ROLE:
         for role in map(unwrap, node.roles):
             yield Change(Action.DROP, Sort.ROLE, name=role.rolename, guarded=guarded, offset=offset)
-    elif statement.kind is _K.DROP_OTHER and label(node, "remove_type") in _OF_TYPES:
+    elif statement.kind is _K.DROP_OTHER and label(node, "remove_type") in OF_TYPES:
         for dropped in map(unwrap, node.objects):
             for sort in (Sort.TYPE, Sort.RELATION):  # a composite type is a relation, and no other has its name
                 name = relation_named(strings(dropped.names))
@@ -314,8 +314,9 @@ def _unmade(statement: Statement) -> Iterator[Change]:
             yield Change(Action.DROP, Sort.SCHEMA, name=schema, guarded=guarded, offset=offset)
 
 
-_OF_TYPES = frozenset({"OBJECT_TYPE", "OBJECT_DOMAIN"})
-_OF_FUNCTIONS = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"})
+#: The parser's sorts of objects that are types, and those that are functions.
+OF_TYPES = frozenset({"OBJECT_TYPE", "OBJECT_DOMAIN"})
+OF_FUNCTIONS = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"})
 _OF_RELATIONS = frozenset(
     {
         *("OBJECT_TABLE", "OBJECT_INDEX", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE"),
@@ -371,10 +372,10 @@ def _renamed_object(statement: Statement) -> Iterator[Change]:
         sort = Sort.SCHEMA if what == "OBJECT_SCHEMA" else Sort.ROLE
         yield Change(Action.DROP, sort, name=node.subname, offset=offset)
         yield Change(Action.CREATE, sort, name=node.newname, kind="renamed", offset=offset)
-    elif what in _OF_TYPES | _OF_FUNCTIONS:
+    elif what in OF_TYPES | OF_FUNCTIONS:
         old = unwrap(node.object)
         new = Relation(None, node.newname) if renames else Relation(node.newschema, object_name(old))
-        yield Change(Action.CREATE, Sort.TYPE if what in _OF_TYPES else Sort.FUNCTION, new, offset=offset)
-        if what in _OF_TYPES and renames:
+        yield Change(Action.CREATE, Sort.TYPE if what in OF_TYPES else Sort.FUNCTION, new, offset=offset)
+        if what in OF_TYPES and renames:
             names = strings(old.names if old.DESCRIPTOR.name == "TypeName" else old.items)
             yield Change(Action.DROP, Sort.TYPE, relation_named(names), offset=offset)

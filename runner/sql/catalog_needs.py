@@ -10,7 +10,7 @@ import enum
 from collections.abc import Iterator, Mapping
 
 from runner.sql.builtin_functions import SERIAL_TYPES
-from runner.sql.catalog_changes import Sort, made
+from runner.sql.catalog_changes import OF_FUNCTIONS, OF_TYPES, Sort, made
 from runner.sql.function_calls import functions_called
 from runner.sql.lock_modes import LockTarget
 from runner.sql.relations import Relation, Use, query_relations, relation_named, relation_of
@@ -315,9 +315,9 @@ def _languages(statement: Statement) -> Iterator[Mention]:
 def _dropped(statement: Statement) -> Iterator[Mention]:
     kind = label(statement.node, "remove_type")
     for dropped in map(unwrap, statement.node.objects):
-        if kind in {"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"}:
+        if kind in OF_FUNCTIONS:
             yield Mention(ObjectSort.FUNCTION, relation_named(strings(dropped.objname)), statement.start)
-        elif kind in {"OBJECT_TYPE", "OBJECT_DOMAIN"}:
+        elif kind in OF_TYPES:
             yield Mention(ObjectSort.TYPE, relation_named(strings(dropped.names)), statement.offset(dropped))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import NamedTuple
 
-from runner.sql.command_options import is_concurrent
 from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import find, label, strings, subcommands, unwrap
@@ -199,12 +198,6 @@ class ReindexTarget(enum.Enum):
 def reindex_target(statement: Statement) -> ReindexTarget | None:
     """Return what a REINDEX rebuilds, None for another statement."""
     return ReindexTarget(label(statement.node, "kind")) if statement.kind is _K.REINDEX else None
-
-
-def rebuilds_many(statement: Statement) -> bool:
-    """Return whether it is REINDEX SCHEMA or DATABASE CONCURRENTLY, which rebuilds what it can."""
-    many = {ReindexTarget.SCHEMA, ReindexTarget.DATABASE}
-    return reindex_target(statement) in many and is_concurrent(statement)
 
 
 def reindexed_name(statement: Statement) -> str:

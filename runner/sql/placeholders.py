@@ -15,16 +15,13 @@ from decimal import Decimal
 from functools import lru_cache
 
 from runner.errors import JobplanError
-from runner.sql.qualified_names import QualifiedName, in_double_quotes
+from runner.sql.qualified_names import MAX_NAME_BYTES, QualifiedName, in_double_quotes
 from runner.sql.tokens import AroundColon, ScanError, Token, TokenKind, around_colons, check_characters, tokenize
 from runner.structs import Struct
 
 #: What a parameter can be. A number may also be a str that holds its exact decimal form.
 Scalar = str | int | float | bool | Decimal | None
 
-
-#: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes); it would cut a longer one without an error.
-MAX_IDENTIFIER_BYTES = 63
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _BARE_NAME = re.compile(_WORD)
@@ -183,8 +180,8 @@ def quote_identifier(value: str) -> str:
     check_value(value)
     if not value:
         raise TemplateError("an identifier cannot be empty")
-    if len(value.encode()) > MAX_IDENTIFIER_BYTES:
-        raise TemplateError(f"the identifier {value!r} is longer than PostgreSQL's {MAX_IDENTIFIER_BYTES} bytes")
+    if len(value.encode()) > MAX_NAME_BYTES:
+        raise TemplateError(f"the identifier {value!r} is longer than PostgreSQL's {MAX_NAME_BYTES} bytes")
     return in_double_quotes(value)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Final
 
-#: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes).
-_MAX_BYTES = 63
+#: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes); it cuts a longer one without an error.
+MAX_NAME_BYTES: Final = 63
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^".\s]*))\s*(\.|$)', re.DOTALL)
 _NEEDS_NO_QUOTES = re.compile(r"[a-z_][a-z0-9_$]*")
 
@@ -41,6 +42,11 @@ def in_double_quotes(part: str) -> str:
     """Return a name in double quotes, with those in it doubled; any text can be one."""
     doubled = part.replace('"', '""')
     return f'"{doubled}"'
+
+
+def without_double_quotes(name: str) -> str:
+    """Return the name that a quoted identifier stands for."""
+    return name[1:-1].replace('""', '"')
 
 
 @lru_cache(maxsize=4096)
@@ -75,7 +81,7 @@ def _check(text: str, parts: list[str]) -> None:
     if len(parts) == 1 and text.strip().isdecimal():
         raise ValueError(f"is `{text}`, a number; the name of an oid is `oid::regclass`")
     for part in parts:
-        if (size := len(part.encode(errors="replace"))) > _MAX_BYTES:
-            raise ValueError(f"has a part of {size} bytes; PostgreSQL cuts names to {_MAX_BYTES}")
+        if (size := len(part.encode(errors="replace"))) > MAX_NAME_BYTES:
+            raise ValueError(f"has a part of {size} bytes; PostgreSQL cuts names to {MAX_NAME_BYTES}")
         if "\0" in part:
             raise ValueError("contains a NUL character, which PostgreSQL cannot hold")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from runner.sql.qualified_names import in_double_quotes
+from runner.sql.qualified_names import in_double_quotes, without_double_quotes
 from runner.sql.statements import Statement, StatementKind, placeholder
 from runner.sql.syntax_tree import (
     Tree,
@@ -366,7 +366,7 @@ def words(sql: str) -> frozenset[str]:
         if token.kind is TokenKind.WORD:
             found.add(token.text.lower())
         elif token.kind is TokenKind.QUOTED_IDENTIFIER:
-            found.add(token.text[1:-1].replace('""', '"'))
+            found.add(without_double_quotes(token.text))
         elif token.kind is TokenKind.STRING:
             text = token.text.strip("'").replace("''", "'")
             found |= {text, *text.replace('"', "").split(".")}

@@ -10,7 +10,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from runner.sql.placeholders import MAX_IDENTIFIER_BYTES, Scalar, render
+from runner.sql.placeholders import Scalar, render
+from runner.sql.qualified_names import MAX_NAME_BYTES
 
 _BATCH = 500
 
@@ -53,7 +54,7 @@ def test_literals_arrive_unchanged(dsn: str, conforming: str) -> None:
 
 @pytest.mark.parametrize("conforming", ["on", "off"])
 def test_identifiers_arrive_unchanged(dsn: str, conforming: str) -> None:
-    values = sorted({value for value in _hostile(3000) if 0 < len(value.encode()) <= MAX_IDENTIFIER_BYTES})
+    values = sorted({value for value in _hostile(3000) if 0 < len(value.encode()) <= MAX_NAME_BYTES})
     options = f"-c standard_conforming_strings={conforming}"
     with psycopg.connect(make_conninfo(dsn, options=options, client_encoding="UTF8")) as connection:
         for batch in _batches(values):
