@@ -17,7 +17,7 @@ from types import ModuleType
 import click
 from click.shell_completion import CompletionItem
 
-from runner.cli.console import report_bug, report_error
+from runner.cli.console import print_text, report_bug, report_error
 from runner.cli.examples import add_examples
 from runner.errors import JobplanError
 from runner.exit_codes import ExitCode, for_error, for_signal
@@ -120,6 +120,10 @@ def cli() -> None:
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
+#: Errors of a path that this user cannot use.
+_UNUSABLE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS})
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; every exit code of jobplan is decided here."""
     _open_closed_streams()
@@ -145,6 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.errno in _UNWRITABLE:
             click.echo(f"jobplan: the output cannot be written: {error.strerror}", err=True)
             code = ExitCode.FAILED
+        elif error.errno in _UNUSABLE and error.filename is not None:
+            print_text(f"jobplan: {os.fsdecode(error.filename)}: {error.strerror}.", err=True)
+            code = ExitCode.USAGE
         elif not _has_working_directory():
             click.echo("jobplan: the working directory does not exist any more: change to another one.", err=True)
             code = ExitCode.USAGE

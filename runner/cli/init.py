@@ -1,16 +1,20 @@
 """`jobplan init`: write a first plan, its schema for editors, and a README about checks in CI.
 
-The texts are the files in `first_plan`; `{folder}` in the README stands for the folder of the plans.
+The texts are the files in `first_plan`; in the README, `{shell}` is the folder of the plans in a command.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shlex
 from importlib.resources import files
 from pathlib import Path
 
 import click
 
+from runner.cli.console import print_lines
 from runner.errors import UsageError
 
 
@@ -23,25 +27,63 @@ def init(folder: Path) -> None:
     """
     from runner.plan.schema_check import schema_text
 
+    _check_name(folder)
     texts = {
         folder / "first.yaml": _text("first.yaml"),
         folder / "plan-v1.schema.json": schema_text(),
-        folder / "README.md": _text("README.md").replace("{folder}", folder.as_posix()),
+        folder / "README.md": _readme(folder),
     }
-    there = [path.as_posix() for path in texts if path.exists() or path.is_symlink()]
+    there = [path.as_posix() for path in texts if os.path.lexists(path)]
     if there:
         raise UsageError(f"{' and '.join(there)}: already exists, so nothing was written.", hint="Name another folder.")
+    written: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
             with path.open("x", encoding="utf-8") as file:
+                written.append(path)
                 file.write(text)
     except OSError as error:
+        for path in written:  # or a second try would find them
+            path.unlink(missing_ok=True)
         raise UsageError(f"{error.filename or folder}: cannot be written: {error.strerror}.") from None
-    for path in texts:
-        click.echo(f"wrote {path.as_posix()}")
-    plan = shlex.quote((folder / "first.yaml").as_posix())
-    click.echo(f"\nNext:\n  jobplan validate {plan}\n  jobplan run --embedded {plan}")
+    plan = f"{_in_shell(folder)}/first.yaml"
+    print_lines([*(f"wrote {path.as_posix()}" for path in texts), "", "Next:"])
+    print_lines([f"  jobplan validate {plan}", f"  jobplan run --embedded {plan}"])
+
+
+def _check_name(folder: Path) -> None:
+    """UsageError for a name that the README could not have: it is not text, or has characters without a shape."""
+    if not folder.as_posix().isprintable():
+        raise UsageError(
+            f"the name of the folder {folder.as_posix()!r} has characters that cannot be printed.",
+            hint="Name another folder.",
+        )
+
+
+def _readme(folder: Path) -> str:
+    """Return the README, whose commands and YAML quote the name of the folder as they need it."""
+    shell = _in_shell(folder)
+    found = {
+        "{shell}": shell,
+        "{validate}": _in_yaml(f"jobplan validate --strict {shell}/*.yaml"),
+        "{pattern}": _in_yaml(rf"^{re.escape(folder.as_posix())}/.*\.yaml$"),
+    }
+    text = _text("README.md")
+    for name, value in found.items():
+        text = text.replace(name, value)
+    return text
+
+
+def _in_shell(folder: Path) -> str:
+    """Return the folder as a shell needs it; one that begins with a dash would be an option."""
+    path = folder.as_posix()
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
+def _in_yaml(text: str) -> str:
+    """Return a text as YAML needs it: in quotes if it has what means something in YAML."""
+    return json.dumps(text, ensure_ascii=False) if re.search(r": |:$| #|^[-?:,\[\]{}#&*!|>'\"%@`]", text) else text
 
 
 def _text(name: str) -> str:

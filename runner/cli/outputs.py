@@ -75,8 +75,11 @@ class OutputOptions(Struct, frozen=True, kw_only=True):
         if len(urls) > 1:
             raise UsageError("--report otlp is given twice.")
         collector = next(iter(urls), None) or None
-        if collector is not None and not collector.startswith(("http://", "https://")):
-            raise UsageError("--report otlp=URL: the URL of a collector begins with http:// or https://.")
+        if collector is not None:
+            from runner.reports.notify import is_http_url
+
+            if not is_http_url(collector):
+                raise UsageError("--report otlp=URL: this is not the URL of a collector (http://… or https://…).")
         if urls:
             try:
                 import runner.reports.otlp  # noqa: F401 - only whether that is possible

@@ -170,11 +170,16 @@ def cancel_request(folder: Path) -> FleetCancelRequest | None:
 
 
 def fleets(root: Path) -> tuple[str, ...]:
-    """Return the ids of the recorded fleet runs, the last one last."""
+    """Return the ids of the recorded fleet runs, the last one last. RecordError if `root` cannot be read."""
     try:
         found = [folder for folder in root.iterdir() if has_begun(folder)]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
+    except OSError as error:
+        raise RecordError(
+            f"the fleet runs in {root} cannot be read: {error.strerror}.",
+            hint="Only the user who started them can read them; --journal DIR specifies another folder.",
+        ) from error
     return tuple(folder.name for folder in sorted(found, key=_began))
 
 

@@ -9,6 +9,7 @@ message that cannot be sent is a warning, and never changes how a run ends.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import queue
@@ -19,7 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import Final, Protocol
 
 from runner.durations import format_duration
@@ -48,7 +49,11 @@ class Webhook:
     """Sends messages to a URL in a thread of its own. `warn` gets what could not be sent, in words."""
 
     def __init__(self, url: str, warn: Callable[[str], None]) -> None:
-        self._url = checked_url(url)
+        parts = urllib.parse.urlsplit(checked_url(url))
+        self._host = parts.hostname
+        #: The URL without a user and a password, which urllib would take for a part of the host.
+        self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self._headers = {"Content-Type": "application/json", "User-Agent": "jobplan", **_authorization(parts)}
         self._warn = warn
         self._waiting: queue.Queue[Message | None] = queue.Queue(_MOST_WAITING)
         self._thread: threading.Thread | None = None
@@ -76,7 +81,8 @@ class Webhook:
 
     def _work(self) -> None:
         while (message := self._waiting.get()) is not None:
-            problem = self._deliver(json.dumps(message, ensure_ascii=False).encode())
+            # a text that is not Unicode, such as a file name in another encoding, is escaped
+            problem = self._deliver(json.dumps(message, ensure_ascii=False).encode(errors="backslashreplace"))
             if problem is not None and not self._late():
                 self._warn(self._failure(problem))
 
@@ -99,7 +105,7 @@ class Webhook:
     def _post(self, body: bytes) -> tuple[str | None, bool]:
         """Send one request. Returns why it failed, and whether another attempt can help."""
         request = urllib.request.Request(  # noqa: S310 - `checked_url` allows http and https
-            self._url, data=body, headers={"Content-Type": "application/json", "User-Agent": "jobplan"}, method="POST"
+            self._url, data=body, headers=self._headers, method="POST"
         )
         try:
             with _OPENER.open(request, timeout=_TIMEOUT) as answer:
@@ -109,12 +115,22 @@ class Webhook:
                 return f"the answer was {error.code}", error.code >= 500 or error.code in _TRY_AGAIN
         except urllib.error.URLError as error:
             return str(error.reason) or type(error.reason).__name__, True
+        except InvalidURL:  # its text may be a part of a password: the URL is valid, so it is that of a proxy
+            return "the URL of the proxy is not valid", False
         except (OSError, HTTPException) as error:
             return str(error) or type(error).__name__, True
         return None, False
 
     def _failure(self, why: str) -> str:
-        return f"a notification to {urllib.parse.urlsplit(self._url).hostname} was not sent: {why}"
+        return f"a notification to {self._host} was not sent: {why}"
+
+
+def _authorization(parts: urllib.parse.SplitResult) -> dict[str, str]:
+    """Return the header for the user and the password of a URL, if it has them."""
+    if parts.username is None:
+        return {}
+    user = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -129,14 +145,19 @@ _OPENER: Final = urllib.request.build_opener(_NoRedirects)
 
 def checked_url(url: str) -> str:
     """Return the URL of a webhook. UsageError, without the URL, if it cannot be one."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        fits = False
-    if not fits or not url.isascii() or not url.isprintable() or " " in url:
+    if not is_http_url(url):
         raise UsageError("--notify: this is not the URL of a webhook (https://…).")
     return url
+
+
+def is_http_url(url: str) -> bool:
+    """Return whether a request can be sent to a URL."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    return fits and url.isascii() and url.isprintable() and " " not in url
 
 
 class Outbox(Protocol):

@@ -7,6 +7,8 @@ the server. The end of a run waits for the collector a few seconds at most; a tr
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -19,6 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from requests import Response, Session, TooManyRedirects
 
 from runner.engine.events import (
     AttemptBlocked,
@@ -38,6 +41,10 @@ from runner.engine.state import BAD, RunState
 
 #: Seconds that the end of a run waits for the collector.
 PATIENCE: Final = 5.0
+#: Variables with which the SDK makes its own session.
+_CREDENTIALS: Final = frozenset(
+    {"OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER"}
+)
 #: Spans in one request.
 _BATCH: Final = 500
 _GOOD: Final = frozenset({Outcome.SUCCEEDED, Outcome.DETACHED})
@@ -45,10 +52,28 @@ _GOOD: Final = frozenset({Outcome.SUCCEEDED, Outcome.DETACHED})
 
 def span_exporter(endpoint: str | None) -> SpanExporter:
     """Return what sends spans to a collector, that of the environment if `endpoint` is None."""
+    # What the SDK logs has texts of the collector, with control characters, and parts of the URL.
+    log = logging.getLogger("opentelemetry")
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+    session = None if _CREDENTIALS.intersection(os.environ) else _session()
     if endpoint is None:
-        return OTLPSpanExporter(timeout=PATIENCE)
+        return OTLPSpanExporter(timeout=PATIENCE, session=session)
     path = "" if endpoint.rstrip("/").endswith("/v1/traces") else "/v1/traces"
-    return OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}{path}", timeout=PATIENCE)
+    return OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}{path}", timeout=PATIENCE, session=session)
+
+
+def _session() -> Session:
+    """Return a session to which a redirect is an error: for the SDK, it would mean that the trace was accepted."""
+    session = Session()
+    session.hooks["response"].append(_refuse_redirect)
+    return session
+
+
+def _refuse_redirect(response: Response, *_: object, **__: object) -> None:
+    if 300 <= response.status_code < 400:
+        response.close()
+        raise TooManyRedirects(f"the answer was {response.status_code}")
 
 
 class Trace(Sink):

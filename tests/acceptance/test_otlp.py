@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.acceptance.console import Database, Jobplan, clean_environment, until
@@ -27,7 +29,7 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 class Collector:
     """Keeps the spans that it gets."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: int = 200, reason: str | None = None) -> None:
         self.requests: list[tuple[str, ExportTraceServiceRequest]] = []
         requests = self.requests
 
@@ -39,7 +41,9 @@ class Collector:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 data = gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body
                 requests.append((self.path, ExportTraceServiceRequest.FromString(data)))
-                self.send_response(200)
+                self.send_response(code, reason)
+                if 300 <= code < 400:
+                    self.send_header("Location", "/elsewhere")
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -65,9 +69,9 @@ class Collector:
 
 
 @contextmanager
-def collector() -> Iterator[Collector]:
-    """Start a receiver, and stop it."""
-    server = Collector()
+def collector(code: int = 200, reason: str | None = None) -> Iterator[Collector]:
+    """Start a receiver that answers with this code, and stop it."""
+    server = Collector(code, reason)
     try:
         yield server
     finally:
@@ -136,8 +140,27 @@ def test_a_collector_that_does_not_answer_is_a_warning(db: Database, jobplan: Jo
     assert "the trace was not sent" in ran.err
 
 
+@pytest.mark.parametrize("code", [301, 302, 307, 404, 400])
+def test_a_collector_that_does_not_take_the_trace_is_one_warning(db: Database, jobplan: Jobplan, code: int) -> None:
+    """A redirect too: the spans are not sent to where it leads. What the collector says is not repeated."""
+    plan = jobplan.plan("- {id: work, sql: SELECT 1}")
+    with collector(code, "Reason \x1b[31m") as server:
+        ran = jobplan("run", plan, "--dsn", db.dsn, "--report", f"otlp={server.url}/secret", "--format", "json")
+    assert ran.code == 0
+    lines = [json.loads(line) for line in ran.err.splitlines()]
+    warnings = [line["message"] for line in lines if line["event"] == "warning"]
+    assert warnings == ["jobplan: the trace was not sent: the collector refused it, or did not answer."]
+    assert "secret" not in ran.err
+    assert len(server.requests) == 1
+
+
 def test_wrong_reports_are_refused(db: Database, jobplan: Jobplan) -> None:
-    for more in (["--report", "otlp=ftp://x"], ["--report", "otlp", "--report", "otlp"]):
+    for more in (
+        ["--report", "otlp=ftp://x"],
+        ["--report", "otlp=http://"],
+        ["--report", "otlp=http://h:port"],
+        ["--report", "otlp", "--report", "otlp"],
+    ):
         assert jobplan("run", jobplan.plan("- {id: work, sql: SELECT 1}"), "--dsn", db.dsn, *more).code == 2
 
 

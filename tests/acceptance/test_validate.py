@@ -201,6 +201,14 @@ def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "nothing.yaml:1:1: error JP001: the file cannot be read: No such file or directory" in done.out
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "b/" * 2500, "x" * 300 + "/plan.yaml"])
+def test_a_name_that_is_too_long_is_a_problem_of_the_plan(tmp_path: Path, name: str) -> None:
+    ran = jobplan("validate", name, cwd=tmp_path)
+    assert ran.code == 3
+    assert "JP001" in ran.out
+    assert "Traceback" not in ran.err
+
+
 def test_a_closed_pipe_causes_no_message(plan: Callable[..., Path]) -> None:
     steps = "".join(f"  - id: s{number}\n    sql: SELEC 1\n" for number in range(2_000))
     command = [sys.executable, "-m", "runner", "validate", str(plan(f"{HEAD}steps:\n{steps}"))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,16 @@ def write(root: Path, *events: ev.FleetEvent) -> Path:
         for event in events:
             journal.write(event)
     return root / "f" / EVENTS
+
+
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    assert fleets(tmp_path / "none") == ()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(RecordError, match="cannot be read: Permission denied"):
+        find_fleet(tmp_path, "last")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

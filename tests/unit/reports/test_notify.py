@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -40,6 +42,8 @@ class Receiver:
                 """Answer as planned."""
                 length = int(self.headers["Content-Length"])
                 receiver.got.append({**json.loads(self.rfile.read(length)), "type": self.headers["Content-Type"]})
+                if "Authorization" in self.headers:
+                    receiver.got[-1]["authorization"] = self.headers["Authorization"]
                 code = answers.pop(0) if len(answers) > 1 else answers[0]
                 self.send_response(code)
                 if code == 302:
@@ -119,6 +123,37 @@ def test_after_a_few_attempts_it_is_a_warning_without_the_url() -> None:
         (warning,) = sent(server.url, "x")
         assert len(server.got) == 3
     assert warning == "a notification to 127.0.0.1 was not sent: the answer was 500"
+
+
+@pytest.mark.parametrize(
+    ("user", "header"),
+    [("me:hunter2", "me:hunter2"), ("me", "me:"), (":hunter2", ":hunter2"), ("me:h%40:x", "me:h@:x")],
+)
+def test_a_user_and_a_password_of_a_url_are_sent_and_never_repeated(user: str, header: str) -> None:
+    with receiver(200, 404) as server:
+        url = server.url.replace("http://", f"http://{user}@")
+        assert sent(url, "x") == []
+        assert base64.b64decode(server.got[0]["authorization"].removeprefix("Basic ")).decode() == header
+        (warning,) = sent(url, "x")
+    assert warning == "a notification to 127.0.0.1 was not sent: the answer was 404"
+    with silent() as unanswered:  # its port is not in use any more
+        url = unanswered.replace("http://", f"http://{user}@")
+    for other in (url, "http://me:hunter2@127.0.0.1/x", "http://hunter2@nowhere.invalid/x"):
+        assert "hunter2" not in "".join(sent(other, "x"))
+
+
+def test_a_wrong_proxy_is_a_warning_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    for proxy in ("http://me:hunter2", "me:hunter2", "http://me:hunter2@h:port"):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": proxy}))
+        monkeypatch.setattr(notify, "_OPENER", opener)
+        (warning,) = sent("http://hooks.invalid/x", "x")
+        assert "hunter2" not in warning
+
+
+def test_a_text_that_is_not_unicode_is_sent() -> None:
+    with receiver(200) as server:
+        assert sent(server.url, "plan \udcff") == []
+        assert server.got[0]["text"] == "plan \udcff"
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 302])
