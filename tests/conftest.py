@@ -27,8 +27,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for _name in [name for name in os.environ if name.startswith(("GITHUB_", "CI_PROJECT_DIR"))]:
     del os.environ[_name]
 
-# A busy machine makes no example wrong.
-settings.register_profile("jobplan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A busy machine makes no example wrong. The same examples each time, but with `--hypothesis-profile explore`.
+settings.register_profile(
+    "jobplan", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", settings.get_profile("jobplan"), derandomize=False)
 settings.load_profile("jobplan")
 
 

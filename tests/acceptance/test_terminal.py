@@ -138,7 +138,13 @@ def test_five_hundred_steps_fit_any_terminal_and_failures_stay(
 
 def test_ctrl_c_leaves_the_screen_whole(jobplan: Jobplan, db: Database, terminals: Callable[..., Terminal]) -> None:
     terminal = terminals("run", plan_of_500(jobplan, 30), "--dsn", db.dsn)
-    terminal.until(is_drawn)
+    terminal.until(
+        lambda lines: (
+            is_drawn(lines)
+            and any(line.endswith(" slots 8/8") for line in lines)
+            and any("wrong: failed" in line for line in lines)
+        )
+    )
     assert terminal.hides_cursor()
     terminal.process.sendintr()
     assert terminal.ended() == 130

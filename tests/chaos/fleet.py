@@ -31,6 +31,7 @@ from runner import __version__
 from runner.gateway.ledger.admin import LedgerAdmin
 from tests.acceptance.console import clean_environment
 from tests.acceptance.fleets import Fleet, Sampler, started_fleet
+from tests.chaos.witness import has_crashed
 from tests.tunnel import Tunnel
 
 CLUSTERS, DATABASES = 3, 6
@@ -155,7 +156,7 @@ class Trial:
                 process.kill()
                 code = process.wait()
         self._output = log.read_text(encoding="utf-8")
-        if "Traceback" in self._output or code == 70:
+        if has_crashed(self._output) or code == 70:
             self.violations.append(f"a bug: {self._output[-1500:]}")
         return code
 

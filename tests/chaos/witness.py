@@ -6,6 +6,7 @@ worthless, so each has its seeded violations in the unit tests.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -261,7 +262,7 @@ def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     for phase in evidence.phases:
         if phase.code is None:
             yield f"{phase.command} did not end: {_tail(phase.stderr)}"
-        elif (phase.code not in CODES and not _nothing_to_cancel(phase)) or _has_crashed(phase):
+        elif (phase.code not in CODES and not _nothing_to_cancel(phase)) or has_crashed(phase.stderr):
             yield f"{phase.command} ended with {phase.code}: {_tail(phase.stderr)}"
     last = evidence.phases[-1]
     bad = sorted(f"{key} {claim.state}" for key, claim in claims.items() if claim.state not in _GOOD)
@@ -271,9 +272,16 @@ def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
         yield f"{last.command} ended with 1, and every step is well"
 
 
-def _has_crashed(phase: Phase) -> bool:
-    """Say whether there was an error of jobplan's own; Ctrl-C while Python itself still begins is none."""
-    return "Traceback" in phase.stderr and not phase.stderr.rstrip().endswith("KeyboardInterrupt")
+#: What Python says, where warnings are errors, of the file of a module that it was reading when a signal came.
+_LEFT_OPEN = re.compile(
+    r"Exception ignored in: .*\n(?:Traceback .*\n(?:  .*\n)+)?ResourceWarning: unclosed .*\.pyc?'>\n"
+)
+
+
+def has_crashed(stderr: str) -> bool:
+    """Say whether there was an error of jobplan's own; Ctrl-C while Python begins or imports a module is none."""
+    said = _LEFT_OPEN.sub("", stderr)
+    return "Traceback" in said and not said.rstrip().endswith("KeyboardInterrupt")
 
 
 def _nothing_to_cancel(phase: Phase) -> bool:

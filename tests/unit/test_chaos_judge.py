@@ -236,6 +236,14 @@ def test_what_was_detached_takes_nothing_from_finally() -> None:
     assert rules(a_plan(INSERT, last, slots=1), said, samples=both, phase=GONE) == []
 
 
+#: What Python says of a signal that comes while it imports a module, where warnings are errors.
+LEFT_OPEN = """Exception ignored in: <_io.FileIO name='/x/repeat.cpython-311.pyc' mode='rb' closefd=True>
+Traceback (most recent call last):
+  File "<frozen importlib._bootstrap_external>", line 1130, in get_data
+ResourceWarning: unclosed file <_io.BufferedReader name='/x/repeat.cpython-311.pyc'>
+"""
+
+
 def test_commands_that_end_badly_are_found() -> None:
     def ended(code: int | None, stderr: str = "", final: str = "succeeded") -> list[str]:
         there = [row("a")] if final == "succeeded" else []
@@ -246,6 +254,8 @@ def test_commands_that_end_badly_are_found() -> None:
     assert ended(70) == ["ending"]
     assert ended(7, "Traceback (most recent call last):") == ["ending"]
     assert ended(-2, "Traceback (most recent call last):\n\nKeyboardInterrupt\n") == []
+    assert ended(0, LEFT_OPEN) == []
+    assert ended(7, f"{LEFT_OPEN}Traceback (most recent call last):") == ["ending"]
     assert ended(0, final="failed") == ["ending"]
     assert ended(1) == ["ending"]
     assert ended(1, final="failed") == []
