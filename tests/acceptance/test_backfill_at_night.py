@@ -66,6 +66,8 @@ STEPS = f"""
         adapt: {{param: batch, target: {TARGET}s, min: 10, max: 1000000}}
 """
 HOLDS = "[{name: switch, while: SELECT held FROM switch, every: 200ms, release_after: 300ms}]"
+#: Seconds by which a worker begins after the close at most that was requested before it.
+LATE = 2.0
 DONE = "SELECT coalesce(max(last), 0) FROM batch_log"
 #: The time, and the workers with their start and their attempt, as the server shows them.
 WORKERS = """
@@ -264,7 +266,7 @@ def check_workers(
     noted = db.column("SELECT extract(epoch FROM worker_began)::float8 FROM batch_log")
     seen = looks.workers()
     assert len(looks.quiet) >= 3
-    for begin, end in (*looks.quiet, (closes, next_night)):
+    for begin, end in (*looks.quiet, (closes + LATE, next_night)):
         assert [began for began in (*noted, *seen) if begin <= began <= end] == []
     # what the second process saw are workers that the journal announced, and it has seen most of them
     announced = {event["attempt"] for event in journal if event["event"] == "attempt_launching"}
