@@ -336,7 +336,7 @@ class _Execution:
             seconds=seconds,
             record=f"{self._journal.folder}{' (incomplete)' if self._journal.lost else ''}",
             reports=reports,
-            commands=self._next_commands(),
+            commands=self._next_commands(in_ledger=result.in_ledger),
         )
         progress.print_end(
             end,
@@ -393,16 +393,19 @@ class _Execution:
             )
         ]
 
-    def _next_commands(self) -> NextCommands:
-        """Return the commands in full."""
+    def _next_commands(self, *, in_ledger: bool) -> NextCommands:
+        """Return the commands in full. A run whose journal was removed can be resumed from the ledger alone."""
         if self._setup.embedded:
             return NextCommands(note="the embedded server is removed now, which ends the workers that still run")
         run, dsn = self._ready.run_id, self._setup.given_dsn
         more = ["--no-ledger"] if self._setup.ledger is None else []
+        gone = self._journal.gone
+        if gone and in_ledger:
+            more = ["--from-ledger"]
         return NextCommands(
             follow=written_out("attach", run, dsn=dsn),
             cancel=written_out("cancel", run, dsn=dsn, more=["--detached"]),
-            resume=written_out("resume", run, dsn=dsn, journal=self._root, more=more),
+            resume="" if gone and not in_ledger else written_out("resume", run, dsn=dsn, journal=self._root, more=more),
         )
 
 

@@ -24,6 +24,10 @@ from runner.sql.placeholders import Listed
 from runner.sql.qualified_names import QualifiedName, qualified_name
 from runner.structs import replace
 
+#: The limit of a for_each: a report with more items could not be read.
+MAX_ITEMS = 10_000
+#: The name that PostgreSQL gives to a column without one.
+_UNNAMED = "?column?"
 #: The number of characters of an item that the key of its instance shows.
 _KEY_LENGTH = 60
 
@@ -53,6 +57,16 @@ def identity_of(item: Item) -> str:
     """
     columns = {name.partition(".")[2]: value for name, value in item.values.items()}
     return json.dumps(columns, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
+def refused_rows(columns: Sequence[str], number: int) -> str | None:
+    """Return why the result of a query cannot be items, from its columns and the number of its rows; else None."""
+    if not columns:
+        return "the query returns no columns, so no items"
+    if number > MAX_ITEMS:
+        return f"the query returns {number:,} items; the limit is {MAX_ITEMS:,}"
+    repeated = [name for name in columns if columns.count(name) > 1 or name == _UNNAMED]
+    return f"its columns need unique names, and {repeated[0]} is not one" if repeated else None
 
 
 def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> tuple[Item, ...]:

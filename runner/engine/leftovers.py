@@ -118,7 +118,8 @@ def _leftover(found: UnfinishedObject, dropped: Sequence[Relation]) -> Leftover:
 
 def _may_be_of(found: UnfinishedObject, build: Build) -> bool:
     if build.detaches or found.kind == "partition":
-        return build.detaches and found.kind == "partition" and _is(build.table, found.table_schema, found.table)
+        of_table = found.kind == "partition" and _is(build.table, found.table_schema, found.table)
+        return build.detaches and of_table and _is(build.part, found.schema, found.name)
     if build.dropped is not None:
         return _is(build.dropped, found.schema, found.name)
     of_reindex = _OF_REINDEX.fullmatch(found.name)
@@ -127,11 +128,19 @@ def _may_be_of(found: UnfinishedObject, build: Build) -> bool:
         return stem is not None and _is_cut(build.rebuilt.name, stem) and build.rebuilt.schema in (None, found.schema)
     if build.index is not None and found.name != build.index:
         return False
+    if build.stem is not None and not _is_named(found.name, build.stem):
+        return False
     return build.schema in (None, found.table_schema) and _is(build.table, found.table_schema, found.table)
 
 
 def _is(wanted: Relation | None, schema: str, name: str) -> bool:
     return wanted is None or wanted.may_be(Relation(schema, name))
+
+
+def _is_named(name: str, stem: str) -> bool:
+    """Return whether PostgreSQL may have given an index this name; without a `stem` only its end is known."""
+    begins = re.escape(stem) if stem else ".+"
+    return re.fullmatch(rf"{begins}_idx\d*", name, re.DOTALL) is not None
 
 
 def _is_cut(name: str, stem: str) -> bool:

@@ -18,6 +18,7 @@ from runner.engine.for_each_items import names
 from runner.engine.ports import WorkerEnd
 from runner.engine.state import BAD, RunState, StepRecord, StepState
 from runner.engine.window import closed_words, skip_left_over
+from runner.phrases import counted
 from runner.plan.model import Expect, Step, Value
 from runner.plan.sqlstates import QUERY_CANCELED, STOPPED
 from runner.sql.text_traits import TextTraits, nature_of
@@ -160,24 +161,20 @@ def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
         lost = "it has committed, but its result was lost with its session"
         return lost if wants_rows or expect.judges_warnings else None
     return (
-        _outside(expect.warnings_min, expect.warnings_max, last.warnings or 0, "warnings")
-        or _outside(expect.rows_min, expect.rows_max, last.row_count or 0, "rows")
+        _outside(expect.warnings_min, expect.warnings_max, last.warnings or 0, "warning")
+        or _outside(expect.rows_min, expect.rows_max, last.row_count or 0, "row")
         or (_wrong_value(expect, last) if expect.has_value else None)
     )
 
 
-def _outside(least: int | None, most: int | None, got: int, things: str) -> str | None:
+def _outside(least: int | None, most: int | None, got: int, thing: str) -> str | None:
     if (least is None or got >= least) and (most is None or got <= most):
         return None
-    if least == most:
-        wanted = f"{least}"
-    elif most is None:
-        wanted = f"at least {least}"
-    elif least is None:
-        wanted = f"at most {most}"
+    if least is None or most is None:
+        wanted = f"at most {counted(most or 0, thing)}" if least is None else f"at least {counted(least, thing)}"
     else:
-        wanted = f"{least} to {most}"
-    return f"expected {wanted} {things}, got {got}"
+        wanted = counted(most, thing) if least == most else f"{least:,} to {counted(most, thing)}"
+    return f"expected {wanted}, got {got:,}"
 
 
 def _wrong_value(expect: Expect, last: AttemptFinished) -> str | None:
@@ -187,11 +184,12 @@ def _wrong_value(expect: Expect, last: AttemptFinished) -> str | None:
     rows = result.rows if result is not None else ()
     columns = len(result.columns) if result is not None else 0
     if len(rows) != 1 or columns != 1:
-        return f"expected one value, got {last.row_count or 0} rows of {columns} columns"
+        return f"expected one value, got {counted(last.row_count or 0, 'row')} of {counted(columns, 'column')}"
     (got,) = rows[0]
     if same_value(expect.value, got):
         return None
-    return f"expected {_shown(expect.value)}, got {'NULL' if got is None else got}"
+    wanted, found = _shown(expect.value), "NULL" if got is None else got
+    return f"expected {wanted}, got {'the text ' if found == wanted else ''}{found}"
 
 
 def same_value(wanted: Value | None, got: str | None) -> bool:

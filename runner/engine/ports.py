@@ -111,12 +111,14 @@ class QueryResult(Struct, frozen=True, kw_only=True):
     error: ErrorDetails | None = None
 
     def truth(self) -> bool | str:
-        """Return the result as that of a condition, or why it has none. NULL is not true."""
+        """Return the result as that of a condition, or why it has none. NULL and no row are not true."""
         if self.error is not None:
             return self.error.message
-        if not self.boolean or len(self.rows) != 1:
+        if not self.boolean:
             return "the condition does not return one boolean"
-        return self.rows[0][0] == "t"
+        if len(self.rows) > 1:
+            return f"the condition must return one row, but returns {len(self.rows)}"
+        return bool(self.rows) and self.rows[0][0] == "t"
 
 
 class StoredBatch(Struct, frozen=True, kw_only=True):

@@ -131,7 +131,9 @@ def check_plan(
     invalid = any(problem.severity is Severity.ERROR for problem in problems)
     plan = None if invalid else loaded.plan
     shown = tuple(map(_shortened, problems))
-    return Loaded(plan=plan, problems=shown, draft=loaded.draft, unjudged=loaded.unjudged)
+    return Loaded(
+        plan=plan, problems=shown, draft=loaded.draft, unjudged=loaded.unjudged, values_file=loaded.values_file
+    )
 
 
 def read_plan(path: str | Path, *, severities: Mapping[str, str] | None = None, **inputs: Unpack[PlanInputs]) -> Plan:
@@ -151,7 +153,8 @@ def invalid_plan(path: str | Path, loaded: Loaded) -> PlanError:
     """Return the error that lists every error of a plan, but no warning."""
     errors = tuple(problem for problem in loaded.problems if problem.severity is Severity.ERROR)
     count = counted(len(errors), "problem")
-    if all(problem.code in OF_GIVEN_VALUES for problem in errors):
+    values = loaded.values_file
+    if all(problem.code in OF_GIVEN_VALUES or (values and problem.position.file == values) for problem in errors):
         return ParameterError(f"{path} cannot run with these parameters: {count}", errors)
     return PlanError(f"{path} is not a valid plan: {count}", errors)
 

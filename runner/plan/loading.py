@@ -317,6 +317,8 @@ def _drafts(
     main = parts[-1]
     node = main.fields.node("defaults")
     defaults = node.values if isinstance(node, MappingNode) else {}
+    if main.fields.has("defaults") and not isinstance(node, MappingNode):  # what it would hold is not known
+        report.meant_in.setdefault("defaults", set()).update(key for key, _, _ in _POLICIES)
     scope = plan_scope(params, status=False)
     last_scope = plan_scope(params, status=True)
     drafts: list[Draft] = []
@@ -355,12 +357,14 @@ class Loaded(Struct, frozen=True, kw_only=True):
 
     `draft` is the plan as far as it could be built, also with errors; only its single SQL texts are reliable. None if
     the file could not be read. `unjudged` is the plan if its form has no error, also if rules about its SQL find some.
+    `values_file` is the name of the file of values, empty without one.
     """
 
     plan: Plan | None
     problems: tuple[Problem, ...]
     draft: Plan | None = None
     unjudged: Plan | None = None
+    values_file: str = ""
 
 
 def load_plan(
@@ -383,6 +387,8 @@ def load_plan(
     with without_collection(), bounded_matching():
         root = read(Path(path), str(path), report)
         file_values = {} if params_file is None else _read_values(Path(params_file), report)
+        if file_values is None:  # which values it would give is not known
+            file_values, require_values = {}, False
         if root is not None:
             inputs = Inputs(
                 given=given or {},
@@ -393,7 +399,8 @@ def load_plan(
             )
             plan = build_plan(root, Path(path), report, inputs)
     valid = None if report.has_errors else plan
-    return Loaded(plan=valid, problems=report.problems(), draft=plan, unjudged=valid)
+    values_file = "" if params_file is None else str(params_file)
+    return Loaded(plan=valid, problems=report.problems(), draft=plan, unjudged=valid, values_file=values_file)
 
 
 @contextlib.contextmanager
@@ -408,7 +415,7 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_values(path: Path, report: Report) -> dict[str, object]:
-    """Return a params file's values; they are checked when the plan is built."""
+def _read_values(path: Path, report: Report) -> dict[str, object] | None:
+    """Return a params file's values, None if it cannot be read; they are checked when the plan is built."""
     root = read(path, str(path), report, hint="a params file has `name: value` on each line", pipe=True)
-    return {} if root is None else {name: raw_value(node) for name, node in root.values.items()}
+    return None if root is None else {name: raw_value(node) for name, node in root.values.items()}

@@ -15,6 +15,8 @@ MAX_COMPARED: Final = 50_000
 #: How many problems are reported. Services that display them accept no more.
 MAX_PROBLEMS: Final = 1_000
 _MAX_WORD: Final = 100
+#: Codes of values that cannot be read as they are written: a character, a tag.
+_UNREADABLE: Final = frozenset({"JP004", "JP014"})
 
 
 class Placed(Protocol):
@@ -56,6 +58,8 @@ class Report:
         self._truncated = False
         self._causes: set[tuple[str, str]] = set()
         self._alike: list[Problem] = []
+        #: Where a value cannot be read as it is written: what is wrong with the value besides follows from that.
+        self._unreadable: set[Position] = set()
         #: Names that are declared in a way that cannot be read, and whether such a declaration has no readable name:
         #: that is reported there, and not again where the name is used.
         self.unread: set[str] = set()
@@ -81,6 +85,10 @@ class Report:
         Of problems with one `cause` only the first counts; the others are listed with it.
         """
         position = where if isinstance(where, Position) else where.position
+        if code in _UNREADABLE:
+            self._unreadable.add(position)
+        elif position in self._unreadable:
+            return
         found = new_problem(code, message, position, hint=hint, step=step, cause=cause)
         if cause is not None and (code, cause.key) in self._causes:
             self._alike.append(found)

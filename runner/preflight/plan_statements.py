@@ -12,7 +12,7 @@ from functools import partial
 
 from runner.codes import new_problem
 from runner.engine.events import Item, Rows
-from runner.engine.for_each_items import literal_items, queried_items, values_in_sql
+from runner.engine.for_each_items import literal_items, queried_items, refused_rows, values_in_sql
 from runner.engine.holds import Measurement, read_measurement
 from runner.engine.step_sql import for_list, with_values
 from runner.errors import Position, Problem, Severity
@@ -25,7 +25,7 @@ from runner.plan.selection import is_left_out
 from runner.preflight.catalog_state import CatalogView, Changes, survey
 from runner.preflight.disk_space import Disks
 from runner.preflight.dry_run_result import Coverage, HoldNow, StatementReport
-from runner.preflight.planned_queries import is_harmless
+from runner.preflight.planned_queries import BUSY, is_harmless
 from runner.preflight.sql_units import (
     MADE_UP,
     MAX_INSTANCES,
@@ -38,7 +38,7 @@ from runner.preflight.sql_units import (
     units_of,
 )
 from runner.preflight.statement_changes import Consequences, only_reads
-from runner.preflight.statement_check import Examiner, refused_setting, report_of
+from runner.preflight.statement_check import Examiner, StatementVerdict, refused_setting, report_of
 from runner.preflight.uncertain_steps import after_a_failure, is_allowed, may_change, may_remove
 from runner.sql.catalog_changes import CREATES, Action, Change, Sort, changes
 from runner.sql.definition_changes import alterations
@@ -330,14 +330,10 @@ class StatementChecker:
             self._report_step(step, why, Coverage.NOT, "sql")
             return None
         result = await self._inspector.read(catalog.context.settings, unit.sql)
-        repeated = [name for name in result.columns if result.columns.count(name) > 1 or name == "?column?"]
-        wrong = None
-        if result.error is not None:
-            wrong = f"for_each: {result.error.message}"
-        elif repeated:
-            wrong = f"for_each: its columns need unique names, and {repeated[0]} is not one"
+        error = result.error
+        wrong = error.message if error is not None else refused_rows(result.columns, len(result.rows))
         if wrong is not None:
-            self._report("JP619", wrong, unit.position(), step)
+            self._report("JP619", f"for_each: {wrong}", unit.position(), step)
             return None
         self._result.rows[step.group or step.id] = Rows(columns=result.columns, rows=result.rows)
         if self._may_be_another(unit, self._removers):
@@ -434,12 +430,10 @@ class StatementChecker:
             asked = await self._is_harmless(unit, catalog)
             if unit.key == "if" and (not asked or self._may_be_another(unit, self._writers)):
                 self._unlikely.add(unit.instance)
-            if not asked:
+            if asked:
+                await self._ask(unit, catalog, verdict)
+            else:
                 verdict.notes.append(_NOT_ASKED)
-            elif await self._answer(unit, catalog) is False:
-                verdict.notes.append("it is false now")
-                if unit.key == "if":
-                    self._skipped.add(unit.instance)
         if unit.instance in self._skipped:
             verdict.skip()
         else:
@@ -449,6 +443,20 @@ class StatementChecker:
             severity = self._lowered(unit, one) or one.severity
             self._report(one.code, one.message, unit.position(one.offset), unit.step, hint=one.hint, severity=severity)
         return good
+
+    async def _ask(self, unit: Unit, catalog: CatalogView, verdict: StatementVerdict) -> None:
+        """Evaluate a condition of a step as a run does before it launches the step, and add the result."""
+        result = await self._inspector.read(catalog.context.settings, unit.sql)
+        answer = result.truth()
+        if result.error is not None and result.error.sqlstate in BUSY:
+            verdict.notes.append(f"it was not evaluated within the limits of a dry run: {answer}")
+        elif isinstance(answer, str):
+            severity = Severity.WARNING if self._may_be_another(unit, self._writers) else None
+            verdict.findings.append(unit.finding("JP606", f"`{unit.key}`: {answer}", severity=severity))
+        elif not answer:
+            verdict.notes.append("it is false now")
+            if unit.key == "if":
+                self._skipped.add(unit.instance)
 
     def _lowered(self, unit: Unit, finding: StatementFinding) -> Severity | None:
         """Return a warning instead of an error for a statement that may not run, or may fail."""

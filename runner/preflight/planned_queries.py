@@ -71,7 +71,8 @@ _PRIVILEGE = "42501"
 _READ_ONLY = "25006"
 #: PL/pgSQL's error for a command that writes, in a function that is not VOLATILE.
 _NOT_SUPPORTED = "0A000"
-_BUSY = frozenset({"55P03", "57014"})
+#: The errors of a statement that a limit of the dry run has ended.
+BUSY = frozenset({"55P03", "57014"})
 _TAKEN = "42P07"
 #: The server's message in English; in other languages the finding has no hint.
 _SCHEMA = re.compile(r"permission denied for schema (.+)")
@@ -165,7 +166,7 @@ def _failed(unit: Unit, reply: Reply, catalog: CatalogView, *, shift: int, plann
     error = reply.error or ErrorDetails(message="")
     state = error.sqlstate or ""
     offset = unit.statement.start + max((reply.position or 1) - 1 - shift, 0)
-    if state in _BUSY:
+    if state in BUSY:
         message = f"the server could not plan it within its limits: {error.message}"
         return Judged(findings=(unit.finding("JP620", message, offset),), why=(error.message,))
     if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, catalog))):

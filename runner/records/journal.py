@@ -97,6 +97,8 @@ class Journal:
         self.folder = folder
         #: Whether the journal was lost: later events are missing in it.
         self.lost = False
+        #: It was lost because its file was removed or replaced: no reader finds its events.
+        self.gone = False
         self._run_id = run_id
         self._file = file
         self._head = head
@@ -276,6 +278,7 @@ class Journal:
         Other lines after such a command are kept, if there is space for them.
         """
         self.lost = True
+        self.gone = error.errno in {errno.ENOENT, errno.ESTALE}
         size = self._undurable[0][0] if self._undurable else self._size
         with contextlib.suppress(OSError):
             self._file.truncate(size)

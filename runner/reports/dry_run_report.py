@@ -280,7 +280,8 @@ def _statement(group: Sequence[StatementReport], column: int, style: Style, widt
         yield from [f"{' ' * margin}{text}"] if text else []
     remarks = [*([f"{', '.join(one.codes)}, above"] if one.codes else []), *one.why, *one.notes]
     remarks += [estimate] if estimate else []
-    remarks += [f"{len(group) - 1:,} more instances are the same"] if len(group) > 1 else []
+    more = len(group) - 1
+    remarks += [f"{counted(more, 'more instance')} {'is' if more == 1 else 'are'} the same"] if more else []
     for remark in remarks:
         yield from _wrapped(visible(remark), width, first=f"{' ' * (_COVERAGE + 4)}- ", rest=" " * (_COVERAGE + 6))
 

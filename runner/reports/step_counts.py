@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from runner.engine.state import FINAL, RunState, StepRecord, StepState, leaves
+from runner.phrases import counted
 from runner.structs import Struct, field
 
 #: The most parts of a step that are listed one by one where there is room for lines; a step with more is folded.
@@ -104,7 +105,7 @@ def run_counts(state: RunState) -> RunCounts:
 
 def counts_words(counts: RunCounts, *, took: str = "") -> str:
     """Return the counts of a run in words: `24 succeeded, 1 failed in 3m05s; 60 items: 57 succeeded, 3 failed`."""
-    items = f"; {counts.all_items:,} items: {_tally(counts.items)}" if counts.all_items else ""
+    items = f"; {counted(counts.all_items, 'item')}: {_tally(counts.items)}" if counts.all_items else ""
     return f"{_tally(counts.steps)}{f' in {took}' if took else ''}{items}"
 
 

@@ -7,7 +7,7 @@ the table that its last statement changes are estimated, once before the first i
 from __future__ import annotations
 
 from runner.engine import events as ev
-from runner.engine.for_each_items import queried_items
+from runner.engine.for_each_items import queried_items, refused_rows
 from runner.engine.ports import Gateway, LaunchRequest, Query, QueryResult
 from runner.engine.state import StepRecord
 from runner.engine.step_sql import for_list, with_values
@@ -15,9 +15,6 @@ from runner.errors import GatewayError
 from runner.plan.model import ItemValues, Sql, Step
 from runner.sql.carried_rows import changed_table
 from runner.sql.placeholders import TemplateError, quote_literal, render
-
-#: The limit of a for_each: a report with more items could not be read.
-MAX_ITEMS = 10_000
 
 
 class ConditionError(Exception):
@@ -65,15 +62,9 @@ class Conditions:
         if for_each is None or for_each.sql is None:
             return ()
         result = await self._query(for_each.sql, "for_each")
-        if not result.columns:
-            raise ConditionError(ev.ErrorDetails(message="for_each: the query returns no columns, so no items"))
-        if len(result.rows) > MAX_ITEMS:
-            message = f"for_each: the query returns {len(result.rows)} items; the limit is {MAX_ITEMS}"
-            raise ConditionError(ev.ErrorDetails(message=message))
-        repeated = [name for name in result.columns if result.columns.count(name) > 1 or name == "?column?"]
-        if repeated:
-            message = f"for_each: its columns need unique names, and {repeated[0]} is not one"
-            raise ConditionError(ev.ErrorDetails(message=message))
+        refused = refused_rows(result.columns, len(result.rows))
+        if refused is not None:
+            raise ConditionError(ev.ErrorDetails(message=f"for_each: {refused}"))
         try:
             return queried_items(self._step, result.columns, result.rows)
         except ValueError as error:

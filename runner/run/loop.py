@@ -60,6 +60,8 @@ class RunResult:
     record_errors: list[RecordError] = field(default_factory=list)
     #: What the ledger lacks, if that was only found at the end.
     ledger_problem: str | None = field(default=None, repr=False)
+    #: Whether the run has a record in a ledger.
+    in_ledger: bool = field(default=False, repr=False)
     run_id: str = field(default="", repr=False)
     origin: RunOrigin = field(default=RunOrigin.BEGUN, repr=False)
 
@@ -177,6 +179,7 @@ class Run:
             exit_code=exit_code(self.state),
             record_errors=self._record_errors,
             run_id=self._context.run_id,
+            in_ledger=info.ledger is not None,
             origin=RunOrigin.BEGUN if self._takeover is None else RunOrigin.RESUMED,
             ledger_problem=None if problem == self._ledger_problem else problem,
         )

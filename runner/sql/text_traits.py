@@ -11,12 +11,21 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from runner.errors import JobplanError
-from runner.sql.command_objects import ReindexTarget, created_index, dropped_relations, main_relation, reindex_target
+from runner.sql.alter_table import alter_actions
+from runner.sql.command_objects import (
+    CreatedIndex,
+    ReindexTarget,
+    created_index,
+    dropped_relations,
+    main_relation,
+    reindex_target,
+)
 from runner.sql.command_options import is_concurrent
 from runner.sql.plpgsql_bodies import catching_loop
 from runner.sql.relations import Relation
 from runner.sql.statement_effects import Effect, effect
 from runner.sql.statements import Statement, StatementKind, parse_template
+from runner.sql.syntax_tree import unwrap
 from runner.structs import Struct
 
 _K = StatementKind
@@ -31,16 +40,20 @@ class Build(Struct, frozen=True, kw_only=True):
     """A statement that, if it fails, leaves something behind that a rollback does not take back.
 
     `table` is None where it may be any table, of `schema` if that is given. `index` is the index that it builds, None
-    if the server names it; `rebuilt` the one that REINDEX INDEX builds again; `dropped` the one that DROP INDEX drops.
-    `detaches`: it detaches a partition. `rebuilds`: it is a REINDEX.
+    if the server names it, or if the name is not known; `stem` is then what the server's name has before `_idx` and a
+    number, empty if that is not known, and None if the server does not name it. `rebuilt` is the index that REINDEX
+    INDEX builds again; `dropped` the one that DROP INDEX drops. `detaches`: it detaches a partition, which is `part`,
+    if that is known. `rebuilds`: it is a REINDEX.
     """
 
     table: Relation | None = None
     index: str | None = None
+    stem: str | None = None
     rebuilt: Relation | None = None
     dropped: Relation | None = None
     schema: str | None = None
     detaches: bool = False
+    part: Relation | None = None
     rebuilds: bool = False
 
     @property
@@ -94,14 +107,38 @@ def _builds(statement: Statement) -> Iterator[Build]:
     created = created_index(statement)
     if created is not None:
         index = created.index
-        yield Build(table=_known(created.table), index=index.name if index is not None and index.known else None)
+        yield Build(
+            table=_known(created.table),
+            index=index.name if index is not None and index.known else None,
+            stem=_stem(created, statement) if index is None else None,
+        )
     elif statement.kind is _K.ALTER_TABLE:
         relation = main_relation(statement)
-        yield Build(table=None if relation is None else _known(relation), detaches=True)
+        parts = [action.other for action in alter_actions(statement) if action.other is not None]
+        yield Build(
+            table=None if relation is None else _known(relation),
+            detaches=True,
+            part=_known(parts[0]) if parts else None,
+        )
     elif statement.kind is _K.REINDEX:
         yield _rebuild(statement)
     elif statement.kind is _K.DROP_INDEX:
         yield from (Build(dropped=relation) for relation in dropped_relations(statement) if relation.known)
+
+
+#: The bytes of `{table}_{columns}` that PostgreSQL certainly does not cut before it adds `_idx` and a number.
+_NOT_CUT = 50
+
+
+def _stem(created: CreatedIndex, statement: Statement) -> str:
+    """Return how the name begins that PostgreSQL gives an index without one (ChooseIndexName of indexcmds.c)."""
+    elements = [*statement.node.index_params, *statement.node.index_including_params]
+    columns = [element.name for element in map(unwrap, elements)]
+    stem = "_".join((created.table.name, *columns))
+    plain = all(columns) and len(set(columns)) == len(columns) and created.table.known
+    return (
+        stem if plain and len(stem.encode()) <= _NOT_CUT and all(Relation(None, one).known for one in columns) else ""
+    )
 
 
 def _rebuild(statement: Statement) -> Build:

@@ -22,6 +22,7 @@ UNMET = [
     ("role: no_such_role", 'not a member of the role "no_such_role"'),
     ("preconditions: [{sql: SELECT false, message: it is not the hour}]", "it is not the hour"),
     ("preconditions: [{sql: SELECT NULL::boolean, message: it is not the hour}]", "it is not the hour"),
+    ("preconditions: [{sql: SELECT true WHERE false, message: it is not the hour}]", "it is not the hour"),
 ]
 
 

@@ -274,6 +274,10 @@ def test_an_item_that_cannot_be_read_is_no_unknown_parameter_besides(tmp_path: P
         "steps: [{id: a, for_each: {items: [x], as: 'q r'}, sql: \"DELETE FROM t WHERE v = :'q'\"}]",
         "steps: [{id: a, repeat: {until: no_rows, carry: {c: 0}}, sql: 'DELETE FROM t WHERE v > :c RETURNING v AS c'}]",
         "steps: [{id: a, sqll: VACUUM t}]",
+        "steps: [{id: a, sql: VACUUM t, priority: !!int '3'}]",
+        "steps: [{id: a, sql: VACUUM t, timeout: !!python/object/apply:os.system [x]}]",
+        "steps: [{id: a, sql: VACUUM t, tags: !!set {a, b}}]",
+        'window: {timezone: "a\\0b", from: "01:00", to: "02:00"}\nsteps: [{id: a, sql: VACUUM t, window: ignore}]',
         "steps: [{idd: a, sql: VACUUM t}]",
         "steps: [{sql: VACUUM t}, {id: b, needs: [a], sql: VACUUM u}]",
         "steps: [{id: a, sql: 'DELETE FROM t WHERE v = :p AND w = :p'}, {id: b, sql: 'DELETE FROM u WHERE v = :p'}]",
@@ -289,6 +293,12 @@ def test_a_misspelled_key_of_defaults_is_not_missing_besides(tmp_path: Path, key
     head = _HEAD.replace(f"{key}:", f"{key}x:", 1)
     found = load(tmp_path, f"{head}steps: [{{id: a, sql: VACUUM t}}, {{id: b, sql: VACUUM u}}]\n")
     assert [problem.code for problem in found] == ["JP101"]
+
+
+@pytest.mark.parametrize("defaults", ["", "[]", "10m"])
+def test_defaults_that_cannot_be_read_are_one_finding(tmp_path: Path, defaults: str) -> None:
+    text = f"version: 1\nname: example\nbudget: {{slots: 1}}\ndefaults: {defaults}\nsteps: [{{id: a, sql: VACUUM t}}]\n"
+    assert [problem.code for problem in load(tmp_path, text)] == ["JP103"]
 
 
 def test_a_key_that_is_missing_beside_an_unknown_one_is_still_reported(tmp_path: Path) -> None:

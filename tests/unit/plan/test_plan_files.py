@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.errors import ParameterError
+from runner.lint import read_plan
 from runner.plan import load_plan, plan_files
 from runner.plan.plan_files import MAX_SQL_BYTES
 
@@ -136,6 +138,22 @@ def test_a_bad_params_file_is_reported_with_the_plan_s_problems(tmp_path: Path) 
         ("plan.yaml", "JP202"),
         ("params.yaml", "JP008"),
     ]
+
+
+@pytest.mark.parametrize("text", [None, "", "- 1\n", "a: [\n", "a: 1\na: 2\n", "x: 1\n"])
+def test_a_params_file_that_cannot_be_used_is_not_an_error_of_the_plan(tmp_path: Path, text: str | None) -> None:
+    path = write(tmp_path / "plan.yaml", _HEAD + "params:\n  a: {type: integer}\n" + _STEP)
+    params = tmp_path / "params.yaml"
+    if text is not None:
+        write(params, text)
+    with pytest.raises(ParameterError, match=r"cannot run with these parameters: [12] problem") as caught:
+        read_plan(path, params_file=params)
+    assert {problem.code for problem in caught.value.problems} <= {
+        *("JP001", "JP005", "JP006", "JP008", "JP010"),
+        *("JP227", "JP228"),
+    }
+    if text != "x: 1\n":
+        assert [Path(problem.position.file).name for problem in caught.value.problems] == ["params.yaml"]
 
 
 def test_a_parameter_without_a_value_is_a_problem_only_if_values_are_required(tmp_path: Path) -> None:

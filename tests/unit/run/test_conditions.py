@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from runner.engine import events as ev
+from runner.engine.for_each_items import MAX_ITEMS
 from runner.engine.ports import Query, QueryResult
 from runner.engine.state import StepRecord, new_record
 from runner.errors import Position, ServerLostError
 from runner.plan.model import Check, Expect, ForEach, Repeat, Sql, Value
-from runner.run.conditions import MAX_ITEMS, Conditions
+from runner.run.conditions import Conditions
 from tests.fake_gateway import FakeGateway
 from tests.unit.simulated_runs import step
 
@@ -183,7 +184,7 @@ async def test_items_of_a_query() -> None:
         (QueryResult(columns=("c", "c")), "for_each: its columns need unique names, and c is not one"),
         (
             QueryResult(columns=("c",), rows=(("x",),) * (MAX_ITEMS + 1)),
-            "for_each: the query returns 10001 items; the limit is 10000",
+            "for_each: the query returns 10,001 items; the limit is 10,000",
         ),
     ],
 )
