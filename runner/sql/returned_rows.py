@@ -181,8 +181,19 @@ def rows_out_of_reach(statement: Statement) -> str | None:
     The columns must be known before the worker starts, and those of a prepared statement or a cursor are known only in
     the session that has it.
     """
-    of_session = statement.kind in {_K.EXECUTE, _K.FETCH}
-    return f"the columns of {statement.kind} are known only while the worker runs" if of_session else None
+    if statement.kind in {_K.EXECUTE, _K.FETCH}:
+        return f"the columns of {statement.kind} are known only while the worker runs"
+    return "the query has no columns" if _has_no_columns(statement) else None
+
+
+def _has_no_columns(statement: Statement) -> bool:
+    """Return whether it is a SELECT without a list of columns, as in EXISTS (SELECT FROM t)."""
+    node = statement.node
+    if statement.kind is not _K.SELECT:
+        return False
+    while label(node, "op") != "SETOP_NONE":
+        node = unwrap(node.larg)
+    return not (node.values_lists or node.target_list)
 
 
 def columns_out_of_reach(statements: Sequence[Statement]) -> str | None:
