@@ -160,6 +160,12 @@ LIVING = """
 """
 
 
+#: A row if a worker of this database waits for a lock.
+WAITING = (
+    "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = current_database()"
+)
+
+
 def test_a_run_under_way_is_observed_and_cancelled(
     jobplan: Jobplan, db: Database, snapshot: object, request: pytest.FixtureRequest
 ) -> None:
@@ -169,7 +175,7 @@ def test_a_run_under_way_is_observed_and_cancelled(
         other.execute("LOCK TABLE orders IN SHARE MODE")
         started = jobplan.start("run", plan.name, "--dsn", db.dsn)
         db.until_workers("reader", "writer")
-        until(lambda: bool(db.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND database IS NOT NULL") > 0))
+        until(lambda: bool(db.column(WAITING)))
         journal = jobplan.folder / ".jobplan/runs" / _run_of(jobplan) / "events.jsonl"
         until(lambda: journal.read_text(encoding="utf-8").count('"attempt_running"') == 2)
         run = _run_of(jobplan)  # other tests may share the server
