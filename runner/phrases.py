@@ -1,4 +1,7 @@
-"""How messages count things and list names: `1 step`, `1,234 steps`, `a, b and 3 more`. One way for all commands."""
+"""How messages count things, list names and shorten texts: `1 step`, `1,234 steps`, `a, b and 3 more`, `a long t…`.
+
+One way for all commands.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,16 @@ def some(items: Sequence[str], limit: int = 8) -> str:
         return "nothing"
     more = f" and {len(items) - limit:,} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def few(items: Sequence[str], limit: int) -> str:
+    """Return the first items, and an ellipsis for the others: `a, b, …`."""
+    return ", ".join(items[:limit]) + (", …" if len(items) > limit else "")
+
+
+def cut(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters, with an ellipsis for what is left out."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def listed(words: Iterable[str], *, last: str = "or") -> str:

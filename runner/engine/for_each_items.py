@@ -18,6 +18,7 @@ from typing import cast
 
 from runner.engine.events import Item
 from runner.identity import inner_key
+from runner.phrases import cut
 from runner.plan.groups import bound_values
 from runner.plan.model import ForEach, ItemValues, ParamType, Step, Value
 from runner.sql.placeholders import Listed
@@ -154,7 +155,7 @@ def _label(row: Mapping[str, Value | None]) -> str:
     parts = [row[""]] if "" in row else row.values()
     flat = " ".join(",".join(map(_shown, parts)).split())
     safe = "".join(character if character.isprintable() else "?" for character in flat)
-    return safe if len(safe) <= _KEY_LENGTH else safe[: _KEY_LENGTH - 1] + "…"
+    return cut(safe, _KEY_LENGTH)
 
 
 def _shown(value: Value | None) -> str:

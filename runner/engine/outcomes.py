@@ -18,7 +18,7 @@ from runner.engine.for_each_items import names
 from runner.engine.ports import WorkerEnd
 from runner.engine.state import BAD, RunState, StepRecord, StepState
 from runner.engine.window import closed_words, skip_left_over
-from runner.phrases import counted
+from runner.phrases import counted, few
 from runner.plan.model import Expect, Step, Value
 from runner.plan.sqlstates import QUERY_CANCELED, STOPPED
 from runner.sql.text_traits import TextTraits, nature_of
@@ -467,7 +467,7 @@ def _bad_items(state: RunState, record: StepRecord) -> ev.ErrorDetails | None:
     bad = [item for item in record.chunk if item.key in state.records and state.records[item.key].state in BAD]
     if not bad:
         return None
-    shown = ", ".join(names(bad[:_NAMED])) + (", …" if len(bad) > _NAMED else "")
+    shown = few(list(names(bad)), _NAMED)
     return ev.ErrorDetails(message=f"{len(bad)} of its {len(record.chunk)} items did not succeed: {shown}")
 
 

@@ -11,7 +11,7 @@ from runner.durations import format_duration
 from runner.fleet import events as ev
 from runner.fleet.events import ACTIVE, FAILURES, MemberState
 from runner.fleet.rollout import FleetState, Member
-from runner.phrases import counted
+from runner.phrases import counted, some
 from runner.reports.run_end import next_line
 from runner.reports.terminal_text import broken, broken_command
 from runner.structs import Struct, to_values
@@ -114,8 +114,7 @@ def group_lines(groups: Sequence[FailureGroup], targets: int) -> Iterator[str]:
 
 def listed_targets(names: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
-    more = len(names) - SHOWN_TARGETS
-    return ", ".join(names[:SHOWN_TARGETS]) + (f" and {more:,} more" if more > 0 else "")
+    return some(names, SHOWN_TARGETS)
 
 
 def event_line(event: ev.FleetEvent, state: FleetState) -> str | None:

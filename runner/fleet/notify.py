@@ -16,6 +16,7 @@ from runner.fleet.coordinator import FleetSink
 from runner.fleet.events import MemberState
 from runner.fleet.messages import count_words, member_words
 from runner.fleet.rollout import FleetState, Member
+from runner.phrases import some
 from runner.reports.notify import Message, Notifier, Webhook
 
 #: Targets that did not succeed and are named in a message.
@@ -90,11 +91,9 @@ class FleetNotifier(FleetSink):
     def _failed(self, event: ev.FleetFinished, state: FleetState) -> None:
         bad = [member for member in state.members.values() if member.state not in _NO_FAILURES]
         targets = [{"target": one.target.name, "state": str(one.state)} for one in bad[:_MOST_TARGETS]]
-        names = ", ".join(one["target"] for one in targets)
-        more = f" and {len(bad) - len(targets):,} more" if len(bad) > len(targets) else ""
         counts = {str(kind): number for kind, number in state.counts().items()}
         what = f"ended with exit code {event.exit_code}: {count_words(state.counts())}"
-        what += f" ({names}{more})" if names else ""
+        what += f" ({some([one.target.name for one in bad], _MOST_TARGETS)})" if bad else ""
         self._send("failure", what, exit_code=event.exit_code, counts=counts, targets=targets)
 
     def _send(self, event: str, what: str, **fields: object) -> None:

@@ -15,7 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import Span, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, set_span_in_context
 
 from runner.engine.events import Event
 from runner.engine.ports import Sink
@@ -23,7 +23,7 @@ from runner.engine.state import RunState
 from runner.fleet import events as ev
 from runner.fleet.coordinator import FleetSink
 from runner.fleet.rollout import FleetState, Member
-from runner.reports.otlp import PATIENCE, RunSpans, export, nanoseconds, parent_of, provider_of
+from runner.reports.otlp import PATIENCE, RunSpans, end_span, export, nanoseconds, parent_of, provider_of
 
 #: Targets whose spans wait for the collector; those of further ones are left out.
 _MOST_WAITING: Final = 200
@@ -122,10 +122,7 @@ class FleetTrace(FleetSink):
         span.set_attribute("jobplan.exit_code", event.exit_code)
         for kind, number in state.counts().items():
             span.set_attribute(f"jobplan.targets.{kind}", number)
-        if event.exit_code:
-            span.set_attribute("error.type", f"exit_code_{event.exit_code}")
-            span.set_status(StatusCode.ERROR)
-        span.end(nanoseconds(event.at))
+        end_span(span, event.at, f"exit_code_{event.exit_code}" if event.exit_code else None)
         self._enqueue()
 
     def _not_begun(self, event: ev.MemberFinished, member: Member, began: float) -> None:
@@ -133,10 +130,7 @@ class FleetTrace(FleetSink):
         start = nanoseconds(began)
         span = self._tracer.start_span(f"run {self._plan}", self._context(), attributes=attributes, start_time=start)
         span.set_attribute("jobplan.state", str(event.state))
-        if event.exit_code:
-            span.set_attribute("error.type", str(event.state))
-            span.set_status(StatusCode.ERROR)
-        span.end(nanoseconds(event.at))
+        end_span(span, event.at, str(event.state) if event.exit_code else None)
         self._enqueue()
 
     def _about(self, member: Member) -> dict[str, str]:

@@ -196,7 +196,7 @@ def _build(root: MappingNode, file: str, report: Report) -> Targets:
     names = () if known is None else tuple(known.present)
     targets = tuple(_labelled(_target(part, names), clusters) for part in _items(fields, "targets"))
     discover = tuple(_labelled(_discovery(part, names), clusters) for part in _items(fields, "discover"))
-    _check_names(fields, report)
+    _check_names(fields)
     if not fields.has("targets") and not fields.has("discover"):
         report.add(root, "JP102", "the file has neither `targets` nor `discover`", hint="list databases, or a query")
     rollout = fields.mapping("rollout")
@@ -320,7 +320,7 @@ def _discovery(fields: Fields, clusters: Sequence[str]) -> Discovery:
     )
 
 
-def _check_names(fields: Fields, report: Report) -> None:
+def _check_names(fields: Fields) -> None:
     """Report targets that are listed twice, by name or by database."""
     seen: dict[tuple[str, ...], Node] = {}
     for node in fields.items("targets"):
@@ -335,7 +335,7 @@ def _check_names(fields: Fields, report: Report) -> None:
         ):
             first = seen.setdefault(key, node)
             if first is not node and name and database and cluster:
-                report.add(node, "JP271", f"{what} is already used by the target at {first.position}")
+                fields.add(node, "JP271", f"{what} is already used by the target at {first.position}")
                 break
 
 

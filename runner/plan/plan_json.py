@@ -15,6 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 from runner.errors import Position, RecordError
+from runner.phrases import cut
 from runner.plan.model import Plan, Sql, Step
 from runner.plan.parameters import parse_value, typed_values
 from runner.structs import Struct, from_values, names, replace
@@ -150,4 +151,4 @@ def _flat(value: object) -> str:
 
 def _cut(text: str, begin: int) -> str:
     shown = f"…{text[begin + 1 :]}" if begin else text
-    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
+    return cut(shown, _SHOWN)

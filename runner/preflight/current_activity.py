@@ -10,6 +10,7 @@ from runner.errors import Problem
 from runner.gateway.catalog import HeldLock
 from runner.gateway.server_facts import OldTransaction
 from runner.locks.conflicts import LockTiming
+from runner.phrases import few
 from runner.plan.model import Plan, Step
 from runner.preflight.lock_checks import LocksOfSteps, RealLock
 from runner.preflight.step_durations import Durations
@@ -117,7 +118,7 @@ def _waits_for(lock: RealLock) -> LockMode:
 def _blocked(step: Step, met: Sequence[tuple[RealLock, HeldLock]]) -> Problem:
     lock, one = next((pair for pair in met if pair[0].direct), met[0])
     others = dict.fromkeys(str(other.relation) for other, _ in met if other.relation != lock.relation)
-    more = f", and more on {', '.join(list(others)[:_NAMED])}{', …' if len(others) > _NAMED else ''}" if others else ""
+    more = f", and more on {few(list(others), _NAMED)}" if others else ""
     who = _who(one.pid, one.user, one.application_name, one.state, one.seconds)
     limit = f" (lock_timeout {format_duration(step.lock_timeout)})" if step.lock_timeout is not None else ""
     mode = _waits_for(lock)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from runner.errors import Severity
 from runner.gateway.catalog import DependentFacts, KeyFacts, RelationFacts
+from runner.phrases import few
 from runner.preflight.catalog_state import CatalogView, SeenRelation, State, When
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
@@ -397,7 +398,7 @@ def _right(right: Right, catalog: CatalogView) -> Right:
 
 
 def _partitions(unit: Unit, facts: RelationFacts, offset: int, role: str) -> StatementFinding:
-    names = ", ".join(map(str, facts.unmaintained[:_NAMED])) + (", …" if len(facts.unmaintained) > _NAMED else "")
+    names = few([str(one) for one in facts.unmaintained], _NAMED)
     message = (
         f'role "{role}" may not maintain {len(facts.unmaintained)} of the partitions of {facts.relation}: '
         f"{unit.statement.kind} would skip {names} with a WARNING"

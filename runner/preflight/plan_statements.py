@@ -18,6 +18,7 @@ from runner.engine.step_sql import for_list, with_values
 from runner.errors import Position, Problem, Severity
 from runner.gateway.inspection import Inspector, Settings
 from runner.gateway.queries import hold_text, missing_tables
+from runner.phrases import few
 from runner.plan.graph import topological_order
 from runner.plan.groups import constants, steps_of_groups
 from runner.plan.model import Check, Hold, Plan, Sql, Step, Value
@@ -280,7 +281,7 @@ class StatementChecker:
         if not before or rows is None:
             self._report_step(step, "the list of for_each is empty now: there is nothing to do", Coverage.CHECKED)
             return ()
-        named = ", ".join(f"`{name}`" for name in before[:_NAMED]) + (", …" if len(before) > _NAMED else "")
+        named = few([f"`{name}`" for name in before], _NAMED)
         why = f"the list of for_each is empty now; step{'s' if len(before) > 1 else ''} {named} may fill it"
         self._report_step(step, f"{why}; the SQL was checked with a made-up item", Coverage.NOT)
         return queried_items(step, rows.columns, [[MADE_UP] * len(rows.columns)])

@@ -19,6 +19,7 @@ from runner.engine.simulation import AttemptScript, CheckScript, Simulation, sim
 from runner.engine.window import is_unfinished
 from runner.errors import Position, Problem
 from runner.identity import written_key
+from runner.phrases import few
 from runner.plan.graph import longest_path
 from runner.plan.groups import written_out, written_steps
 from runner.plan.model import OnFinish, Plan, RetryPolicy, Step, StepWindow, Window
@@ -406,7 +407,7 @@ def window_problems(plan: Plan, found: WindowForecast, usual: Mapping[str, float
             )
             yield new_problem("JP626", message, step.position, step=step.id)
     if found.known and found.left_over:
-        names = ", ".join(found.left_over[:_NAMED]) + (", …" if len(found.left_over) > _NAMED else "")
+        names = few(found.left_over, _NAMED)
         opening = "what is left of the window" if found.open_now else "the next opening of the window"
         length = format_duration(found.closes - max(found.opens, found.server_time))
         message = (

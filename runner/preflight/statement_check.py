@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from runner.codes import CODES
 from runner.errors import Severity
 from runner.gateway.inspection import Inspector, Probe
+from runner.phrases import cut
 from runner.preflight.catalog_state import CatalogView, SeenRelation, State
 from runner.preflight.command_checks import NOT_CHECKABLE, check_command, left_open
 from runner.preflight.disk_space import Disks, disk_note
@@ -331,12 +332,11 @@ def _is_of_plan(verdict: StatementVerdict) -> bool:
 
 def report_of(unit: Unit, verdict: StatementVerdict) -> StatementReport:
     """Return the statement for reports."""
-    text = " ".join(unit.sql.split())
     return StatementReport(
         step=unit.step_id,
         instance=unit.instance,
         key=unit.key,
-        text=text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",
+        text=cut(" ".join(unit.sql.split()), _SHOWN),
         command=str(unit.statement.kind),
         coverage=verdict.coverage,
         why=tuple(dict.fromkeys(verdict.why)),

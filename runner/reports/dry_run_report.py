@@ -15,7 +15,7 @@ from runner.clock import rfc3339
 from runner.codes import with_slug
 from runner.durations import format_duration
 from runner.errors import Problem, Severity
-from runner.phrases import counted, counts, some
+from runner.phrases import counted, counts, cut, few, some
 from runner.plan.model import Outside
 from runner.plan.window import local_words, window_words
 from runner.preflight.current_activity import LockReport
@@ -84,7 +84,7 @@ def _shown(schedule: Schedule) -> tuple[Bar, ...]:
 
 def _bar_name(bar: Bar) -> str:
     name = visible(bar.step)
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
+    return cut(name, _MAX_NAME)
 
 
 def _row(bar: Bar, scale: float, width: int) -> str:
@@ -108,9 +108,8 @@ def _conclusions(schedule: Schedule) -> Iterator[str]:
     yield f"Makespan: {usual}{at_worst}; with any number of slots it is at least {least}."
     yield f"Critical path: {path}"
     if schedule.unknown:
-        count = len(schedule.unknown)
-        names = ", ".join(schedule.unknown[:5]) + (", …" if count > 5 else "")
-        yield f"{_UNKNOWN} {count} of unknown duration, drawn with the median of the others: {names}"
+        unknown = f"{len(schedule.unknown)} of unknown duration, drawn with the median of the others"
+        yield f"{_UNKNOWN} {unknown}: {few(schedule.unknown, 5)}"
 
 
 def _other_slots(schedule: Schedule) -> Iterator[str]:
@@ -272,7 +271,7 @@ def _statement(group: Sequence[StatementReport], column: int, style: Style, widt
     text, room = visible(one.text), max(width - margin, _TEXT)
     if estimate and len(text) + len(estimate) + 4 <= room:
         text, estimate = f"{text}  ({estimate})", ""
-    text = text if len(text) <= room else text[: room - 1] + "…"
+    text = cut(text, room)
     if len(name) <= column:
         yield f"  {coverage}  {name.ljust(column)}  {text}".rstrip()
     else:

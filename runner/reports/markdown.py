@@ -7,13 +7,13 @@ link to an issue. A comment on GitHub has at most 65,536 characters, so the text
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Rows
 from runner.engine.state import StepState
-from runner.phrases import counted
+from runner.phrases import counted, cut
 from runner.reports.messages import (
     SHOWN_WARNINGS,
     error_block,
@@ -108,7 +108,7 @@ def _trouble(step: StepReport) -> str:
         words += f", {len(step.attempts)} attempts"
     lines = [error_block(step.error, step.sql)] if step.error else []
     lines += remains_lines(step)
-    return f"{words}\n\n{block(_lines(lines))}" if lines else words
+    return "\n\n".join((words, block("\n".join(lines)))) if lines else words
 
 
 def _warned(step: StepReport) -> Iterator[str]:
@@ -116,7 +116,8 @@ def _warned(step: StepReport) -> Iterator[str]:
     if texts:
         shown = [f"WARNING: {text}" for text in texts[:SHOWN_WARNINGS]]
         shown += ["…"] if len(texts) > SHOWN_WARNINGS else []
-        yield f"⚠️ {counted(step.warnings, 'warning')} of {code(step.key)}\n\n{block(_lines(shown))}"
+        words = f"⚠️ {counted(step.warnings, 'warning')} of {code(step.key)}"
+        yield "\n\n".join((words, block("\n".join(shown))))
 
 
 def _rows(report: RunReport) -> Iterator[str]:
@@ -201,7 +202,7 @@ def code(text: str, *, table: bool = False) -> str:
     line = visible(" ".join(text.split()))
     if not line:
         return ""
-    line = line if len(line) <= CELL else f"{line[: CELL - 1]}…"
+    line = cut(line, CELL)
     fence = "`" * (_longest_run(line) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     span = f"{fence}{pad}{line}{pad}{fence}"
@@ -210,14 +211,9 @@ def code(text: str, *, table: bool = False) -> str:
 
 def block(text: str) -> str:
     """Write text as a code block, shortened if it is long, with a fence that the text does not contain."""
-    text = visible(text, keep="\n\t")
-    text = text if len(text) <= BLOCK else f"{text[: BLOCK - 1]}…"
+    text = cut(visible(text, keep="\n\t"), BLOCK)
     fence = "`" * max(3, _longest_run(text) + 1)
-    return f"{fence}text\n{_lines(text.splitlines())}\n{fence}"
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines)
+    return "\n".join((f"{fence}text", *(text.splitlines() or [""]), fence))
 
 
 def _longest_run(text: str) -> int:

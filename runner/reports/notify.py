@@ -29,6 +29,7 @@ from runner.engine.ports import Sink
 from runner.engine.state import BAD, RunState
 from runner.errors import UsageError
 from runner.exit_codes import is_failure
+from runner.phrases import some
 from runner.structs import Struct
 
 #: Seconds that the end of a run waits for messages, all together.
@@ -252,9 +253,8 @@ class Notifier(Sink):
     def _failed(self, event: RunFinished) -> None:
         bad = [(step, state) for step, state in event.steps.items() if state in BAD]
         steps = [{"step": step, "state": state} for step, state in bad[:_MOST_STEPS]]
-        names = ", ".join(f"{one['step']} {one['state']}" for one in steps)
-        more = f" and {len(bad) - len(steps):,} more" if len(bad) > len(steps) else ""
-        what = f"ended with exit code {event.exit_code}" + (f": {names}{more}" if names else "")
+        names = f": {some([f'{step} {state}' for step, state in bad], _MOST_STEPS)}" if bad else ""
+        what = f"ended with exit code {event.exit_code}{names}"
         self._send("failure", what, exit_code=event.exit_code, steps=steps)
 
     def _send(self, event: str, what: str, **fields: object) -> None:

@@ -130,7 +130,6 @@ def trace_of(
     """
     if not any(isinstance(event, RunStarted | RunResumed) for event in events):
         return ()
-
     kept = InMemorySpanExporter()
     provider = provider_of(kept, environment)
     RunSpans(provider.get_tracer("jobplan"), run_id, parent_of(environment), began=began).build(events)
@@ -151,7 +150,6 @@ def parent_of(environment: Mapping[str, str]) -> Context:
     """Return the context that TRACEPARENT and TRACESTATE name."""
     names = {"traceparent": "TRACEPARENT", "tracestate": "TRACESTATE"}
     carrier = {key: environment[name] for key, name in names.items() if name in environment}
-
     return TraceContextTextMapPropagator().extract(carrier, Context())
 
 
@@ -206,7 +204,7 @@ class RunSpans:
                 self._end_step(event)
             case RunFinished() if self._run is not None:
                 self._run.set_attribute("jobplan.exit_code", event.exit_code)
-                self._end(self._run, event.at, None if event.exit_code == 0 else f"exit_code_{event.exit_code}")
+                end_span(self._run, event.at, None if event.exit_code == 0 else f"exit_code_{event.exit_code}")
                 self._run = None
 
     def _begin_run(self, event: RunStarted | RunResumed, began: RunStarted | None) -> None:
@@ -259,29 +257,28 @@ class RunSpans:
         state = None if event.error is None else event.error.sqlstate
         if state is not None:
             span.set_attribute("db.response.status_code", state)
-        self._end(span, event.at, None if event.outcome in _GOOD else state or str(event.outcome))
+        end_span(span, event.at, None if event.outcome in _GOOD else state or str(event.outcome))
 
     def _end_step(self, event: StepFinished) -> None:
         span = self._step(event.step, event.at)
         del self._steps[event.step]
         span.set_attribute("jobplan.state", event.state)
-        self._end(span, event.at, event.state if event.state in BAD else None)
+        end_span(span, event.at, event.state if event.state in BAD else None)
 
     def _start(
         self, name: str, at: float, parent: Span | None, attributes: Mapping[str, str | bool | int | float]
     ) -> Span:
-
         context = self._parent if parent is None else set_span_in_context(parent, self._parent)
         kind = SpanKind.CLIENT if name.startswith("attempt ") else SpanKind.INTERNAL
         return self._tracer.start_span(name, context, kind, attributes, start_time=nanoseconds(at))
 
-    @staticmethod
-    def _end(span: Span, at: float, error: str | None) -> None:
 
-        if error is not None:
-            span.set_attribute("error.type", error)
-            span.set_status(StatusCode.ERROR)
-        span.end(nanoseconds(at))
+def end_span(span: Span, at: float, error: str | None) -> None:
+    """End a span; `error` is its kind of error, None without one."""
+    if error is not None:
+        span.set_attribute("error.type", error)
+        span.set_status(StatusCode.ERROR)
+    span.end(nanoseconds(at))
 
 
 def nanoseconds(seconds: float) -> int:

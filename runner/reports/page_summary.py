@@ -14,7 +14,7 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import ErrorDetails, SkipReason
 from runner.engine.state import FINAL, StepState
-from runner.phrases import counted
+from runner.phrases import counted, cut, some
 from runner.reports.messages import error_fields, failure_words, remains_lines, state_words, xml_text
 from runner.reports.plan_problems import window
 from runner.reports.run_report import RunReport, StepReport, TimeSplit, run_end
@@ -242,13 +242,11 @@ def _failure(step: StepReport, message: str, skipped: Sequence[str], *, folded: 
 
 
 def _names(keys: Sequence[str]) -> str:
-    links = ", ".join(step_link(key) for key in keys[:_NAMED])
-    return f"{links} and {len(keys) - _NAMED:,} more" if len(keys) > _NAMED else links
+    return some([step_link(key) for key in keys], _NAMED)
 
 
 def _first_line(message: str) -> str:
-    line = message.partition("\n")[0]
-    return html_text(line if len(line) <= 200 else f"{line[:199]}…")
+    return html_text(cut(message.partition("\n")[0], 200))
 
 
 def _sql(sql: str, error: ErrorDetails | None) -> str:

@@ -19,7 +19,7 @@ from runner.engine.previous_runs import PastRun
 from runner.engine.state import BAD, StepState
 from runner.errors import RecordError
 from runner.exit_codes import end_words, is_failure
-from runner.phrases import counted
+from runner.phrases import counted, cut
 from runner.reports.destinations import Destination
 from runner.reports.html import self_contained
 from runner.reports.page_summary import card, html_text, moment, name_class, state_class
@@ -437,8 +437,7 @@ def _plan_link(plan: str) -> str:
 
 
 def _line(text: str) -> str:
-    line = text.partition("\n")[0]
-    return line if len(line) <= _MESSAGE else f"{line[: _MESSAGE - 1]}…"
+    return cut(text.partition("\n")[0], _MESSAGE)
 
 
 def _left_out(total: int, shown: int, thing: str) -> str:

@@ -12,6 +12,7 @@ from runner.engine.ports import Gateway, LaunchRequest, Query, QueryResult
 from runner.engine.state import StepRecord
 from runner.engine.step_sql import for_list, with_values
 from runner.errors import GatewayError
+from runner.phrases import cut
 from runner.plan.model import ItemValues, Sql, Step
 from runner.sql.carried_rows import changed_table
 from runner.sql.placeholders import TemplateError, quote_literal, render
@@ -123,7 +124,7 @@ def _named(error: ev.ErrorDetails, name: str) -> ev.ErrorDetails:
 
 def _one_line(text: str, limit: int = 200) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    return cut(flat, limit)
 
 
 #: Seconds for the query, and for the lock on a partitioned table that it needs: without an answer nothing is estimated.
