@@ -43,6 +43,9 @@ from runner.preflight.step_durations import (
 from runner.sql.relations import query_relations
 from runner.structs import Struct, field, replace
 
+#: Failed checks of the server that are an error for some statements alone, where they are reported as such.
+_OF_STATEMENTS = frozenset({"JP507"})
+
 
 def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Problem]:
     """Yield a problem for each failed check of the server, for the plan's needs."""
@@ -52,7 +55,8 @@ def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Prob
         outcome, check = one.outcome, one.check
         if outcome.level not in {Level.WARNING, Level.ERROR}:
             continue
-        severity = Severity.ERROR if outcome.level is Level.ERROR else Severity.WARNING
+        certain = outcome.level is Level.ERROR and check.code not in _OF_STATEMENTS
+        severity = Severity.ERROR if certain else Severity.WARNING
         position = plan.budget.position if check.name in capacity else top
         message = f"{check.name}: {outcome.found}; needed: {outcome.needed}"
         yield new_problem(check.code, message, position, hint=outcome.mend or None, severity=severity)
@@ -91,7 +95,7 @@ async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspec
 #: The finding for a requirement that is not met.
 _UNMET = "JP520"
 #: Findings about the server with which a run would not start.
-_REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP508", "JP510", _UNMET})
+_REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP508", "JP510", _UNMET})
 
 
 class DryRunOptions(Struct, frozen=True, kw_only=True):
@@ -168,7 +172,8 @@ async def dry_run(plan: Plan, inspector: Inspector, options: DryRunOptions) -> D
     disks = Disks(directory[0], inspector.host)
     written = written_out(plan)
     left_out = options.left_out | {step.id for step in written_steps(plan) if step.group in options.left_out}
-    results = await StatementChecker(written, inspector, disks, explain=options.explain).check(left_out=left_out)
+    checker = StatementChecker(written, inspector, disks, explain=options.explain, read_only=facts.read_only)
+    results = await checker.check(left_out=left_out)
     locks = read_locks(results.units)
     problems += conflict_problems(plan, locks, Sources()) if options.well_formed else ()
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)

@@ -7,6 +7,7 @@ all of them, and then checks one statement after the other, in an order in which
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 
@@ -45,6 +46,7 @@ from runner.sql.catalog_changes import CREATES, Action, Change, Sort, changes
 from runner.sql.definition_changes import alterations
 from runner.sql.function_calls import functions_called
 from runner.sql.placeholders import TemplateError
+from runner.sql.statement_effects import refused_read_only
 from runner.structs import Struct, field, replace
 
 #: How many steps a sentence names.
@@ -68,19 +70,28 @@ class StatementResults(Struct, kw_only=True):
     unevaluated: bool = False
 
 
+#: The setting of transactions, and a text that changes it for its own transaction.
+_BY_DEFAULT = "default_transaction_read_only"
+_READ_WRITE = re.compile(r"read\s+write|transaction_read_only", re.IGNORECASE)
+_WRITABLE = 'write `settings: {default_transaction_read_only: "off"}`, or reset it for the role and the database'
+
+
 class StatementChecker:
     """Checks the statements of one plan, whose groups are written out.
 
-    Without `explain` the planner runs no functions.
+    Without `explain` the planner runs no functions. `read_only`: the transactions of workers are so by default.
     """
 
-    def __init__(self, plan: Plan, inspector: Inspector, disks: Disks, *, explain: bool) -> None:
+    def __init__(
+        self, plan: Plan, inspector: Inspector, disks: Disks, *, explain: bool, read_only: bool = False
+    ) -> None:
         self._plan = plan
         self._inspector = inspector
         self._changes = Changes(plan)
         self._contexts = StatementContexts(inspector)
         self._examiner = Examiner(inspector, self._contexts, disks, explain=explain)
         self._result = StatementResults()
+        self._read_only = read_only
         #: Instances whose `if` is false now.
         self._skipped: set[str] = set()
         self._values = base_values(plan)
@@ -426,6 +437,7 @@ class StatementChecker:
         """Check one statement, record the findings, and return whether it could run now as far as is known."""
         catalog = self._sight(unit)
         verdict = await self._examiner.examine(unit, catalog)
+        self._judge_writing(unit, verdict)
         good = not verdict.findings and not verdict.blind
         if good and unit.key in {"if", "preconditions"}:
             asked = await self._is_harmless(unit, catalog)
@@ -444,6 +456,19 @@ class StatementChecker:
             severity = self._lowered(unit, one) or one.severity
             self._report(one.code, one.message, unit.position(one.offset), unit.step, hint=one.hint, severity=severity)
         return good
+
+    def _judge_writing(self, unit: Unit, verdict: StatementVerdict) -> None:
+        """Add that a statement writes in a transaction that is read-only by default; an error is reported once."""
+        settings = unit.step.settings if unit.step is not None else {}
+        own = _READ_WRITE.search(unit.rendered.text) or any(name.lower() == _BY_DEFAULT for name in settings)
+        refused = refused_read_only(unit.statement) if self._read_only and unit.key == "sql" and not own else None
+        if refused is None:
+            return
+        message = f"{_BY_DEFAULT} is on, and {refused} writes"
+        finding = StatementFinding("JP507", message, unit.statement.start, hint=_WRITABLE, sqlstate="25006")
+        if self._lowered(unit, finding) is None and unit.instance not in self._skipped:
+            self._read_only = False
+        verdict.findings.append(finding)
 
     async def _ask(self, unit: Unit, catalog: CatalogView, verdict: StatementVerdict) -> None:
         """Evaluate a condition of a step as a run does before it launches the step, and add the result."""

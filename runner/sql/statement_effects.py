@@ -17,7 +17,7 @@ from runner.sql.command_objects import created_index, created_relations, dropped
 from runner.sql.command_options import enabled, is_cascading
 from runner.sql.function_calls import FunctionCall, function_call, functions_called
 from runner.sql.relations import Relation, relation_of
-from runner.sql.statements import Statement, StatementKind
+from runner.sql.statements import QUERIES, Statement, StatementKind
 from runner.sql.syntax_tree import ROW_CHANGING_NODES, contains, find, unwrap, walk
 from runner.sql.transactions import is_session_only
 from runner.structs import Struct
@@ -68,12 +68,34 @@ def _of_query(statement: Statement) -> Effect:
     return found
 
 
+#: Commands that a read-only transaction refuses, besides CREATE, ALTER and DROP (ClassifyUtilityCommandAsReadOnly of
+#: utility.c). It allows VACUUM, ANALYZE, REINDEX and CLUSTER.
+_REFUSED = frozenset(
+    {
+        *(
+            _K.TRUNCATE,
+            _K.REFRESH_MATERIALIZED_VIEW,
+            _K.SELECT_INTO,
+            _K.COMMENT,
+            _K.SECURITY_LABEL,
+            _K.GRANT,
+            _K.REVOKE,
+        ),
+        *(_K.GRANT_ROLE, _K.REASSIGN_OWNED),
+    }
+)
+_REFUSED_VERBS = ("CREATE ", "ALTER ", "DROP")
+
+
 def refused_read_only(statement: Statement) -> str | None:
-    """Return which rows or row locks of a query or of a command a read-only transaction certainly refuses, or None.
+    """Return the words for what a read-only transaction certainly refuses of a statement, None if for nothing.
 
     Functions are not considered: many that write something are not refused.
     """
-    if statement.kind not in {_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE}:
+    kind = statement.kind
+    if kind in _REFUSED or (kind.startswith(_REFUSED_VERBS) and kind is not _K.ALTER_SYSTEM):
+        return str(kind)
+    if kind not in QUERIES:
         return None
     for node in walk(statement.node):
         name = str(node.DESCRIPTOR.name)

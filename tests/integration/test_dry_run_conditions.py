@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_dry_run_report import reported
+from runner.lint import read_plan
+from runner.run.api import run_plan
+from tests.integration.test_dry_run_report import HEAD, reported
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,29 @@ def test_a_condition_that_takes_too_long_is_no_error(tmp_path: Path, dsn: str) -
     condition = "SELECT count(*) > 0 FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b"
     result = reported(tmp_path, dsn, f'  - {{id: a, if: "{condition}", sql: ANALYZE pg_class}}\n')
     assert [problem.code for problem in result.problems if problem.step == "a"] == []
+
+
+_READ_ONLY = " options='-c default_transaction_read_only=on'"
+_HARMLESS = """
+  - {id: a, sql: "SELECT count(*) FROM pg_class", expect: {rows: 1}}
+  - {id: b, sql: ANALYZE pg_class}
+  - {id: c, sql: "CREATE TABLE made ()", settings: {default_transaction_read_only: "off"}}
+  - {id: d, sql: "SET TRANSACTION READ WRITE; CREATE TABLE made2 ()"}
+  - {id: e, sql: "CREATE TABLE made3 ()", allow_failure: [read_only_sql_transaction]}
+"""
+
+
+def test_read_only_by_default_is_an_error_for_a_statement_that_writes(tmp_path: Path, dsn: str) -> None:
+    found = reported(tmp_path, dsn + _READ_ONLY, _HARMLESS)
+    assert {str(problem.severity) for problem in found.problems if problem.code == "JP507"} == {"warning"}
+    assert not found.refused
+    writes = '  - {id: f, sql: "CREATE TABLE made4 ()"}\n  - {id: g, sql: "CREATE TABLE made5 ()"}\n'
+    found = reported(tmp_path, dsn + _READ_ONLY, f"{_HARMLESS}{writes}")
+    errors = [problem.step for problem in found.problems if (problem.code, str(problem.severity)) == ("JP507", "error")]
+    assert errors == ["f"]
+
+
+def test_what_is_no_error_for_a_read_only_default_runs(tmp_path: Path, database: str) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(HEAD + _HARMLESS, encoding="utf-8")
+    assert run_plan(read_plan(plan), dsn=database + _READ_ONLY).exit_code == 0

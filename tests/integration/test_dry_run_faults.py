@@ -226,6 +226,7 @@ FAULTS = (
         code="JP507",
         steps="- {id: a, sql: SELECT 1}",
         of_role=True,
+        warning=True,
         seed=(f"ALTER ROLE {ROLE} SET default_transaction_read_only = on",),
     ),
 )
