@@ -37,6 +37,7 @@ from runner.cli.project_options import PlanPath, confirm, confirm_option, enviro
 from runner.exit_codes import ExitCode
 from runner.identity import this_user
 from runner.phrases import counted
+from runner.reports.terminal_text import columns, visible
 from runner.structs import asdict, to_values
 
 if TYPE_CHECKING:
@@ -74,10 +75,10 @@ def targets_command(targets_file: Path, where: tuple[str, ...], form: str) -> in
         if not members:
             continue
         print_text(f"wave {wave.name}: {len(members)}")
-        width = max(len(target.name) for target in members)
+        width = max(columns(visible(target.name)) for target in members)
         for target in members:
             labels = " ".join(f"{key}={value}" for key, value in sorted(target.labels.items()))
-            print_lines([f"  {target.name:<{width}}  {target.cluster}/{target.database}  {labels}".rstrip()])
+            print_lines([f"  {_padded(target.name, width)}  {target.cluster}/{target.database}  {labels}".rstrip()])
     return 0
 
 
@@ -146,12 +147,12 @@ def show_command(fleet_id: str, where: tuple[str, ...], *, journal: Path, report
     if form == "json":
         print_json(report_data(state, code))
         return code
-    width = max((len(name) for name in state.members), default=0)
+    width = max((columns(visible(name)) for name in state.members), default=0)
     for wave in state.waves:
         print_text(f"wave {wave.name}")
         for member in state.of_wave(wave.name):
             took = "" if member.last is None else f"  {member.last.seconds:.1f} s"
-            print_lines([f"  {member.target.name:<{width}}  {member_words(member.state)}{took}  {member.run}"])
+            print_lines([f"  {_padded(member.target.name, width)}  {member_words(member.state)}{took}  {member.run}"])
     print_lines(summary_lines(state, journal=options_of(journal), width=terminal_width(sys.stdout)))
     return code
 
@@ -244,6 +245,12 @@ def cancel_command(
     else:
         print_text(f"fleet run {fleet_id}: no run is active on {part.strip() or 'any target'}.")
     return ExitCode.UNKNOWN if still else 0
+
+
+def _padded(name: str, width: int) -> str:
+    """Return a name, as it is printed, in so many columns."""
+    shown = visible(name)
+    return shown + " " * (width - columns(shown))
 
 
 def _chosen(targets: Targets, where: tuple[str, ...]) -> tuple[Target, ...] | None:

@@ -20,6 +20,7 @@ from runner.gateway.connecting import conninfo_of
 from runner.gateway.inspection import Inspector
 from runner.gateway.ledger.finding import searching
 from runner.gateway.server_refusals import read_place
+from runner.phrases import ended
 from runner.structs import Struct, replace
 
 _Value = TypeVar("_Value")
@@ -33,7 +34,7 @@ MAX_TARGETS = 10_000
 #: How many problems a message lists.
 _SHOWN = 10
 
-_NAME, _DATABASE = "name", "database"
+_NAME, _DATABASE, _CLUSTER = "name", "database", "cluster"
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -143,7 +144,7 @@ async def _ask(targets: Targets, name: str, limit: asyncio.Semaphore) -> _Answer
 
 def _failed(cluster: str, error: PreflightError | GatewayError) -> PreflightError:
     return PreflightError(
-        f"nothing was started: the databases of cluster {cluster} cannot be found: {error.message}",
+        ended(f"nothing was started: the databases of cluster {cluster} cannot be found: {error.message}"),
         hint=f"{error.hint or ''} To leave the cluster out: --where cluster!={cluster}".strip(),
     )
 
@@ -161,6 +162,8 @@ async def _discover(cluster: Cluster, query: Discovery) -> tuple[Target, ...]:
     if _DATABASE not in result.columns:
         got = ", ".join(result.columns) or "none"
         raise PreflightError(f"its query returns no column named database (it returns {got})")
+    if _CLUSTER in result.columns:
+        raise PreflightError("its query returns a column `cluster`, a word that selectors use for the target's own")
     if len(result.rows) > MAX_TARGETS:
         raise PreflightError(f"its query returns {len(result.rows):,} rows, more than {MAX_TARGETS:,}")
     return tuple(

@@ -15,7 +15,7 @@ from runner import __version__
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.exit_codes import end_words
-from runner.fleet.events import FAILURES, MemberState
+from runner.fleet.events import FAILURES, Failure, MemberState
 from runner.fleet.messages import (
     FailureGroup,
     count_words,
@@ -32,8 +32,10 @@ from runner.phrases import counted
 from runner.reports.destinations import Destination
 from runner.reports.html import self_contained
 from runner.reports.junit import xml_document
+from runner.reports.markdown import code
 from runner.reports.messages import xml_text
 from runner.reports.page_summary import card, html_text
+from runner.reports.plan_problems import plain_markdown
 from runner.reports.prometheus import Gauge, gauges_text
 from runner.structs import to_values
 
@@ -80,32 +82,28 @@ def markdown_text(state: FleetState) -> str:
 
 def _markdown(state: FleetState) -> Iterator[str]:
     plan = state.started.plan if state.started is not None else ""
-    yield f"## {_cell(plan)}: {_end(state)}"
+    yield f"## {plain_markdown(plan)}: {_end(state)}"
     yield ""
     yield f"Fleet run `{state.fleet}`: {count_words(state.counts())} in {format_duration(state.seconds)}."
     if state.stopping is not None:
-        yield f"Stopped: {_cell(state.stopping.reason)}."
+        yield f"Stopped: {plain_markdown(state.stopping.reason)}."
     groups = groups_of(state)
     if groups:
         yield ""
         yield "| What went wrong | Targets |"
         yield "|---|---|"
         for group in groups:
-            yield f"| {_cell(group_words(group))} | {len(group.targets)}: {_cell(listed_targets(group.targets))} |"
+            where = f"{len(group.targets):,}: {plain_markdown(listed_targets(group.targets))}"
+            yield f"| {plain_markdown(group_words(group))} | {where} |"
     if is_unfinished(state):
         yield ""
-        yield f"To continue: `{resume_command(state)}`"
+        yield f"To continue: {code(resume_command(state), whole=True)}"
     yield ""
     yield "| Wave | Targets | |"
     yield "|---|---|---|"
     for wave in state.waves:
         found = Counter(member.state for member in state.members.values() if member.wave == wave.name)
-        yield f"| {_cell(wave.name)} | {found.total()} | {count_words(found)} |"
-
-
-def _cell(text: str) -> str:
-    escaped = "".join(f"\\{one}" if one in "\\`*_{}[]<>#|~" else one for one in text)
-    return " ".join(escaped.split())
+        yield f"| {plain_markdown(wave.name)} | {found.total():,} | {count_words(found)} |"
 
 
 # --- JUnit ---
@@ -122,8 +120,7 @@ def junit_xml(state: FleetState) -> str:
 def _suite(member: Member) -> ET.Element:
     last = member.last
     steps = dict(last.steps) if last is not None else {}
-    failures = {failure.step: failure for failure in (last.failures if last is not None else ())}
-    cases = [_case(member, step, found, failures) for step, found in steps.items()]
+    cases = [_case(member, step, found) for step, found in steps.items()]
     if not cases:
         cases = [_case_without_steps(member)]
     kinds = [child.tag for case in cases for child in case]
@@ -147,19 +144,26 @@ def _suite(member: Member) -> ET.Element:
     return suite
 
 
-def _case(member: Member, step: str, found: str, failures: Mapping[str | None, object]) -> ET.Element:
+def _case(member: Member, step: str, found: str) -> ET.Element:
     case = ET.Element("testcase", {"name": xml_text(step), "classname": xml_text(member.target.name)})
-    failure = failures.get(step)
-    message = xml_text(getattr(failure, "message", found))
+    failures = _failures_of(member, step)
+    first = failures[0] if failures else Failure(message=found.replace("_", " "))
+    more = f" (and {len(failures) - 1:,} more)" if len(failures) > 1 else ""
+    message = xml_text(f"{first.message}{more}")
     if found in {"failed", "timed_out", "cancelled"}:
-        ET.SubElement(
-            case, "failure", {"message": message, "type": xml_text(getattr(failure, "sqlstate", "") or found)}
-        )
+        failure = ET.SubElement(case, "failure", {"message": message, "type": xml_text(first.sqlstate or found)})
+        failure.text = xml_text("\n".join(f"{one.step}: {one.message}" for one in failures)) or None
     elif found == "unknown" or found not in _MARKS:
         ET.SubElement(case, "error", {"message": message, "type": found})
     elif found == "skipped":
         ET.SubElement(case, "skipped")
     return case
+
+
+def _failures_of(member: Member, step: str) -> tuple[Failure, ...]:
+    """Return the failures of a step of the plan: its own, or those of its items."""
+    failures = () if member.last is None else member.last.failures
+    return tuple(one for one in failures if one.step is not None and one.step.partition("[")[0] == step)
 
 
 def _case_without_steps(member: Member) -> ET.Element:

@@ -197,12 +197,12 @@ def _cell(value: str | None, *, rule: bool) -> str:
     return code(value, table=True)
 
 
-def code(text: str, *, table: bool = False) -> str:
-    """Write text as a code span of one line, shortened if it is long; in a table, pipes are escaped."""
+def code(text: str, *, table: bool = False, whole: bool = False) -> str:
+    """Write text as a code span of one line, shortened if it is long and not `whole`; in a table, pipes are escaped."""
     line = visible(" ".join(text.split()))
     if not line:
         return ""
-    line = cut(line, CELL)
+    line = line if whole else cut(line, CELL)
     fence = "`" * (_longest_run(line) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     span = f"{fence}{pad}{line}{pad}{fence}"

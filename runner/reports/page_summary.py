@@ -19,7 +19,7 @@ from runner.reports.messages import error_fields, failure_words, remains_lines, 
 from runner.reports.plan_problems import window
 from runner.reports.run_report import RunReport, StepReport, TimeSplit, run_end
 from runner.reports.step_counts import counts_words
-from runner.reports.terminal_text import columns
+from runner.reports.terminal_text import columns, visible
 from runner.sql.tokens import Mark, highlights
 
 #: Failures that are shown with their SQL; the others are listed.
@@ -38,8 +38,8 @@ MOST_HIGHLIGHTED = 20_000
 
 
 def html_text(text: str) -> str:
-    """Escape text for an element or an attribute."""
-    return escape(xml_text(text))
+    """Escape text for an element or an attribute; what controls a terminal or the direction of text is visible."""
+    return escape(xml_text(visible(text, keep="\n\t")))
 
 
 def moment(seconds: float) -> str:

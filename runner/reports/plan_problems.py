@@ -163,6 +163,9 @@ def plain_markdown(text: str) -> str:
     escaped = (
         visible(" ".join(text.split()))
         .replace("&", "&amp;")
+        .replace("\\", "&#92;")
+        .replace("[", "&#91;")
+        .replace("~", "&#126;")
         .replace("<", "&lt;")
         .replace("|", "&#124;")
         .replace("`", "&#96;")

@@ -437,6 +437,7 @@ def test_two_targets_that_are_one_database(jobplan: Jobplan, fleet: Fleet) -> No
     ("query", "says"),
     [
         ("SELECT datname FROM pg_database", "returns no column named database"),
+        ("SELECT datname AS database, 1 AS cluster FROM pg_database", "returns a column `cluster`"),
         ("SELECT nonsense AS database", 'column "nonsense" does not exist'),
         ("SELECT NULL AS database", "row 1 of its query has no database"),
         ("CREATE TABLE harm ()", "read-only transaction"),

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 from runner.fleet import events as ev
 from runner.fleet.events import Failure, MemberState
-from runner.fleet.messages import failure_groups, normalised, summary_lines
+from runner.fleet.messages import failure_groups, normalised, resume_command, summary_lines
 from runner.fleet.reports import html_page, junit_xml, markdown_text, prometheus_text
 from runner.fleet.rollout import FleetState, apply, initial_state
 from runner.fleet.targets import Cluster, Rollout, Target, Wave, parse_selectors, place
@@ -117,3 +117,49 @@ def test_markdown_and_prometheus() -> None:
     assert 'jobplan_fleet_run_targets{plan="purge",state="failed"} 3' in metrics
     assert 'jobplan_fleet_target_success{plan="purge",target="acme"} 1' in metrics
     assert metrics.count("# TYPE") == metrics.count("# HELP") == 7
+
+
+#: A name that is markup, reverses text, and ends a code span.
+ODD = "[x](http://e) \x1b[31m \u202egnp.exe ~~`a``b` | @team\n# head"
+
+
+def odd() -> FleetState:
+    """A fleet with one target of that name, of which two items of a step have failed."""
+    targets = [Target(name=ODD, cluster="c1", database="d")]
+    waves = (Wave(name="all"),)
+    state = initial_state("f", place(targets, waves), Rollout(), {"c1": Cluster(name="c1", connection={}, slots=1)})
+    failures = [Failure(step=f"many[{item}]", sqlstate="22012", message=f"{item}: {ODD}") for item in ("x", "y")]
+    steps = {"a": "unknown", "many": "failed"}
+    end = finished(ODD, MemberState.UNKNOWN, Failure(step="a", message="lost"), *failures, steps=steps)
+    for event in (ev.MemberStarted(at=1.0, target=ODD, run="f-001", wave="all"), end):
+        apply(state, event)
+    return state
+
+
+def test_markdown_has_no_markup_and_no_control_character_of_a_name() -> None:
+    text = markdown_text(odd())
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert not any(mark in row for row in rows for mark in ("[x]", "`", "~~", "@team"))
+    (command,) = [line for line in text.splitlines() if line.startswith("To continue")]
+    assert command.startswith("To continue: ```jobplan fleet resume f --mark ")
+    assert command.endswith("```")
+    assert resume_command(odd()).splitlines()[0][:40] in command
+
+
+def test_junit_has_the_failures_of_items_in_the_case_of_their_step() -> None:
+    root = ET.fromstring(junit_xml(odd()))  # noqa: S314 - our own text
+    failure = root.find("testsuite/testcase[@name='many']/failure")
+    assert failure is not None
+    assert failure.get("type") == "22012"
+    assert (failure.get("message") or "").startswith("x: [x]")
+    assert (failure.get("message") or "").endswith(" (and 1 more)")
+    assert "many[y]: y: [x]" in (failure.text or "")
+
+
+def test_the_page_shows_what_would_reverse_its_text() -> None:
+    page = html_page(odd())
+    assert "\u202e" not in page
+    assert "\\u202egnp.exe" in page
+    assert "\\x1b[31m" in page
