@@ -13,7 +13,6 @@ import click
 from runner.cli.options import Parameters, duration
 from runner.cli.project_options import PlanPath, chosen
 from runner.errors import UsageError
-from runner.secret_words import secrets_in
 
 if TYPE_CHECKING:
     from runner.export.pod import Export
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
     from runner.plan.model import Plan
 
 _Command = Callable[..., Any]
-
-#: By night, at a minute at which few other jobs start.
-_SCHEDULE = "17 1 * * *"
-_FIELDS = re.compile(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( \S+){4}")
 
 
 @click.group()
@@ -52,7 +47,7 @@ def _options(command: _Command) -> _Command:
             click.option(
                 "--schedule",
                 metavar="CRON",
-                default=_SCHEDULE,
+                default="17 1 * * *",
                 show_default=True,
                 help="When the plan runs, in the syntax of cron.",
             ),
@@ -156,17 +151,23 @@ def _export(
     **others: Any,  # noqa: ANN401 - fields of Export that need no check
 ) -> Export:
     from runner import __version__
+    from runner.export import values
     from runner.export.pod import Export
     from runner.fleet.targets import read_targets
     from runner.lint import read_plan
 
-    values = Parameters(params=params).given()
-    loaded = read_plan(plan, given=values, severities=chosen().severities, require_values=False)
+    given = Parameters(params=params).given()
+    loaded = read_plan(plan, given=given, severities=chosen().severities, require_values=False)
     targets = None if targets_file is None else read_targets(targets_file)
     if targets_path is not None and targets_file is None:
         raise UsageError("--targets-path needs --targets: the file names the clusters.")
-    if not _FIELDS.fullmatch(schedule):
-        raise UsageError(f"--schedule {schedule!r} is not five fields, such as {_SCHEDULE!r}.")
+    values.check_schedule(schedule)
+    values.check_time_zone(others["time_zone"])
+    values.check_image(image)
+    for option in ("namespace", "secret", "service_account", "executor_account"):
+        values.check_name(f"--{option.replace('executor', 'executor_service').replace('_', '-')}", others.get(option))
+    values.check_path("--plan-path", plan_path)
+    values.check_path("--targets-path", targets_path)
     most = longest[targets is not None]
     files: dict[str, str] = {}
     if plan_path is None:
@@ -186,7 +187,7 @@ def _export(
         image=image or f"jobplan:{__version__}",
         schedule=schedule,
         dsn=_checked_dsn(dsn, targets),
-        params=tuple(values.items()),
+        params=tuple(given.items()),
         ledger=not no_ledger,
         deadline=None if deadline is None else duration(f"--deadline {deadline!r}", deadline),
         **others,
@@ -211,11 +212,9 @@ def _checked_dsn(dsn: str | None, targets: Targets | None) -> str | None:
         return None
     if targets is not None:
         raise UsageError("--dsn and --targets exclude each other: the targets file has the connections.")
-    if "://" in dsn or any(secrets_in(dsn)):
-        raise UsageError(
-            "--dsn: a manifest must not contain a password or a URI.",
-            hint="Write keywords, and the password into the Secret.",
-        )
+    from runner.export.values import check_dsn
+
+    check_dsn(dsn)
     return dsn
 
 

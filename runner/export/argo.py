@@ -40,9 +40,12 @@ _GATE = (
 
 def argo_manifest(export: Export) -> str:
     """Return the YAML of all objects. UsageError if a value contains what Argo would replace."""
-    for name, value in export.params:
+    given = [(f"--param {name}", value) for name, value in export.params]
+    given += [("--dsn", export.dsn or ""), ("--image", export.image)]
+    given += [("the path of the plan", export.plan_path), ("--targets-path", export.targets_path)]
+    for name, value in given:
         if "{{" in value:
-            raise UsageError(f"--param {name}: Argo replaces {{{{…}}}} in a value; use a file of parameters.")
+            raise UsageError(f"{name}: Argo replaces {{{{…}}}} in a value.", hint="Parameters can come from a file.")
     spec = _workflow_spec(export)
     if export.once:
         kind, whole = "Workflow", spec

@@ -105,7 +105,7 @@ def schedule_fields(zone_key: str, export: Export) -> Object:
 
 def run_words(export: Export) -> list[str]:
     """Return the command for one database."""
-    words = ["jobplan", "run", export.plan_path]
+    words = ["jobplan", "run", literal(export.plan_path)]
     if not export.ledger:
         words += ["--run-id", f"$({RUN_ID})", "--no-ledger"]
     elif export.plan.window is not None:  # an unfinished run is resumed by the next scheduled one
@@ -118,7 +118,7 @@ def run_words(export: Export) -> list[str]:
 def fleet_words(export: Export, *where: str) -> list[str]:
     """Return the command for a part of the fleet, with the options `where` that say which."""
     ledger = ["--or-resume", "--require-ledger"] if export.ledger else ["--no-ledger"]
-    words = ["jobplan", "fleet", "run", export.plan_path, "--targets", export.targets_path, *where]
+    words = ["jobplan", "fleet", "run", literal(export.plan_path), "--targets", literal(export.targets_path), *where]
     return [*words, "--fleet-id", f"$({RUN_ID})", *ledger, *_parameters(export)]
 
 
@@ -128,7 +128,7 @@ def _parameters(export: Export) -> list[str]:
 
 def literal(text: str) -> str:
     """Return a text in which Kubernetes replaces no variable."""
-    return text.replace("$(", "$$(")
+    return text.replace("$", "$$") if "$(" in text or "$$" in text else text
 
 
 def shell_script(words: Sequence[str]) -> str:

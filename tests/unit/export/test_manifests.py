@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,10 +295,55 @@ def test_names_are_made_short_enough_for_the_ids_of_runs(folder: Path) -> None:
         (["kubernetes", "plan.yaml", "--max-failed-clusters", "1"], "--targets"),
         (["kubernetes", "plan.yaml", "--param", "days"], "NAME=VALUE"),
         (["argo", "plan.yaml", "--param", "note={{workflow.name}}"], "Argo replaces"),
+        (["argo", "plan.yaml", "--dsn", "dbname={{workflow.name}}"], "Argo replaces"),
+        (["argo", "plan.yaml", "--plan-path", "/plans/{{workflow.name}}.yaml"], "Argo replaces"),
+        (["argo", "plan.yaml", "--executor-service-account", "Argo"], "--executor-service-account 'Argo'"),
+        (["kubernetes", "plan.yaml", "--namespace", "Bad_NS"], "--namespace 'Bad_NS'"),
+        (["kubernetes", "plan.yaml", "--namespace", "a.b"], "--namespace 'a.b'"),
+        (["kubernetes", "plan.yaml", "--secret", "A/b"], "--secret 'A/b'"),
+        (["kubernetes", "plan.yaml", "--service-account", "x y"], "--service-account 'x y'"),
+        (["kubernetes", "plan.yaml", "--time-zone", "Local"], "--time-zone 'Local'"),
+        (["kubernetes", "plan.yaml", "--time-zone", "Mars/Olympus"], "time zone such as"),
+        (["kubernetes", "plan.yaml", "--image", "a b"], "--image 'a b'"),
+        (["kubernetes", "plan.yaml", "--image", ""], "--image ''"),
+        (["kubernetes", "plan.yaml", "--plan-path", "plan.yaml"], "not an absolute path"),
+        (["kubernetes", "plan.yaml", "--dsn", "host=x scram_client_key=y"], "must not contain a password"),
+        (["kubernetes", "plan.yaml", "--dsn", "nonsense"], "not a connection string"),
+        (["kubernetes", "plan.yaml", "--schedule", "60 0 * * *"], "has '60' as a minute, which must be from 0 to 59"),
+        (["kubernetes", "plan.yaml", "--schedule", "0 0 * * 7"], "day of the week"),
+        (["kubernetes", "plan.yaml", "--schedule", "0 0 * mon *"], "month"),
+        (["kubernetes", "plan.yaml", "--schedule", "0 0 5-1 * *"], "'5-1'"),
+        (["kubernetes", "plan.yaml", "--schedule", "*/0 * * * *"], "'*/0'"),
+        (["kubernetes", "plan.yaml", "--schedule", "0  0 * * *"], "five fields"),
     ],
 )
 def test_wrong_options_are_refused(folder: Path, arguments: list[str], says: str) -> None:  # noqa: ARG001
     assert says in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    "schedule", ["*/15 0-6,22 1,15 jan-MAR,12 Mon-fri/2", "? ? ? ? ?", "5/10 * * * *", "@daily", "0 0 29 2 0"]
+)
+def test_schedules_that_engines_accept(folder: Path, schedule: str) -> None:  # noqa: ARG001
+    assert documents(exported("kubernetes", "plan.yaml", "--schedule", schedule))[-1]["spec"]["schedule"] == schedule
+
+
+@pytest.mark.parametrize("text", ["$(HOME)", "$$(HOME)", "$$ $x $(A", "a$b", "$", "$$$"])
+def test_kubernetes_gives_the_command_what_was_typed(folder: Path, text: str) -> None:
+    """Kubernetes replaces `$(NAME)` in commands and values, and makes `$$` one dollar."""
+    (folder / f"{text}.yaml").write_text(PLAN)
+    arguments = ("kubernetes", f"{text}.yaml", "--param", f"note={text}", "--dsn", f"dbname='{text}'", "--once")
+    container = documents(exported(*arguments))[-1]["spec"]["template"]["spec"]["containers"][0]
+    words = [expanded(word) for word in container["command"]]
+    assert f"note={text}" in words
+    assert f"/etc/jobplan/{text}.yaml" in words
+    (dsn,) = [one["value"] for one in container["env"] if one["name"] == "JOBPLAN_DSN"]
+    assert expanded(dsn) == f"dbname='{text}'"
+
+
+def expanded(text: str) -> str:
+    """Expand a text as Kubernetes does, without variables (k8s.io/kubernetes/third_party/forked/golang/expansion)."""
+    return re.sub(r"\$(\$|\([^)]*\))", lambda found: "$" if found[1] == "$" else f"<{found[1]}>", text)
 
 
 def test_a_plan_that_is_too_large_for_a_config_map_is_refused(folder: Path) -> None:
