@@ -248,7 +248,7 @@ exec "$libraries/{loader}" --library-path "$libraries:$here/../lib" --argv0 "$0"
 def find_cached(cache: Path, environ: Mapping[str, str]) -> Installation | None:
     """Return the newest PostgreSQL in the cache for the configured suite; None if there is none."""
     suite = environ.get(SUITE_VARIABLE) or DEFAULT_SUITE
-    found = sorted(_folder(cache).glob(f"{_safe(suite)}_*/root/usr/lib/postgresql/*/bin"))
+    found = sorted(_folder(cache).glob(f"{cache_key(suite)}_*/root/usr/lib/postgresql/*/bin"))
     return next(usable(reversed(found)), None)  # a damaged one, or one of another architecture, is fetched again
 
 
@@ -287,9 +287,9 @@ def _folder(cache: Path) -> Path:
     return cache / "packages"
 
 
-def _safe(text: str) -> str:
-    """Return a version as part of a file name; the loader's library path cannot have the colon of an epoch."""
-    return _UNSAFE.sub("-", text)
+def cache_key(*parts: str) -> str:
+    """Return the name of a folder, of a suite and versions; the loader's library path cannot have an epoch's colon."""
+    return "_".join(_UNSAFE.sub("-", part) for part in parts)
 
 
 def _install_from(staging: Path, source: PackageSource, progress: Callable[[str], None]) -> Installation:
@@ -308,8 +308,7 @@ def _install_from(staging: Path, source: PackageSource, progress: Callable[[str]
     wrap_programs(bin_dir, source.architecture)
     installation = inspect(bin_dir)
     versions = {one.name: one.version for one in needed}
-    key = "_".join([source.suite, source.architecture, versions[server], versions[package]])
-    target = staging.parent / _safe_key(key)
+    target = staging.parent / cache_key(source.suite, source.architecture, versions[server], versions[package])
     for folder in (finished, root):
         folder.chmod(stat.S_IMODE(staging.parent.stat().st_mode))
     shutil.rmtree(target, ignore_errors=True)  # damaged, otherwise `find_cached` would have returned it
@@ -329,10 +328,6 @@ def _fetch(
     size = sum(one.size for one in needed)
     progress(f"fetching {package} and {len(needed) - 1} packages ({size / 1e6:.0f} MB)")
     return package, needed, apt.fetch(package)
-
-
-def _safe_key(key: str) -> str:
-    return "_".join(_safe(part) for part in key.split("_"))
 
 
 def check_space(folder: Path) -> None:

@@ -7,7 +7,7 @@ since the epoch on the run's clock. `schemas/events-v1.schema.json` describes th
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from runner.structs import Recorded, RecordedEvent, written
 
@@ -251,6 +251,11 @@ class RunStarted(Event, frozen=True, kw_only=True):
     ledger_first: bool = False
     #: The name of the run's database in a fleet.
     target: str | None = None
+
+
+def beginning(events: Iterable[Event]) -> RunStarted | None:
+    """Return the event of a run's beginning; None if it never began."""
+    return next((event for event in events if isinstance(event, RunStarted)), None)
 
 
 class Item(Recorded, frozen=True, kw_only=True):

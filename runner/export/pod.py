@@ -203,10 +203,10 @@ def security_context() -> Object:
     }
 
 
-def container(export: Export, command: Sequence[str], run_id: object) -> Object:
+def container(export: Export, command: Sequence[str], run_id: Mapping[str, object]) -> Object:
     """Return the container; `run_id` is the source of the run's id: the fields of an entry of `env`."""
     env: list[object] = [
-        {"name": RUN_ID, **(run_id if isinstance(run_id, Mapping) else {})},
+        {"name": RUN_ID, **run_id},
         {"name": "JOBPLAN_JOURNAL", "value": f"{_STATE}/runs"},
         {"name": "HOME", "value": _STATE},
         {"name": "PGPASSFILE", "value": f"{_PASSWORDS}/pgpass"},

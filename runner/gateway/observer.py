@@ -140,9 +140,7 @@ class Observer(SessionUser):
         if not self._ledger:
             return {}
         try:
-            return await read_recorded(
-                self._session, self._ledger, runs, trusted_roles=self._trusted_roles, ignored=self._ignore
-            )
+            return await read_recorded(self._session, self._ledger, runs, self._trusted_roles, self._ignore)
         except ServerLostError:
             return {}
 

@@ -127,12 +127,11 @@ def _check_owner(path: Path) -> None:
 
 
 def _build(root: MappingNode, path: Path, report: Report) -> Settings:
-    sections = [(root, "")]
+    _refuse_secrets(root, report)
     environments = root.values.get("env")
-    if isinstance(environments, MappingNode):
-        sections += [(node, name) for name, node in environments.values.items() if isinstance(node, MappingNode)]
-    for node, _ in sections:
-        _refuse_secrets(node, report)
+    for node in environments.values.values() if isinstance(environments, MappingNode) else ():
+        if isinstance(node, MappingNode):
+            _refuse_secrets(node, report)
     fields = Fields(root.values, root, report, check_shape(root, report, name=SCHEMA))
     known = fields.mapping("env")
     return Settings(
@@ -142,9 +141,11 @@ def _build(root: MappingNode, path: Path, report: Report) -> Settings:
         lint=_lint(fields.mapping("lint")),
         environments={
             name: _section(known.within(node), path.parent)
-            for name, node in (() if known is None else known.pairs())
-            if known is not None and isinstance(node, MappingNode)
-        },
+            for name, node in known.pairs()
+            if isinstance(node, MappingNode)
+        }
+        if known is not None
+        else {},
     )
 
 

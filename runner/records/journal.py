@@ -41,6 +41,7 @@ from runner.records.run_folders import (
     fsync_folder,
     later_plan,
     lock,
+    locked,
     locked_root,
     make_root,
     refused,
@@ -328,23 +329,16 @@ def _remove_unbegun(folder: Path) -> bool:
     if not _is_made_here(folder):
         return False
     try:
-        descriptor = open_regular(folder / EVENTS, os.O_RDWR)
+        with locked(folder):
+            head, data = read_head(folder), read_regular(folder / EVENTS)
+            check_head(folder, head, data)
+            if _BEGINS in data[: intact_length(data)]:
+                return False
+            _remove(folder)
     except FileNotFoundError:
         _remove(folder)
-        return not os.path.lexists(folder)
     except (OSError, RecordError):
         return False
-    try:
-        lock(descriptor, folder)
-        head, data = read_head(folder), read_regular(folder / EVENTS)
-        check_head(folder, head, data)
-        if _BEGINS in data[: intact_length(data)]:
-            return False
-        _remove(folder)
-    except (OSError, RecordError):
-        return False
-    finally:
-        os.close(descriptor)
     return not os.path.lexists(folder)
 
 

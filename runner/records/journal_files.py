@@ -230,14 +230,12 @@ def check_head(folder: Path, head: Confirmed | None, data: bytes) -> None:
     if head is None:
         return
     if len(data) < head.size:
+        lines = data.count(b"\n")
         raise RecordError(
-            f"{folder} ends early: it has {data.count(_NEWLINE)} of the {head.lines} lines that were written.",
+            f"{folder} ends early: it has {lines} of the {head.lines} lines that were written.",
             hint=damaged(folder.name),
         )
     if hashlib.sha256(data[: head.size]).hexdigest() != head.sha256:
         raise RecordError(
             f"{folder}: its first {head.lines} lines are not those that were written.", hint=damaged(folder.name)
         )
-
-
-_NEWLINE = b"\n"

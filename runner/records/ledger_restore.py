@@ -24,7 +24,7 @@ def state_after(plans: Mapping[str, str], recorded: Sequence[Mapping[str, Any]])
     RecordError if events are missing, or cannot be read by this version.
     """
     events = [from_json(event) for event in recorded]
-    started = next((event for event in events if isinstance(event, ev.RunStarted)), None)
+    started = ev.beginning(events)
     if started is None:
         raise RecordError("it lacks the run's beginning.")
     known = {sha256: plan_from_json(text) for sha256, text in plans.items()}
@@ -57,7 +57,7 @@ def restore_journal(
     """
     known = {digest: plan_from_json(text) for digest, text in plans.items()}
     history = [from_json(event) for event in events]
-    started = next((event for event in history if isinstance(event, ev.RunStarted)), None)
+    started = ev.beginning(history)
     if started is None or started.sha256 not in known:
         raise RecordError(f"the ledger lacks the beginning of run {run_id}.", hint="It cannot be restored.")
     try:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from pathlib import Path
 
 from runner.clock import rfc3339
 from runner.engine.state import FINAL, HOLDING, RunState, StepState
 from runner.errors import RecordError
-from runner.records.journal_files import open_regular
 from runner.records.record import read_record
-from runner.records.run_folders import EVENTS, lock
+from runner.records.run_folders import EVENTS, locked
 from runner.records.summaries import Standing, Summary, list_records
 from runner.structs import Struct
 
@@ -89,14 +87,10 @@ def workers_end(state: RunState) -> float:
 def _remove(run: Summary) -> str:
     """Remove a run's folder, after renaming it; return why that fails, if it does."""
     try:
-        events = open_regular(run.folder / EVENTS, os.O_RDWR)
-        try:
-            lock(events, run.folder)
+        with locked(run.folder):
             away = run.folder.with_name(f".{run.run_id}.removed")
             run.folder.rename(away)
             shutil.rmtree(away)
-        finally:
-            os.close(events)
     except OSError as error:
         return f"it cannot be removed: {error.strerror}"
     except RecordError as error:

@@ -51,7 +51,7 @@ class Record(Struct, frozen=True, kw_only=True):
     @property
     def started(self) -> ev.RunStarted | None:
         """The event of the run's beginning; None if it never began."""
-        return next((event for event in self.events if isinstance(event, ev.RunStarted)), None)
+        return ev.beginning(self.events)
 
     @property
     def place(self) -> ev.Place | None:
@@ -173,7 +173,7 @@ def _written_by(lines: Iterator[Mapping[str, Any]]) -> str:
 
 
 def _fold(folder: Path, plans: _Plans, events: tuple[ev.Event, ...], numbers: Sequence[int]) -> RunState:
-    started = next((event for event in events if isinstance(event, ev.RunStarted)), None)
+    started = ev.beginning(events)
     state = initial_state(plans.get(plans.first, started.file if started else ""))
     for number, event in zip(numbers, events, strict=True):
         if isinstance(event, ev.RunResumed):

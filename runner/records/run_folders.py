@@ -96,6 +96,17 @@ def lock(events: int, folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on a journal. RecordError, with the holder, if another runner has it; OSError if it is missing."""
+    descriptor = open_regular(folder / EVENTS, os.O_RDWR)
+    try:
+        lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def locked_root(root: Path) -> Iterator[None]:
     """Let one process at a time begin journals in `root`; without effect where a folder cannot be locked."""
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -142,14 +153,10 @@ def set_aside(root: Path, run_id: str) -> Path:
     JournalHeldError if another process writes it; OSError if it cannot be renamed.
     """
     folder = root / run_id
-    descriptor = open_regular(folder / EVENTS, os.O_RDWR)
-    try:
-        lock(descriptor, folder)
+    with locked(folder):
         free = (root / f".{run_id}.{number}" for number in itertools.count(1))
         target = next(path for path in free if not os.path.lexists(path))
         folder.rename(target)
-    finally:
-        os.close(descriptor)
     return target
 
 

@@ -35,6 +35,7 @@ from runner.engine.events import (
     RunStarted,
     StepFinished,
     StepReady,
+    beginning,
 )
 from runner.engine.ports import Sink
 from runner.engine.state import BAD, RunState
@@ -88,7 +89,7 @@ class Trace(Sink):
         warn: Callable[[str], None],
         history: Sequence[Event] = (),
     ) -> None:
-        self._began = next((event for event in history if isinstance(event, RunStarted)), None)
+        self._began = beginning(history)
         self._exporter = exporter
         self._run_id = run_id
         self._environment = environment

@@ -26,13 +26,12 @@ from runner.identity import run_of, step_of
 from runner.phrases import counted
 from runner.reports.run_end import StepFailure, failures_as_lines, next_line
 from runner.reports.terminal_text import visible
-from runner.reports.waits import wait_words
+from runner.reports.waits import QUEUE_FULL, wait_words
 from runner.sql.placeholders import quote_identifier
 from runner.structs import Struct, field, picked
 
 #: The role whose members can see the activity of all roles.
 _SEES_ALL = "pg_read_all_stats"
-_QUEUE_FULL = "IPC: MessageQueuePutMessage"
 _NARROWEST = 40
 _ENDLESS = 1_000_000
 #: Lines that one fact may take.
@@ -242,7 +241,7 @@ def _limit_words(worker: LiveWorker, now: float) -> str:
 def _alarm_words(worker: LiveWorker) -> str:
     if worker.blocked_by:
         return "BLOCKED"
-    return "STALLED: its output queue is full" if worker.wait == _QUEUE_FULL else ""
+    return "STALLED: its output queue is full" if worker.wait == QUEUE_FULL else ""
 
 
 def _state_words(worker: LiveWorker) -> str:

@@ -16,6 +16,8 @@ from runner.identity import step_of
 
 #: Seconds after which a log has a line for a wait.
 LONG = 10.0
+#: The wait event of a worker whose output the runner does not read.
+QUEUE_FULL = "IPC: MessageQueuePutMessage"
 #: Sessions that are named.
 _NAMED = 3
 #: What is locked, for lock types for which pg_locks has no relation.
@@ -148,7 +150,7 @@ _EVENTS: Mapping[str, str] = {
     "IPC: CheckpointStart": "waiting for the start of a checkpoint",
     "IPC: ExecuteGather": "waiting for its parallel workers",
     "IPC: HashBuildElect": "waiting for the other workers of a parallel hash join",
-    "IPC: MessageQueuePutMessage": "stalled, because its output queue is full",
+    QUEUE_FULL: "stalled, because its output queue is full",
     "IPC: ParallelCreateIndexScan": "waiting for its parallel workers",
     "IPC: ParallelFinish": "waiting for its parallel workers",
     "IPC: ProcarrayGroupUpdate": "waiting for the end of other transactions",

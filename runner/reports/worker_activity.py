@@ -9,10 +9,8 @@ from runner.engine.server_activity import LiveWorker, Other, Progress
 from runner.engine.state import SLOTS, RunState, StepRecord
 from runner.identity import step_of
 from runner.plan.graph import longest_path
-from runner.reports.waits import wait_words
+from runner.reports.waits import QUEUE_FULL, wait_words
 from runner.structs import Struct, replace
-
-_QUEUE_FULL = "IPC: MessageQueuePutMessage"
 
 
 class WorkerView(Struct, frozen=True, kw_only=True):
@@ -105,7 +103,7 @@ def _doing(progress: Progress) -> str:
 
 
 def _waits(worker: LiveWorker) -> str:
-    if worker.wait == _QUEUE_FULL:
+    if worker.wait == QUEUE_FULL:
         return "stalled: its output queue is full"
     if not worker.blocked_by:
         return ""

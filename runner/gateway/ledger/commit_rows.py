@@ -235,7 +235,6 @@ class Commits:
 
         ServerLostError if it cannot be read. If the journal was lost, the takeover itself may be missing in it, and
         nothing was launched after that.
-
         """
         if not self._ledger.on:
             return None
@@ -423,7 +422,6 @@ class WorkerWithCommitRow:
         """Launch the step without the row; return False if it was cancelled or detached before that.
 
         The ledger must record it first: a runner that takes the run over would use the missing row as evidence.
-
         """
         while not await self._commits.withdraw_commit_row(self._label.step, self._label.attempt):
             if self._cancelled or self._detached:

@@ -129,9 +129,8 @@ async def read_recorded(
     session: Session,
     schema: str,
     runs: Iterable[str],
-    *,
-    trusted_roles: Sequence[str] = (),
-    ignored: Callable[[str], None] = lambda _: None,
+    trusted_roles: Sequence[str],
+    ignored: Callable[[str], None],
 ) -> dict[str, LedgerRecord]:
     """Return the records of these runs; empty if there is no readable ledger, or if it is slow.
 

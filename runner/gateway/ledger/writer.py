@@ -228,7 +228,6 @@ class Ledger:
 
         A worker that writes its commit row executes the triggers and defaults of the table's owner. A recent check is
         used again.
-
         """
         loop = asyncio.get_running_loop()
         if loop.time() - self._seen_at < SEEN_FOR:

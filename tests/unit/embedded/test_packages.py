@@ -56,7 +56,7 @@ def test_a_damaged_or_unfinished_cache_is_not_used(tmp_path: Path) -> None:
 
 
 def test_an_epochs_colon_stays_out_of_paths() -> None:
-    assert debian_packages._safe_key("forky_amd64_1:18.6-3_2.0~rc1+b2") == "forky_amd64_1-18.6-3_2.0~rc1+b2"
+    assert debian_packages.cache_key("forky", "amd64", "1:18.6-3", "2.0~rc1+b2") == "forky_amd64_1-18.6-3_2.0~rc1+b2"
 
 
 def test_too_little_room_is_reported_before_anything_is_fetched(
