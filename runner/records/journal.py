@@ -139,19 +139,24 @@ class Journal:
                 "--journal NEW_FOLDER begins another one.",
             )
         folder.mkdir(mode=0o700)
-        try:
-            resolved = resolved_json(plan)
-            write_new(folder / PLAN, resolved.encode())
-            write_new(folder / DIGEST, f"{sha256_of(resolved)}  {PLAN}\n".encode())
-            file = _open(folder, os.O_CREAT | os.O_EXCL)
-            journal = cls(folder, folder.name, file, head=Head(folder, create=True))
-            if journal._head is not None:
-                journal._head.confirm(journal._head.confirmation())
-            fsync_folder(folder)
-            fsync_folder(root)
-        except OSError:
-            _remove(folder)
-            raise
+        with contextlib.ExitStack() as opened:
+            try:
+                resolved = resolved_json(plan)
+                write_new(folder / PLAN, resolved.encode())
+                write_new(folder / DIGEST, f"{sha256_of(resolved)}  {PLAN}\n".encode())
+                head = Head(folder, create=True)
+                opened.callback(head.close)
+                head.confirm(head.confirmation())
+                head.make_durable()  # from now on, it is overwritten in place
+                file = _open(folder, os.O_CREAT | os.O_EXCL)  # last, because a folder with events is a journal
+                opened.callback(file.close)
+                fsync_folder(folder)
+                fsync_folder(root)
+            except OSError:
+                _remove(folder)
+                raise
+            opened.pop_all()
+        journal = cls(folder, folder.name, file, head=head)
         journal._watched = True
         return journal
 

@@ -198,13 +198,17 @@ class Head:
         return f"{json.dumps(found):<{_SIZE - 1}}\n".encode()
 
     def confirm(self, confirmation: bytes) -> None:
-        """Write a confirmation. The file itself is made durable when it is closed."""
+        """Write a confirmation. It is durable after `make_durable` or `close`."""
         os.pwrite(self._file, confirmation, 0)
+
+    def make_durable(self) -> None:
+        """Make the last confirmation durable."""
+        os.fsync(self._file)
 
     def close(self) -> None:
         """Make it durable and close it."""
         try:
-            os.fsync(self._file)
+            self.make_durable()
         finally:
             os.close(self._file)
 

@@ -128,9 +128,18 @@ async def _find(request: RunRequest, search: RunSearch) -> Known | None:
 
 
 def _in_journal(root: Path, run_id: str) -> Known | None:
-    if not has_journal(root / run_id):
+    record = _read_if_there(root, run_id)
+    return None if record is None else _of_record(record)
+
+
+def _read_if_there(root: Path, run_id: str) -> Record | None:
+    """Return the record of a run; None without a journal, also if another process removes it meanwhile."""
+    try:
+        return read_record(root, run_id, notices=False, own=True) if has_journal(root / run_id) else None
+    except RecordError:
+        if has_journal(root / run_id):
+            raise
         return None
-    return _of_record(read_record(root, run_id, notices=False, own=True))
 
 
 def _last_in_journals(request: RunRequest, root: Path, digest: str, place: ev.Place) -> Known | None:
@@ -143,8 +152,8 @@ def _last_in_journals(request: RunRequest, root: Path, digest: str, place: ev.Pl
         known = Known(run_id=folder.name, started=started, place=started.place)
         if not _fits(request, known, place):
             continue
-        record = read_record(root, folder.name, notices=False, own=True)
-        if record.sha256 == digest:
+        record = _read_if_there(root, folder.name)
+        if record is not None and record.sha256 == digest:
             return _of_record(record)
     return None
 

@@ -34,6 +34,7 @@ WORLD = """
         PERFORM pg_sleep(seconds);
         INSERT INTO span VALUES (step, began, clock_timestamp());
       END $$;
+    CREATE FUNCTION smuggle() RETURNS boolean LANGUAGE sql AS $$ INSERT INTO log VALUES ('smuggled') RETURNING true $$;
     CREATE FUNCTION at_once(pattern text) RETURNS bigint LANGUAGE sql AS $$
       SELECT max((SELECT count(*) FROM span b WHERE b.step ~ pattern AND b.began <= a.began AND b.ended > a.began))
       FROM span a WHERE a.step ~ pattern $$;

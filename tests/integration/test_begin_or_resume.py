@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -14,6 +15,8 @@ import runner
 from runner.errors import OpenQuestionError, PreflightError, RunHeldError, UsageError
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Plan
+from runner.records.journal import Journal
+from runner.records.record import Record, read_record
 from tests.integration.gateway_setups import until
 
 PLAN = """
@@ -141,6 +144,24 @@ async def test_of_two_calls_for_one_run_one_gets_it(kept: Place) -> None:
     assert sum(isinstance(one, RunHeldError) for one in ended) >= 2
     assert all(isinstance(one, RunHeldError | runner.RunResult) for one in ended)
     assert kept.effects == ["first", "last", "slow"]
+
+
+async def test_a_journal_that_another_process_removes_meanwhile_is_none(
+    kept: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that does not get the run removes the journal that it has begun."""
+    runs = kept.folder / "runs"
+    journal = Journal.create(runs, "begun", kept.plan)
+    shutil.copytree(runs / "begun", runs / "mine")
+    journal.close()
+
+    def read(root: Path, run_id: str, **how: bool) -> Record:
+        shutil.rmtree(runs / "mine", ignore_errors=True)
+        return read_record(root, run_id, **how)
+
+    monkeypatch.setattr("runner.run.resumption.read_record", read)
+    result = await runner.begin_or_resume(kept.plan, run_id="mine", dsn=kept.dsn, journal=runs)
+    assert (result.exit_code, result.origin) == (0, runner.RunOrigin.BEGUN)
 
 
 async def test_a_question_is_an_error_and_marks_answer_it(place: Place) -> None:

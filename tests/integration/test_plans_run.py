@@ -126,7 +126,7 @@ def test_the_dry_run_of_what_runs_after_the_quickstart_finds_no_error(shop: str,
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     if load_plan(PLANS / f"{name}.yaml").window is not None:
-        assert "A run in this opening" in ran.stdout or "A run that begins now" in ran.stdout
+        assert "\n\nWindow\n" in ran.stdout  # whether it is open depends on the time of day
 
 
 @pytest.mark.parametrize("name", AFTER_QUICKSTART)

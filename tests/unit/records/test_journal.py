@@ -30,7 +30,7 @@ from runner.errors import JournalLostError, RecordError
 from runner.plan.model import Plan
 from runner.plan.plan_json import resolved_json, sha256
 from runner.records.journal import Journal
-from runner.records.journal_files import read_head
+from runner.records.journal_files import Head, read_head
 from runner.records.pruning import prune
 from runner.records.record import find_run, read_record
 from runner.records.run_folders import has_journal, is_locked
@@ -108,6 +108,21 @@ def test_the_folder_has_these_files_and_only_its_owner_may_read_them(tmp_path: P
     assert digest == sha256(PLAN)
     lines = (folder / "events.jsonl").read_bytes().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["run_started", "step_ready"]
+
+
+def test_a_journal_that_a_reader_can_find_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events come last: without them, a folder is no journal."""
+    confirmed = Head.confirm
+
+    def confirm(head: Head, confirmation: bytes) -> None:
+        assert sorted(path.name for path in (tmp_path / RUN).iterdir()) == ["events.head", "plan.json", "plan.sha256"]
+        confirmed(head, confirmation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Head, "confirm", confirm)
+        journal = Journal.create(tmp_path, RUN, PLAN)
+    assert read_record(tmp_path, RUN).events == ()
+    journal.close()
 
 
 def test_a_folder_of_ones_own_gets_no_gitignore(tmp_path: Path) -> None:
