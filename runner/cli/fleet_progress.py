@@ -135,7 +135,7 @@ class LiveProgress(FleetProgress):
 
         with contextlib.suppress(OSError):
             width = self._console.width
-            lines = live_lines(state, runs, now)
+            lines = _live_lines(state, runs, now)
             self._drawing.update(
                 Text("\n".join(line if len(line) <= width else f"{line[: width - 1]}…" for line in lines)), refresh=True
             )
@@ -145,7 +145,7 @@ class LiveProgress(FleetProgress):
             self._console.print(f"{time.strftime('%H:%M:%S')}  {visible(line)}")
 
 
-def live_lines(state: FleetState, runs: Mapping[str, Run], now: float) -> list[str]:
+def _live_lines(state: FleetState, runs: Mapping[str, Run], now: float) -> list[str]:
     """Return the lines of a drawing: the whole, then each cluster with what runs there."""
     took = "" if state.started_at is None else f"  {format_duration(max(0.0, now - state.started_at))}"
     lines = [f"{state.started.plan if state.started else ''}  fleet run {state.fleet}{took}"]

@@ -25,7 +25,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 _MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
-def signals_that_end() -> tuple[signal.Signals, ...]:
+def _signals_that_end() -> tuple[signal.Signals, ...]:
     """Return the signals that end a run. Under nohup SIGHUP is ignored, and stays so."""
     hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return tuple(number for number in _ENDING if number != signal.SIGHUP or not hangup_is_ignored)
@@ -55,7 +55,7 @@ class RunSignals:
 
     def __enter__(self) -> Self:
         """Install the handlers."""
-        for number in signals_that_end():
+        for number in _signals_that_end():
             signal.signal(number, self._handle)
         for number in _MEANINGLESS:
             signal.signal(number, signal.SIG_IGN)

@@ -65,12 +65,12 @@ def env() -> None:
 
     JOBPLAN_DSN is for jobplan, PGHOST and so on are for psql and other programs.
     """
-    click.echo("\n".join(environment_lines(_running())))
+    click.echo("\n".join(_environment_lines(_running())))
 
 
-def environment_lines(running: KeptServer) -> list[str]:
+def _environment_lines(running: KeptServer) -> list[str]:
     """Return statements for a POSIX shell; each ends with a semicolon, in case line ends are lost."""
-    ours = {"JOBPLAN_DSN": running.dsn, **psql_variables(running)}
+    ours = {"JOBPLAN_DSN": running.dsn, **_psql_variables(running)}
     return [
         *(f"export {name}={shlex.quote(value)};" for name, value in ours.items()),
         f"unset {' '.join(_IN_THE_WAY)};",
@@ -90,26 +90,26 @@ def psql(arguments: tuple[str, ...]) -> None:
     """Start psql on the server. ARGS are arguments of psql; write them after -- if jobplan has the same option."""
     running = _running()
     program = str(running.bin_dir / "psql")
-    os.execve(program, [program, *arguments], psql_environment(dict(os.environ), running))  # noqa: S606 (our own psql)
+    os.execve(program, [program, *arguments], _psql_environment(dict(os.environ), running))  # noqa: S606 (our own psql)
 
 
-def psql_environment(environ: dict[str, str], running: KeptServer) -> dict[str, str]:
+def _psql_environment(environ: dict[str, str], running: KeptServer) -> dict[str, str]:
     """Return `environ` with the server as psql's default; arguments of psql, such as a database, take precedence."""
     others = {name: value for name, value in environ.items() if name not in _IN_THE_WAY}
-    return {**others, **psql_variables(running)}
+    return {**others, **_psql_variables(running)}
 
 
 #: Variables that would lead libpq to another server.
 _IN_THE_WAY = ("PGSERVICE", "PGHOSTADDR", "PGPASSWORD")
 
 
-def psql_variables(running: KeptServer) -> dict[str, str]:
+def _psql_variables(running: KeptServer) -> dict[str, str]:
     """Return the variables with which libpq connects to the server."""
-    host, port = socket_of(running.dsn)
+    host, port = _socket_of(running.dsn)
     return {"PGHOST": host, "PGPORT": port, "PGUSER": "postgres", "PGDATABASE": "postgres"}
 
 
-def socket_of(dsn: str) -> tuple[str, str]:
+def _socket_of(dsn: str) -> tuple[str, str]:
     """Return the socket's folder and the port from the connection string of an embedded server."""
     query = parse_qs(urlsplit(dsn).query)
     return query["host"][0], query["port"][0]

@@ -52,7 +52,7 @@ def exclusive(path: Path, when_waiting: Callable[[], None] | None = None) -> Ite
 
 
 @contextlib.contextmanager
-def exclusive_if_free(path: Path) -> Iterator[bool]:
+def _exclusive_if_free(path: Path) -> Iterator[bool]:
     """Hold an exclusive lock on the file `path` if it is free, and yield whether it is held.
 
     FileNotFoundError if there is no such file: it is not created.
@@ -103,7 +103,7 @@ def fits_socket(base: Path) -> bool:
     return len(os.fsencode(base)) + len(_SOCKET_SUFFIX) <= _SOCKET_PATH_MAX
 
 
-def temp_bases() -> tuple[Path, ...]:
+def _temp_bases() -> tuple[Path, ...]:
     """Return the folders that may hold servers' own folders, in order of preference."""
     bases = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 (each server makes a private folder in it)
     return tuple(dict.fromkeys(base.resolve() for base in bases if base.is_dir()))
@@ -114,12 +114,12 @@ def choose_base(account: Account) -> Path:
 
     EmbeddedServerError if there is none.
     """
-    for base in temp_bases():
+    for base in _temp_bases():
         if not (fits_socket(base) and is_plain(base) and reachable(base, account)):
             continue
         if os.access(base, os.W_OK | os.X_OK) and shutil.disk_usage(base).free >= _SERVER_SPACE:
             return base
-    tried = ", ".join(str(base) for base in temp_bases())
+    tried = ", ".join(str(base) for base in _temp_bases())
     raise EmbeddedServerError(
         f"No temporary folder is writable, accessible to the account {account.name}, short enough for a socket's path"
         f" and has {_SERVER_SPACE // 2**20} MB free (tried {tried}).",
@@ -257,7 +257,7 @@ def sweep(bases: Iterable[Path] | None = None) -> tuple[Path, ...]:
     Folders of other users, and folders whose lock is held, stay.
     """
     removed = []
-    for base in temp_bases() if bases is None else bases:
+    for base in _temp_bases() if bases is None else bases:
         for path in sorted(base.glob(f"{FOLDER_PREFIX}*")):
             with contextlib.suppress(OSError):  # another process was faster
                 if _sweep_one(path):
@@ -275,7 +275,7 @@ def _sweep_one(path: Path) -> bool:
     if record is None and not (path / _LOCK).exists():
         shutil.rmtree(path, ignore_errors=True)
         return True
-    with exclusive_if_free(path / _LOCK) as free:
+    with _exclusive_if_free(path / _LOCK) as free:
         if not free or (record is not None and record.keep and is_alive(record.data_dir, path)):
             return False
         if record is None or record.keep:

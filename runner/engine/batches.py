@@ -193,7 +193,7 @@ def _by_time(
     if abs(took - adapt.target) <= CLOSE_ENOUGH * adapt.target:
         return None
     before = _present(record, adapt, params)
-    most = most_factor(record, 1 if took < adapt.target else -1)
+    most = _most_factor(record, 1 if took < adapt.target else -1)
     wanted = before * min(max(adapt.target / max(took, 1e-6), 1 / most), most)
     # rounded away from the present value, so that small values change, but not by more than the factor
     value = max(int(wanted), -(-before // 2)) if wanted < before else min(-int(-wanted // 1), before * 2)
@@ -211,7 +211,7 @@ def _by_time(
     )
 
 
-def most_factor(record: StepRecord, direction: int) -> float:
+def _most_factor(record: StepRecord, direction: int) -> float:
     """Return the largest factor of the next change: up is direction 1, down is -1.
 
     A change back is smaller than the last change; from the third change in the same direction on, they grow again.
@@ -231,7 +231,7 @@ def note_change(record: StepRecord, change: ev.StepAdapted) -> None:
     if change.because is not ev.AdaptReason.DURATION:
         return
     direction = 1 if change.value > change.before else -1
-    record.adapt_limit = most_factor(record, direction)
+    record.adapt_limit = _most_factor(record, direction)
     same = direction * record.adapt_direction > 0
     record.adapt_direction = record.adapt_direction + direction if same else direction
 

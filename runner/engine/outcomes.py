@@ -252,7 +252,7 @@ def _waited_too_long(state: RunState, record: StepRecord, now: float) -> ev.Step
 
 def final_event(record: StepRecord, last: ev.AttemptFinished, now: float, *, detail: str = "") -> ev.StepFinished:
     """Return the final event of a step without a further attempt; `detail` adds why, if its error does not say it."""
-    if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL and not may_still_run(record):
+    if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL and not _may_still_run(record):
         return _check_failed(record, now)
     final = StepState(_outcome(record, last).value)
     if final is StepState.SUCCEEDED:
@@ -374,12 +374,12 @@ def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinishe
     if record.verdict is ev.Verdict.PROCEED:
         return _finished(record, StepState.SUCCEEDED, None, now)
     # A false `verify` is about the whole step: it does not say whether one batch has committed.
-    if (may_still_run(record) or carries(record.step)) and not record.step.idempotent:
+    if (_may_still_run(record) or carries(record.step)) and not record.step.idempotent:
         return _finished(record, StepState.UNKNOWN, _error(record, last), now)
     return _retry_or_end(state, record, last, now)
 
 
-def may_still_run(record: StepRecord) -> bool:
+def _may_still_run(record: StepRecord) -> bool:
     """Return whether the worker was never seen, or its end was not observed.
 
     Then a false `verify` does not mean that the worker did nothing.
@@ -409,7 +409,7 @@ def _is_to_be_split(record: StepRecord, last: ev.AttemptFinished) -> bool:
         return False
     outcome = _outcome(record, last)
     if outcome is ev.Outcome.UNKNOWN:
-        return record.may_run_again and not may_still_run(record)
+        return record.may_run_again and not _may_still_run(record)
     failed = outcome in (ev.Outcome.FAILED, ev.Outcome.TIMED_OUT)
     return failed and (record.step.retry.max_attempts > 1 or record.may_run_again)
 

@@ -30,12 +30,12 @@ async def check_requirements(plan: Plan, info: ServerInfo, gateway: Gateway, val
     if not unmet:
         return
     sentences = "; ".join(one.sentence for one in unmet)
-    if is_skipped(plan.requires, unmet):
+    if _is_skipped(plan.requires, unmet):
         raise RunSkippedError(f"skipped, nothing was started: {sentences} (requires: otherwise: skip).")
     raise RequirementsUnmetError(f"the server does not meet the plan's `requires`: {sentences}")
 
 
-def is_skipped(requires: Requires, unmet: list[Unmet]) -> bool:
+def _is_skipped(requires: Requires, unmet: list[Unmet]) -> bool:
     """Return whether these unmet requirements skip the run."""
     return requires.otherwise is Otherwise.SKIP and bool(unmet) and all(one.certain for one in unmet)
 

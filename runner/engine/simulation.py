@@ -86,7 +86,7 @@ Attempts = Callable[[Step, int], AttemptScript]
 Checks = Callable[[Step, ev.CheckPhase, int], CheckScript]
 
 
-def all_hold(_: Step, __: ev.CheckPhase, ___: int) -> CheckScript:
+def _all_hold(_: Step, __: ev.CheckPhase, ___: int) -> CheckScript:
     """Return that conditions are met and that queries return no items: there is no server to query."""
     return CheckScript()
 
@@ -162,7 +162,7 @@ def simulate(
     plan: Plan,
     *,
     durations: Attempts,
-    checks: Checks = all_hold,
+    checks: Checks = _all_hold,
     capacity: Callable[[float], int] | None = None,
     start: float = 0.0,
     interrupts: Sequence[float] = (),

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.state import RunState
+from runner.phrases import some
 from runner.structs import Struct
 
 #: Seconds between two polls: at most; at least; and when no worker must be watched, without a statement.
@@ -38,8 +39,12 @@ class _Period(Struct, kw_only=True):
     recorded: bool = False
 
 
-def blocked_words(one: ev.Blocked) -> str:
-    """Return which session was blocked, for how long, and what it waited for."""
+def blocked_sessions(others: Sequence[ev.Blocked]) -> str:
+    """Return which sessions were blocked, for how long, and what they waited for; empty without any."""
+    return some(list(map(_blocked_words, others)), _NAMED) if others else ""
+
+
+def _blocked_words(one: ev.Blocked) -> str:
     name = f" app '{one.name}'" if one.name else ""
     user = f" user {one.user}" if one.user else ""
     word = f" ({one.query})" if one.query else ""
@@ -51,9 +56,7 @@ def yield_error(blocking: ev.AttemptBlocking | None) -> ev.ErrorDetails:
     """Return the error of an attempt that yielded: for how long it blocked which sessions."""
     words = ""
     if blocking is not None:
-        named = ", ".join(map(blocked_words, blocking.others[:_NAMED]))
-        more = f" and {len(blocking.others) - _NAMED:,} more" if len(blocking.others) > _NAMED else ""
-        words = f" for {format_duration(blocking.seconds)}: {named}{more}"
+        words = f" for {format_duration(blocking.seconds)}: {blocked_sessions(blocking.others)}"
     return ev.ErrorDetails(message=f"cancelled because it blocked other sessions{words}")
 
 

@@ -275,11 +275,11 @@ def volumes(export: Export) -> list[object]:
     ]
     if export.files:
         items = [{"key": key, "path": path} for path, key in _keys(export).items()]
-        found.append({"name": "plan", "configMap": {"name": config_name(export), "items": items}})
+        found.append({"name": "plan", "configMap": {"name": _config_name(export), "items": items}})
     return found
 
 
-def config_name(export: Export) -> str:
+def _config_name(export: Export) -> str:
     """Return the name of the ConfigMap: it has a hash of the files, because a run needs the files it began with."""
     digest = sha256()
     for path, text in sorted(export.files.items()):
@@ -299,7 +299,7 @@ def config_map(export: Export) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": export.metadata(config_name(export)),
+        "metadata": export.metadata(_config_name(export)),
         "immutable": True,
         "data": data,
     }

@@ -102,7 +102,7 @@ class FleetRun:
         RecordError if `first` cannot be recorded. If the record is lost later, no further member starts, those that run
         end in order, because each has a journal of its own, and the exit code is not 0.
         """
-        raise_open_files()
+        _raise_open_files()
         try:
             first = _as_recorded(first)
             self._journal.write(first)
@@ -272,7 +272,7 @@ def _as_recorded(event: _Event) -> _Event:
     return replace(event, at=round(event.at, 3))
 
 
-def raise_open_files() -> None:
+def _raise_open_files() -> None:
     """Allow as many open files as the system lets this process have: each member needs some connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

@@ -103,7 +103,7 @@ def group_words(group: FailureGroup) -> str:
     return f"{kind}{where}{group.message}{code}"
 
 
-def group_lines(groups: Sequence[FailureGroup], targets: int) -> Iterator[str]:
+def _group_lines(groups: Sequence[FailureGroup], targets: int) -> Iterator[str]:
     """Yield each group: where, what, how often, and on which targets."""
     for group in groups:
         yield group_words(group)
@@ -160,7 +160,7 @@ def summary_lines(state: FleetState, *, journal: str = "", width: int | None = N
 
     `journal` are further options of that command. With the `width` of a terminal, lines are broken between words.
     """
-    for line in (*_failure_lines(state), end_line(state)):
+    for line in (*_failure_lines(state), _end_line(state)):
         yield from broken(line, width)
     if is_unfinished(state):
         yield from broken_command(next_line("Resume", resume_command(state, journal=journal)), width)
@@ -177,7 +177,7 @@ class FleetEnd(Struct, frozen=True, kw_only=True):
     @property
     def summary(self) -> str:
         """The end in one line."""
-        return end_line(self.state)
+        return _end_line(self.state)
 
     def lines(self, width: int | None = None) -> Iterator[str]:
         """Yield the lines for a person."""
@@ -207,11 +207,11 @@ def _failure_lines(state: FleetState) -> Iterator[str]:
     groups = groups_of(state)
     if groups:
         yield "What went wrong:"
-        for line in group_lines(groups, len(state.members)):
+        for line in _group_lines(groups, len(state.members)):
             yield f"  {line}"
 
 
-def end_line(state: FleetState) -> str:
+def _end_line(state: FleetState) -> str:
     """Return the counts of a fleet run, its duration, and why it stopped, in one line."""
     took = "" if state.finished is None else f" in {format_duration(state.seconds)}"
     why = f"; stopped: {state.stopping.reason}" if state.stopping is not None else ""

@@ -151,7 +151,7 @@ def _is_unnamed(conninfo: str) -> bool:
     return not any(parts.get(name) or os.environ.get(variable) for name, variable in names.items())
 
 
-def not_a_connection_string(error: BaseException) -> ConnectionFailedError:
+def _not_a_connection_string(error: BaseException) -> ConnectionFailedError:
     """Return the error for an invalid connection string.
 
     libpq quotes the words that it cannot parse, and such a word may be the end of a password: none is repeated, except
@@ -228,7 +228,7 @@ def with_keepalives(conninfo: str) -> str:
             )
         return make_conninfo(conninfo, **{**_KEEPALIVES, **parts})
     except ProgrammingError as error:
-        raise not_a_connection_string(error) from None  # the cause would repeat what was hidden
+        raise _not_a_connection_string(error) from None  # the cause would repeat what was hidden
 
 
 def _parts(conninfo: str) -> dict[str, str]:
@@ -274,7 +274,7 @@ def _open_parts(conninfo: str) -> dict[str, str]:
     try:
         options = pq.Conninfo.parse(conninfo.encode())
     except OperationalError as error:
-        raise not_a_connection_string(error) from None
+        raise _not_a_connection_string(error) from None
     return {
         option.keyword.decode(): option.val.decode() for option in options if option.val and option.dispchar != _HIDDEN
     }

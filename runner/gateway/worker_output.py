@@ -135,7 +135,7 @@ async def describe_rows(session: Session, request: LaunchRequest) -> RowColumns:
     return RowColumns(names=names, definitions=definitions)
 
 
-def void_rows(columns: RowColumns, count: int) -> Rows:
+def _void_rows(columns: RowColumns, count: int) -> Rows:
     """Return rows of `void`, which PostgreSQL writes as an empty string."""
     return Rows(columns=columns.names, rows=(("",) * len(columns.names),) * count)
 
@@ -201,7 +201,7 @@ async def read_end(
             error = drained.error
         error = _placed(error, drained, request, first)
         if columns.void:
-            result = void_rows(columns, min(request.rows, int(row_count or 0)))
+            result = _void_rows(columns, min(request.rows, int(row_count or 0)))
         elif request.rows and error is None:
             result, _ = read_rows(drained, columns)
         else:

@@ -87,7 +87,7 @@ def _not_replaced(subject: Subject) -> Iterator[Finding]:
 _WHAT: Final = {"$": "a dollar quote", '"': "a quoted name"}
 
 
-def in_body(subject: Subject, step: StepSql, statement: Statement) -> tuple[int, str] | None:
+def _in_body(subject: Subject, step: StepSql, statement: Statement) -> tuple[int, str] | None:
     """Return where the first parameter of a statement stands in its body, and what to write; None if it has none."""
     if step.template is None:
         return None
@@ -284,7 +284,7 @@ def _syntax_error(subject: Subject) -> Iterator[Finding]:
         if problem is not None:
             offset, hint = problem.offset, None
             if STOPS_AT_A_COLON in problem.message:
-                offset, hint = in_body(subject, place.step, place.statement) or (offset, None)
+                offset, hint = _in_body(subject, place.step, place.statement) or (offset, None)
             yield place.finding(f"{problem.message}, in the body", offset=offset, hint=hint)
 
 

@@ -41,7 +41,7 @@ from runner.structs import Struct
 _SHOWN = 12
 
 
-def check_steps(
+def _check_steps(
     drafts: Sequence[Draft], budget: Budget | None, run_timeout: float | None, hidden: Mapping[str, str]
 ) -> None:
     """Report problems between the steps; `budget` is None if the plan's budget is not valid.
@@ -224,7 +224,7 @@ def _check_cycles(by_id: Mapping[str, Draft]) -> None:
         draft.fields.add(node, "JP203", message)
 
 
-def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) -> Plan:
+def _build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) -> Plan:
     """Return the plan of a file; it must not be used if an error was reported."""
     fields = Fields(root.values, root, report, check_shape(root, report))
     main = PlanFile(fields=fields, name=root.source.name)
@@ -240,7 +240,7 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     requires = _requires(fields, scope)
     holds = read_holds(fields, scope)
     drafts = with_holds(_drafts(parts, params, files, report, GroupReader(chains=chains, values=values)), holds)
-    check_steps(drafts, budget, run_timeout, _hidden(parts))
+    _check_steps(drafts, budget, run_timeout, _hidden(parts))
     window = read_window(fields)
     check_window(drafts, window, has_window=fields.has("window"))
     for part in parts:
@@ -397,7 +397,7 @@ def load_plan(
                 defaults=defaults or {},
                 require_values=require_values,
             )
-            plan = build_plan(root, Path(path), report, inputs)
+            plan = _build_plan(root, Path(path), report, inputs)
     valid = None if report.has_errors else plan
     values_file = "" if params_file is None else str(params_file)
     return Loaded(plan=valid, problems=report.problems(), draft=plan, unjudged=valid, values_file=values_file)

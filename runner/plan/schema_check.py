@@ -81,7 +81,7 @@ def kind_of(node: Node) -> str:
     return "object" if isinstance(node, Mapping) else "array"
 
 
-def is_huge(node: Scalar) -> bool:
+def _is_huge(node: Scalar) -> bool:
     """Return whether a plain scalar is a whole number with so many digits that it is read as text."""
     return not node.style and isinstance(node.value, str) and is_long_integer(node.text)
 
@@ -155,7 +155,7 @@ class _Compiler:
 
         def check_any(node: Node, label: str, walk: Walk) -> None:
             check = by_kind.get(kind_of(node))
-            if check is None and "integer" in by_kind and isinstance(node, Scalar) and is_huge(node):
+            if check is None and "integer" in by_kind and isinstance(node, Scalar) and _is_huge(node):
                 walk.add(node, "JP105", schema_messages.huge(about, label, node))
             elif check is None:
                 walk.add(node, "JP103", schema_messages.wrong_type(about, label, node, expected, by_kind.keys()))
@@ -290,7 +290,7 @@ def _scalar(part: JsonSchema, types: list[str], about: schema_messages.About) ->
     expected = part.get("title") or schema_messages.type_words(types)
 
     def check_scalar(node: Node, label: str, walk: Walk) -> None:
-        if isinstance(node, Scalar) and "integer" in kinds and is_huge(node):
+        if isinstance(node, Scalar) and "integer" in kinds and _is_huge(node):
             walk.add(node, "JP105", schema_messages.huge(about, label, node))
         elif not isinstance(node, Scalar) or kind_of(node) not in kinds:
             walk.add(node, "JP103", schema_messages.wrong_type(about, label, node, expected, kinds))

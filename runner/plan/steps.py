@@ -64,7 +64,7 @@ def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:
     return tuple(found)
 
 
-def read_retry(fields: Fields) -> RetryPolicy:
+def _read_retry(fields: Fields) -> RetryPolicy:
     """Return when a step is tried again."""
     retry = fields.mapping("retry")
     if retry is None:  # `retry: 3`, or none
@@ -93,7 +93,7 @@ def read_retry(fields: Fields) -> RetryPolicy:
     )
 
 
-def read_allow_failure(fields: Fields) -> AllowFailure | None:
+def _read_allow_failure(fields: Fields) -> AllowFailure | None:
     """Return which failures do not count."""
     allowed = fields.boolean("allow_failure")
     if allowed is not None:
@@ -117,7 +117,7 @@ def read_checks(fields: Fields, key: str = "preconditions") -> tuple[Check, ...]
     return tuple(checks)
 
 
-def read_expect(fields: Fields) -> Expect | None:
+def _read_expect(fields: Fields) -> Expect | None:
     """Return what the step must produce."""
     expect = fields.mapping("expect")
     if expect is None:
@@ -498,15 +498,15 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[Fields], Any]]]] = {
     "pools": ("pools", _pools),
     "exclusive": ("exclusive", lambda fields: frozenset(fields.texts("exclusive"))),
     "priority": ("priority", lambda fields: fields.integer("priority", 0)),
-    "retry": ("retry", read_retry),
+    "retry": ("retry", _read_retry),
     "on_retry": ("on_retry", lambda fields: fields.sql("on_retry")),
     "leftovers": ("leftovers", lambda fields: fields.choice("leftovers", OnLeftovers.LIST)),
     "idempotent": ("idempotent", lambda fields: fields.boolean("idempotent") or False),
-    "allow_failure": ("allow_failure", read_allow_failure),
+    "allow_failure": ("allow_failure", _read_allow_failure),
     "if": ("if_", lambda fields: fields.sql("if")),
     "preconditions": ("preconditions", read_checks),
     "verify": ("verify", lambda fields: fields.sql("verify")),
-    "expect": ("expect", read_expect),
+    "expect": ("expect", _read_expect),
     "capture": ("capture_rows", _capture),
     "settings": ("settings", lambda fields: MappingProxyType(read_settings(fields))),
     "role": ("role", lambda fields: fields.text("role") or None),

@@ -40,7 +40,7 @@ class Opening(Struct, frozen=True, kw_only=True):
 
 def opening_at(window: Window, moment: float) -> Opening:
     """Return the opening that is in progress at this moment (seconds since the epoch), else the next one."""
-    zone = zone_of(window.timezone)
+    zone = _zone_of(window.timezone)
     first = datetime.fromtimestamp(moment, zone).date() - timedelta(days=_DAYS_BACK)
     opens: float | None = None
     closes = 0.0
@@ -58,7 +58,7 @@ def opening_at(window: Window, moment: float) -> Opening:
 
 def _openings(window: Window, zone: tzinfo, first: date) -> Iterator[Opening]:
     """Yield the openings by day, from the first day on; those that a change of the clock skips are left out."""
-    length = opening_length(window)
+    length = _opening_length(window)
     for number in range(_DAYS_AHEAD):
         day = first + timedelta(days=number)
         if window.days and _DAYS[day.weekday()] not in window.days:
@@ -87,7 +87,7 @@ def _shown(zone: tzinfo, moment: float) -> datetime:
 
 
 @cache
-def zone_of(name: str) -> tzinfo:
+def _zone_of(name: str) -> tzinfo:
     """Return a time zone. ValueError if there is none with this name."""
     import zoneinfo  # only plans with a window need it
 
@@ -97,14 +97,14 @@ def zone_of(name: str) -> tzinfo:
         raise ValueError(f"there is no time zone {name!r}") from error
 
 
-def opening_length(window: Window) -> int:
+def _opening_length(window: Window) -> int:
     """Return how long the window is open on one day, in seconds on a clock that does not change."""
     return (window.to - window.from_) % _DAY or _DAY
 
 
 def longest_opening(window: Window) -> float:
     """Return how long the window is open at most, in seconds, apart from changes of the clock."""
-    length = opening_length(window)
+    length = _opening_length(window)
     if length < _DAY or not window.days:
         return length
     week = [day in window.days for day in (*_DAYS, *_DAYS)]
@@ -131,7 +131,7 @@ def local_words(window: Window, moment: float, *, seen_at: float | None = None) 
     """Return a moment in the window's time zone: `Sat 2026-01-03 22:00 CET`; without the date if it is `seen_at` that
     day."""
     try:
-        zone = zone_of(window.timezone)
+        zone = _zone_of(window.timezone)
     except ValueError:  # a record of another machine, which knows this zone
         zone = UTC
     shown = datetime.fromtimestamp(moment, zone)
@@ -177,7 +177,7 @@ def _seconds(text: str) -> int:
 
 def _known_zone(fields: Fields, name: str) -> bool:
     try:
-        zone_of(name)
+        _zone_of(name)
     except ValueError as error:
         import zoneinfo
 

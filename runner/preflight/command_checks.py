@@ -49,7 +49,7 @@ _SORTS: Mapping[ObjectSort, Sort] = {
 }
 
 
-def check_mentioned(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
+def _check_mentioned(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
     """Yield the names of objects that do not exist, or that the role may not use."""
     for one in mentions(unit.statement):
         facts, made = catalog.named(one.sort, one.name), _made(one, catalog)
@@ -113,7 +113,7 @@ CHECKS: tuple[Callable[[Unit, CatalogView], Iterator[StatementFinding]], ...] = 
     object_checks.check_rights,
     object_checks.check_files,
     object_checks.check_parts,
-    check_mentioned,
+    _check_mentioned,
     object_checks.check_dropped_schemas,
     object_checks.check_new_names,
     object_checks.check_partitioned,

@@ -47,7 +47,7 @@ from runner.structs import Struct, field, replace
 _OF_STATEMENTS = frozenset({"JP507"})
 
 
-def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Problem]:
+def _server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Problem]:
     """Yield a problem for each failed check of the server, for the plan's needs."""
     capacity = {"workers", "parallel queries", "connections"}
     top = Position(file=plan.file, line=1, column=1)
@@ -62,18 +62,18 @@ def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Prob
         yield new_problem(check.code, message, position, hint=outcome.mend or None, severity=severity)
 
 
-def ledger_problems(plan: Plan, ignored: Iterable[str]) -> Iterator[Problem]:
+def _ledger_problems(plan: Plan, ignored: Iterable[str]) -> Iterator[Problem]:
     """Yield a problem for each ledger that is not trusted because of its owner."""
     for why in ignored:
         yield new_problem("JP515", why, Position(file=plan.file, line=1, column=1))
 
 
-def demand_of(plan: Plan) -> Demand:
+def _demand_of(plan: Plan) -> Demand:
     """Return the plan's needs."""
     return Demand(slots=plan.budget.slots, reserve=plan.budget.reserve, holds=bool(plan.holds))
 
 
-async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspector) -> AsyncIterator[Problem]:
+async def _requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspector) -> AsyncIterator[Problem]:
     """Yield every requirement that is not met, except the plan's preconditions, which are statements."""
     top = Position(file=plan.file, line=1, column=1)
     for sentence in unmet_by_server(plan.requires, facts):
@@ -165,9 +165,9 @@ def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Pro
 async def dry_run(plan: Plan, inspector: Inspector, options: DryRunOptions) -> DryRun:
     """Check a plan on a server. PreflightError if the server cannot be checked at all."""
     facts = await inspector.facts()
-    examined = examine(facts, demand_of(plan))
-    problems = list(server_problems(plan, examined))
-    problems += [one async for one in requirement_problems(plan, facts, inspector)]
+    examined = examine(facts, _demand_of(plan))
+    problems = list(_server_problems(plan, examined))
+    problems += [one async for one in _requirement_problems(plan, facts, inspector)]
     (directory,) = await inspector.rows("data_directory") or ((None,),)
     disks = Disks(directory[0], inspector.host)
     written = written_out(plan)
@@ -181,7 +181,7 @@ async def dry_run(plan: Plan, inspector: Inspector, options: DryRunOptions) -> D
     problems += disk_problems(results.units, disks)
     problems += loss_problems(plan, results.units, options.found, Sources())
     ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, options.trusted_roles))
-    problems += ledger_problems(plan, inspector.ignored_ledgers)
+    problems += _ledger_problems(plan, inspector.ignored_ledgers)
     durations = FirstOf([options.assumed, MostRuns([ledger, options.durations])])
     schedule = None
     if options.well_formed:

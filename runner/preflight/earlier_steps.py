@@ -97,7 +97,7 @@ def doubt(unit: Unit, catalog: CatalogView, reason: str, message: str = "") -> s
 
 def breakable(unit: Unit, catalog: CatalogView) -> Iterator[str]:
     """Yield what previous steps alter so that a statement that is valid now may fail when it runs."""
-    relations = relations_of(unit, catalog)
+    relations = _relations_of(unit, catalog)
     if "role" in catalog.computed:
         yield "the role of the step is known only when it runs"
     if dict(unit.settings).get("transaction_read_only", "off").lower() in {"on", "true", "yes", "1"}:
@@ -139,7 +139,7 @@ def _rights_on_new(unit: Unit, catalog: CatalogView) -> Iterator[str]:
 def _relevant(unit: Unit, catalog: CatalogView, aspects: frozenset[Aspect], message: str) -> Altered | None:
     if not aspects:
         return None
-    for one in catalog.altered(relations_of(unit, catalog)):
+    for one in catalog.altered(_relations_of(unit, catalog)):
         alteration = one.alteration
         if alteration.aspect not in aspects and alteration.aspect is not _A.SETTING:
             continue
@@ -228,7 +228,7 @@ def _names(unit: Unit, alteration: Alteration) -> bool:
     return bool(({alteration.name, alteration.old, alteration.value} - {""}) & words(unit.sql))
 
 
-def relations_of(unit: Unit, catalog: CatalogView) -> frozenset[Relation]:
+def _relations_of(unit: Unit, catalog: CatalogView) -> frozenset[Relation]:
     """Return the relations that a statement depends on: those that it names, and those behind views."""
     statement = unit.statement
     named = {use.relation for use in query_relations(statement)}

@@ -90,14 +90,14 @@ class Judged(Struct, frozen=True, kw_only=True):
     rows: int | None = None
 
 
-def run_by_the_planner(unit: Unit, catalog: CatalogView) -> tuple[FunctionFacts, ...]:
+def _run_by_the_planner(unit: Unit, catalog: CatalogView) -> tuple[FunctionFacts, ...]:
     """Return functions of the statement that planning may run: not built in, and marked STABLE or IMMUTABLE."""
     called = {call.name for call in functions_called(unit.statement)}
     known = (facts for name in sorted(called) for facts in catalog.context.functions.get(name, ()))
     return tuple(facts for facts in known if facts.volatility != "v")
 
 
-def may_do_anything(functions: Sequence[FunctionFacts]) -> FunctionFacts | None:
+def _may_do_anything(functions: Sequence[FunctionFacts]) -> FunctionFacts | None:
     """Return a function that READ ONLY does not restrict: in an untrusted language, and of no extension."""
     own = (facts for facts in functions if not facts.trusted and facts.extension is None)
     return next((facts for facts in own if facts.language not in {"internal", "sql"}), None)
@@ -120,7 +120,7 @@ def _reads(call: FunctionCall, catalog: CatalogView) -> bool:
     own = catalog.context.functions.get(call.name, ())
     all_of_that_name = (*own, *catalog.context.builtin.get(call.name, ()))
     marked = all(facts.volatility != "v" for facts in all_of_that_name)
-    return bool(all_of_that_name) and marked and may_do_anything(own) is None
+    return bool(all_of_that_name) and marked and _may_do_anything(own) is None
 
 
 def judge(unit: Unit, probe: Probe, catalog: CatalogView, *, start: int = 0) -> Judged:
@@ -169,7 +169,7 @@ def _failed(unit: Unit, reply: Reply, catalog: CatalogView, *, shift: int, plann
     if state in BUSY:
         message = f"the server could not plan it within its limits: {error.message}"
         return Judged(findings=(unit.finding("JP620", message, offset),), why=(error.message,))
-    if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, catalog))):
+    if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and _run_by_the_planner(unit, catalog))):
         return _writes_while_planned(unit, error, catalog, offset)
     finding = _finding(error, catalog, state, offset, planning=planning)
     if state in _NAMES:
@@ -224,7 +224,7 @@ def _finding(error: ErrorDetails, catalog: CatalogView, state: str, offset: int,
 
 
 def _writes_while_planned(unit: Unit, error: ErrorDetails, catalog: CatalogView, offset: int) -> Judged:
-    blamed = ", ".join(f"{facts.name}()" for facts in run_by_the_planner(unit, catalog)) or "a function that it runs"
+    blamed = ", ".join(f"{facts.name}()" for facts in _run_by_the_planner(unit, catalog)) or "a function that it runs"
     message = f"{blamed} is marked STABLE or IMMUTABLE, and planning it would write: {error.message}"
     return Judged(
         findings=(unit.finding("JP613", message, offset, hint="mark it VOLATILE"),),

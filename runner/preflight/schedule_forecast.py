@@ -123,7 +123,7 @@ class Forecaster(Struct, frozen=True, kw_only=True):
         return found.p95 if late else found.p50
 
 
-def forecaster(
+def _forecaster(
     plan: Plan,
     durations: Durations,
     *,
@@ -154,7 +154,7 @@ def forecast(
     """Return the schedule of a plan; `slots` are the budgets that are tried for comparison."""
     written = written_out(plan)
     steps = written.all_steps
-    simulated = forecaster(plan, durations, rows=rows, left_out=left_out)
+    simulated = _forecaster(plan, durations, rows=rows, left_out=left_out)
     bars = _bars(simulated.run(slots=plan.budget.slots), durations)
     widest = max((step.slots for step in steps), default=1)
     tried = tuple(
@@ -363,7 +363,7 @@ def window_forecast(
 ) -> WindowForecast:
     """Return the forecast for a plan and its window. `usual` are the durations for `fit`."""
     opening = opening_at(window, server_time)
-    simulated = forecaster(plan, durations, rows=rows, left_out=left_out, window=window)
+    simulated = _forecaster(plan, durations, rows=rows, left_out=left_out, window=window)
     start = max(server_time, opening.opens)
     usually, late = (
         simulated.run(slots=plan.budget.slots, late=late, start=start, usual=usual) for late in (False, True)

@@ -186,7 +186,7 @@ class Examiner:
         analysed = not (is_guarded_away(unit, catalog) or verdict.findings or verdict.blind)
         inner = inner_query(unit.statement, unit.sql) if analysed else None
         if inner is not None:
-            verdict.findings += wrong_columns(
+            verdict.findings += _wrong_columns(
                 unit, await self._inspector.probe(catalog.context.settings, inner[1], explain=False)
             )
             verdict.keep_certain(unit, catalog)
@@ -251,7 +251,7 @@ class Examiner:
         verdict.keep_certain(unit, catalog)
         unseen = [catalog.relation(one.relation) for one in needed(unit.statement)]
         if any(seen.state in _UNSEEN for seen in unseen):
-            verdict.why, verdict.blind = why_unseen(unseen), True
+            verdict.why, verdict.blind = _why_unseen(unseen), True
             return verdict
         if not verdict.findings:
             await self._inner(unit, catalog, verdict)
@@ -269,7 +269,7 @@ class Examiner:
         probe = await self._inspector.probe(catalog.context.settings, sql, explain=explain)
         judged = judge(unit, probe, catalog, start=start)
         verdict.findings += judged.findings
-        verdict.findings += wrong_columns(unit, probe)
+        verdict.findings += _wrong_columns(unit, probe)
         replaced = view_there(unit, catalog)
         if replaced is not None and replaced.kind == "v" and probe.parse.error is None:
             verdict.why.append("only replacing it shows whether its columns keep their lengths and collations")
@@ -285,7 +285,7 @@ class Examiner:
         verdict.cost, verdict.rows = judged.cost, judged.rows
 
 
-def wrong_columns(unit: Unit, probe: Probe) -> Iterator[StatementFinding]:
+def _wrong_columns(unit: Unit, probe: Probe) -> Iterator[StatementFinding]:
     """Yield errors in the columns of a new relation from a query."""
     if not created_relations(unit.statement) or probe.parse.error is not None:
         return
@@ -307,11 +307,11 @@ def _of_relations(unit: Unit, catalog: CatalogView) -> StatementVerdict:
     found = [(use, catalog.relation(use.relation)) for use in query_relations(unit.statement)]
     for use, seen in found:
         verdict.findings += absent(use.relation, use.offset, seen, catalog)
-    verdict.why += why_unseen([seen for _, seen in found])
+    verdict.why += _why_unseen([seen for _, seen in found])
     return verdict
 
 
-def why_unseen(found: Sequence[SeenRelation]) -> list[str]:
+def _why_unseen(found: Sequence[SeenRelation]) -> list[str]:
     """Return why some relations are unknown, with one sentence for all with the same reason."""
     names: dict[str, dict[str, None]] = {}
     for seen in found:
@@ -320,7 +320,7 @@ def why_unseen(found: Sequence[SeenRelation]) -> list[str]:
     return [f"{', '.join(each)}: {why}" for why, each in names.items()]
 
 
-#: The reason for relations that other steps create, in `why_unseen`.
+#: The reason for relations that other steps create, in `_why_unseen`.
 _CREATED = re.compile(r".+: created by step `[^`]*`")
 
 

@@ -38,7 +38,7 @@ def default_journal() -> Path:
     if named := os.environ.get(VARIABLE):
         return Path(named).parent / JOURNALS
     for up, folder in enumerate(searched()):
-        if ((folder / RECORDS).is_dir() and (up == 0 or _is_trusted(folder / RECORDS))) or is_root(folder):
+        if ((folder / RECORDS).is_dir() and (up == 0 or _is_trusted(folder / RECORDS))) or _is_root(folder):
             return Path(*[os.pardir] * up, JOURNALS)
     return JOURNALS
 
@@ -51,19 +51,19 @@ def find_config() -> Path | None:
     if named := os.environ.get(VARIABLE):
         return Path(named)
     for up, folder in enumerate(searched()):
-        if (found := config_in(folder)) is not None:
+        if (found := _config_in(folder)) is not None:
             return Path(*[os.pardir] * up, found.name)
         if (folder / _REPOSITORY).exists():
             return None
     return None
 
 
-def is_root(folder: Path) -> bool:
+def _is_root(folder: Path) -> bool:
     """Return whether a folder is the root of a project."""
-    return (folder / _REPOSITORY).exists() or config_in(folder) is not None
+    return (folder / _REPOSITORY).exists() or _config_in(folder) is not None
 
 
-def config_in(folder: Path) -> Path | None:
+def _config_in(folder: Path) -> Path | None:
     """Return the file with the project's settings in a folder; None if there is none."""
     if os.path.lexists(folder / CONFIG):
         return folder / CONFIG

@@ -65,7 +65,7 @@ def _why_kept(run: Summary, now: float, *, force: bool) -> str:
     if run.standing is Standing.FINISHED and run.steps.keys() <= FINAL - {StepState.DETACHED}:
         return ""
     try:
-        lives_until = workers_end(read_record(run.folder.parent, run.run_id).state)
+        lives_until = _workers_end(read_record(run.folder.parent, run.run_id).state)
     except RecordError as error:
         return "" if force else f"{error.message} --force removes it"
     if lives_until == math.inf:
@@ -73,7 +73,7 @@ def _why_kept(run: Summary, now: float, *, force: bool) -> str:
     return f"its workers may run until {rfc3339(lives_until)}" if lives_until > now else ""
 
 
-def workers_end(state: RunState) -> float:
+def _workers_end(state: RunState) -> float:
     """Return when the server has ended the last worker of the run; infinity if a worker has no timeout."""
     ends = [0.0]
     for record in state.records.values():

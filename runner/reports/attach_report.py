@@ -79,7 +79,7 @@ class AttachedRun(Struct):
         seconds = None if worker.started_at is None else max(0.0, now - worker.started_at)
         at_deadline = worker.deadline is not None and now >= worker.deadline - _DEADLINE_SLACK
         self.ended.append(one := EndedWorker(worker=worker, seconds=seconds, at_deadline=at_deadline))
-        return end_words(one)
+        return _end_words(one)
 
 
 def _news(before: LiveWorker | None, worker: LiveWorker, now: float) -> Iterator[str]:
@@ -94,7 +94,7 @@ def _news(before: LiveWorker | None, worker: LiveWorker, now: float) -> Iterator
         yield f"{worker.step}: {progress_words(worker.progress)}"
 
 
-def end_words(ended: EndedWorker) -> str:
+def _end_words(ended: EndedWorker) -> str:
     """Return that a worker has ended, and what is known about its end."""
     after = "" if ended.seconds is None else f" after {format_duration(ended.seconds)}"
     why = "; its timeout had expired, so the server probably cancelled it" if ended.at_deadline else ""
@@ -111,7 +111,7 @@ def attach_lines(
 ) -> Iterator[str]:
     """Yield the summary; `where` are the options with which a command reaches the same server."""
     for one in ended:
-        yield end_words(one) + _recorded_words(one.worker.step, record)
+        yield _end_words(one) + _recorded_words(one.worker.step, record)
     yield f"run {run.run}: it has no more sessions on the server"
     if record is not None:
         yield f"its record: {record.steps} ({record.where})"

@@ -51,7 +51,7 @@ class Destination:
         """Look at the place. `unblocked`: no write may wait for a reader, because a run is under way."""
         found = cls._of(path)
         if unblocked:
-            found.unblock(standard_queue(descriptor_of(path)))
+            found.unblock(standard_queue(_descriptor_of(path)))
         return found
 
     def unblock(self, standard: OutputQueue | None) -> None:
@@ -63,7 +63,7 @@ class Destination:
 
     @classmethod
     def _of(cls, path: Path) -> Destination:
-        number = descriptor_of(path)
+        number = _descriptor_of(path)
         if number is not None:
             if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
                 raise OSError(errno.EBADF, "it is open for reading only")
@@ -174,7 +174,7 @@ def is_device(path: Path) -> bool:
     return False
 
 
-def descriptor_of(path: Path) -> int | None:
+def _descriptor_of(path: Path) -> int | None:
     """Return the open descriptor that a path leads to, or that has the same file open for output; None if none does."""
     if path == STDOUT:
         return 1

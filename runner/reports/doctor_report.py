@@ -30,10 +30,10 @@ def doctor_lines(examined: Sequence[Examined], facts: ServerFacts, style: Style)
             yield f"{margin}needed: {visible(outcome.needed)}"
             yield f"{margin}fix:    {visible(outcome.mend)}"
     yield ""
-    yield visible(verdict_line(examined, facts))
+    yield visible(_verdict_line(examined, facts))
 
 
-def verdict_line(examined: Iterable[Examined], facts: ServerFacts) -> str:
+def _verdict_line(examined: Iterable[Examined], facts: ServerFacts) -> str:
     """Return in one line whether plans can run on the server."""
     levels = Counter(one.outcome.level for one in examined)
     where = f'PostgreSQL {facts.version}, database "{facts.database}", role "{facts.user}"'

@@ -157,7 +157,7 @@ def dry_run_lines(
     if result.locks:
         yield from _locks(result.locks, style, width)
         yield ""
-    for title, sentences in (("Holds", tuple(map(hold_sentence, result.holds))), ("Iterations", result.iterations)):
+    for title, sentences in (("Holds", tuple(map(_hold_sentence, result.holds))), ("Iterations", result.iterations)):
         if sentences:
             yield style.bold(title)
             for sentence in sentences:
@@ -170,7 +170,7 @@ def dry_run_lines(
         yield ""
     if result.window is not None:
         yield style.bold("Window")
-        for line in window_lines(result.window):
+        for line in _window_lines(result.window):
             yield from _wrapped(visible(line), width, first="  ", rest="    ")
         yield ""
     # In a file or a job's log each is one line, so that it can be found.
@@ -178,7 +178,7 @@ def dry_run_lines(
         yield from _wrapped(last, width, first="", rest="") if style.excerpt else (last,)
 
 
-def window_lines(found: WindowForecast) -> Iterator[str]:
+def _window_lines(found: WindowForecast) -> Iterator[str]:
     """Yield when the window opens and closes, and what of the schedule fits into it."""
     window, now = found.window, found.server_time
     length = format_duration(found.closes - found.opens)
@@ -302,12 +302,12 @@ def _locks(locks: Sequence[LockReport], style: Style, width: int) -> Iterator[st
     column = min(max(len(visible(one.step)) for one in shown), _NAME)
     for one in shown:
         first = f"  {visible(one.step).ljust(column)}  "
-        yield from _wrapped(visible(lock_sentence(one)), width, first=first, rest=" " * (column + 4))
+        yield from _wrapped(visible(_lock_sentence(one)), width, first=first, rest=" " * (column + 4))
     if len(locks) > _MAX_LOCKS:
         yield f"  and {len(locks) - _MAX_LOCKS} on smaller relations"
 
 
-def lock_sentence(one: LockReport) -> str:
+def _lock_sentence(one: LockReport) -> str:
     """Return what a lock blocks, on which relation, and for how long."""
     size = _bytes(one.bytes) if one.bytes is not None else "of unknown size"
     partitions = f", {counted(one.partitions, 'partition')}" if one.partitions else ""
@@ -316,7 +316,7 @@ def lock_sentence(one: LockReport) -> str:
     return f"{one.relation} ({size}{partitions}): {one.command} blocks {one.stops} {usual}, {limit} ({one.mode})"
 
 
-def hold_sentence(hold: HoldNow) -> str:
+def _hold_sentence(hold: HoldNow) -> str:
     """Return whether a hold is on now, and the measured value."""
     state = {True: "on now", False: "not on now", None: "not known"}[hold.on]
     return f"{hold.name}: {state}{f' ({hold.value})' if hold.value else ''}"
@@ -466,16 +466,16 @@ def _markdown_sections(result: DryRun) -> Iterator[_Section]:
     statements = map(_markdown_statement, result.statements)
     yield _folded("the statements", "Statements", statements, "| | step | statement | remarks |", "|---|---|---|---|")
     if result.locks:
-        locks = (f"| {plain_markdown(one.step)} | {plain_markdown(lock_sentence(one))} |" for one in result.locks)
+        locks = (f"| {plain_markdown(one.step)} | {plain_markdown(_lock_sentence(one))} |" for one in result.locks)
         yield _folded("the locks", "Locks that block other sessions", locks, "| step | lock |", "|---|---|")
     if result.holds:
-        yield _folded("the holds", "Holds", (f"- {plain_markdown(hold_sentence(hold))}" for hold in result.holds))
+        yield _folded("the holds", "Holds", (f"- {plain_markdown(_hold_sentence(hold))}" for hold in result.holds))
     if result.schedule is not None and result.schedule.bars:
         chart = [*schedule_lines(result.schedule, Style()), *([_unknown_wait(result.holds)] if result.holds else [])]
         section = _folded("the lines of the schedule", "Schedule", chart, "```text")
         yield replace(section, tail=("```", *section.tail))
     if result.window is not None:
-        words = " ".join(("**Window:**", *map(plain_markdown, window_lines(result.window))))
+        words = " ".join(("**Window:**", *map(plain_markdown, _window_lines(result.window))))
         yield _Section(what="the window", head=("",), lines=(words,))
 
 

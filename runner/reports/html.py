@@ -19,6 +19,7 @@ from typing import Any
 from runner.durations import format_duration
 from runner.engine.events import ErrorDetails
 from runner.engine.state import StepState
+from runner.engine.yielding import blocked_sessions
 from runner.phrases import counted
 from runner.plan.graph import topological_order
 from runner.reports.messages import (
@@ -46,7 +47,6 @@ from runner.reports.page_summary import (
 )
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, RunReport, StepReport, run_end
-from runner.reports.waits import blocked_sessions
 from runner.sql.tokens import highlights
 from runner.structs import Struct, asdict, picked
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 
 from runner.durations import format_duration
 from runner.engine.state import StepState
+from runner.engine.yielding import blocked_sessions
 from runner.reports.messages import (
     error_block,
     failure_words,
@@ -25,7 +26,6 @@ from runner.reports.messages import (
     xml_text,
 )
 from runner.reports.run_report import AttemptReport, RunReport, StepReport
-from runner.reports.waits import blocked_sessions
 
 _FAILURES = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
 #: Final states. A step has another state if the run was killed, or if the report was written before its end.

@@ -288,7 +288,7 @@ def _why_none_runs(state: RunState, found: FanOut) -> str:
         return ""
     waiting = (one for one in leaves(state, state.records[found.key]) if one.state is StepState.QUEUED)
     first = next(waiting, None)
-    return "" if first is None else queue_words(why_queued(state, first))
+    return "" if first is None else _queue_words(why_queued(state, first))
 
 
 def _running(view: View, record: StepRecord, width: int, column: int) -> _Block:
@@ -351,12 +351,12 @@ def _waiting(view: View, record: StepRecord, width: int) -> _Block:
     elif record.state is StepState.CHECKING:
         words = "its conditions are being evaluated"
     else:
-        words = queue_words(why_queued(view.state, record))
+        words = _queue_words(why_queued(view.state, record))
     lines = at_words(f"  {printable(f'{record.key}: {words}')}", width, rest="    ")
     return [Text(cut_at_words(line, width), style="dim", no_wrap=True) for line in lines]
 
 
-def queue_words(reason: str) -> str:
+def _queue_words(reason: str) -> str:
     """Return in words what a step waits for: `slots 3/3` is `waits for a slot (3/3 in use)`."""
     name, _, used = reason.rpartition(" ")
     kind, _, thing = name.partition(":")

@@ -13,6 +13,7 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Rows
 from runner.engine.state import StepState
+from runner.engine.yielding import blocked_sessions
 from runner.phrases import counted, cut
 from runner.reports.messages import (
     SHOWN_WARNINGS,
@@ -27,7 +28,6 @@ from runner.reports.messages import (
 from runner.reports.plan_problems import fitting
 from runner.reports.run_report import RunReport, StepReport, run_end
 from runner.reports.terminal_text import visible
-from runner.reports.waits import blocked_sessions
 
 #: The longest report, and the longest text in a table and in a block, in characters.
 LIMIT = 60_000

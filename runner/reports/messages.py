@@ -63,7 +63,7 @@ def sum_words(tag: str, rows: int, iterations: int) -> str:
     return f"{number}, {tag} {rows:,} in total"
 
 
-def rate_words(rows: int, seconds: float | None) -> str:
+def _rate_words(rows: int, seconds: float | None) -> str:
     """Return the rows per second: `41,822 rows/s`; empty without rows, and for less than a tenth of a second."""
     if not rows or seconds is None or seconds < _SHORTEST_RATE:
         return ""
@@ -77,11 +77,11 @@ def sum_of(record: StepRecord, now: float | None = None) -> str:
     `now` is the time of a step that still runs.
     """
     words = sum_words(record.tag, record.rows, record.iterations)
-    rate = rate_words(record.rows, seconds_of(record, now))
+    rate = _rate_words(record.rows, _seconds_of(record, now))
     return f"{words}, {rate}" if words and rate else words
 
 
-def seconds_of(record: StepRecord, now: float | None = None) -> float | None:
+def _seconds_of(record: StepRecord, now: float | None = None) -> float | None:
     """Return the seconds of a step, over all runners; until `now` if it still runs."""
     if now is None or record.final or record.started_at is None:
         return record.took
@@ -100,7 +100,7 @@ def iteration_words(record: StepRecord, now: float) -> str:
     if rest is not None and record.table_rows is not None and record.rows < record.table_rows:
         done, left = f"{done} of about {record.table_rows:,}", f"at most {format_duration(rest)} left"
     values = ", ".join(f"{name} = {value}" for name, value in batch_values(record).items())
-    rate = rate_words(record.rows, seconds_of(record, now)) if done else ""
+    rate = _rate_words(record.rows, _seconds_of(record, now)) if done else ""
     return ", ".join(part for part in (f"iteration {record.iteration}{limit}", left, done, rate, values) if part)
 
 
@@ -124,7 +124,7 @@ def warning_texts(notices: Iterable[Notice]) -> Iterator[str]:
             yield " ".join(" ".join(part for part in parts if part).split())
 
 
-def removed_lines(removed: Iterable[Leftover]) -> Iterator[str]:
+def _removed_lines(removed: Iterable[Leftover]) -> Iterator[str]:
     """Yield what was left behind and was removed."""
     yield from (f"removed: {one.what}" for one in removed)
 
@@ -143,7 +143,7 @@ def leftovers_data(leftovers: Iterable[Leftover]) -> list[dict[str, Any]]:
 
 def remains_lines(step: StepReport) -> Iterator[str]:
     """Yield what a step's attempts left behind: what was removed, and what is still there, with its repair."""
-    yield from removed_lines(step.removed)
+    yield from _removed_lines(step.removed)
     yield from leftover_lines(step.leftovers)
 
 
@@ -191,7 +191,7 @@ def step_result_words(step: StepReport) -> str:
     """Return what the step did: its last attempt, or all of its iterations."""
     if step.iterations:
         words = sum_words(step.tag, step.rows, step.iterations)
-        rate = rate_words(step.rows, step.seconds)
+        rate = _rate_words(step.rows, step.seconds)
         return f"{words}, {rate}" if rate else words
     return result_words(step.attempts[-1]) if step.attempts else ""
 
@@ -379,7 +379,7 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"
         case ev.StepExpanded() | ev.StepSplit():
             yield _items_line(event, state)
-        case ev.StepFinished() if not is_item_of_group(state.records[event.step]):  # its steps have lines
+        case ev.StepFinished() if not _is_item_of_group(state.records[event.step]):  # its steps have lines
             yield from _finished_lines(event, state, run_id)
         case _:
             pass
@@ -410,7 +410,7 @@ def _items_line(event: ev.StepExpanded | ev.StepSplit, state: RunState) -> str:
     return f"{event.step}: {items}{chunks}"
 
 
-def is_item_of_group(record: StepRecord) -> bool:
+def _is_item_of_group(record: StepRecord) -> bool:
     """Return whether this is an item whose steps have records of their own."""
     return bool(record.step.steps) and record.parent is not None
 
@@ -519,7 +519,9 @@ def _finished_lines(event: ev.StepFinished, state: RunState, run_id: str) -> Ite
     yield _finished(event, state, run_id)
     last = state.records[event.step].last
     if last is not None:
-        yield from (f"{event.step}: {line}" for line in (*removed_lines(last.removed), *leftover_lines(last.leftovers)))
+        yield from (
+            f"{event.step}: {line}" for line in (*_removed_lines(last.removed), *leftover_lines(last.leftovers))
+        )
 
 
 def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:

@@ -102,7 +102,7 @@ class Trace(Sink):
 
     def close(self) -> None:
         """Send the trace, and wait for a short time until that is done."""
-        spans = trace_of(self._events, self._run_id, self._environment, began=self._began)
+        spans = _trace_of(self._events, self._run_id, self._environment, began=self._began)
         if not spans:
             return
         thread = threading.Thread(target=self._send, args=(spans,), name="jobplan-otlp", daemon=True)
@@ -122,7 +122,7 @@ def export(exporter: SpanExporter, spans: Sequence[ReadableSpan]) -> bool:
     return all(exporter.export(batch) is SpanExportResult.SUCCESS for batch in batches)
 
 
-def trace_of(
+def _trace_of(
     events: Sequence[Event], run_id: str, environment: Mapping[str, str], *, began: RunStarted | None = None
 ) -> Sequence[ReadableSpan]:
     """Return the spans of a run; none if it never began. Its parent is that of TRACEPARENT.
@@ -155,7 +155,7 @@ def parent_of(environment: Mapping[str, str]) -> Context:
 
 
 class RunSpans:
-    """Makes the spans of a run, event by event. `plan` is its name, for a run that is resumed; see `trace_of`."""
+    """Makes the spans of a run, event by event. `plan` is its name, for a run that is resumed; see `_trace_of`."""
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ def name_class(key: str) -> str:
     return "name long" if len(key) > _LONG_NAME else "name"
 
 
-def step_link(key: str) -> str:
+def _step_link(key: str) -> str:
     """Return a link to a step of this page."""
     return f'<a href="#step={quote(key, safe="")}">{html_text(key)}</a>'
 
@@ -176,7 +176,7 @@ def went_wrong(report: RunReport) -> str:
     ]
     others = failed[_SHOWN : _SHOWN + _LISTED]
     if others:
-        lines = "".join(f"<li>{step_link(step.key)} {_first_line(report.failures[step.key])}</li>" for step in others)
+        lines = "".join(f"<li>{_step_link(step.key)} {_first_line(report.failures[step.key])}</li>" for step in others)
         more = len(failed) - _SHOWN - len(others)
         rest = f"<li>and {more:,} more: see the table of steps</li>" if more else ""
         parts.append(f'<ul class="others">{lines}{rest}</ul>')
@@ -191,7 +191,7 @@ def went_wrong(report: RunReport) -> str:
     if report.resumable and report.resume:
         parts.append(
             f'<div class="resume"><span>Resume</span><code>{html_text(report.resume)}</code>'
-            f"{copy_button(report.resume, 'Copy the command')}</div>"
+            f"{_copy_button(report.resume, 'Copy the command')}</div>"
         )
     return card("What went wrong", f'<div class="body">{"".join(parts)}</div>', style="wrong")
 
@@ -203,7 +203,7 @@ def card(title: str, content: str, *, style: str = "") -> str:
     )
 
 
-def copy_button(text: str, label: str) -> str:
+def _copy_button(text: str, label: str) -> str:
     """Return a button that copies a text. It needs the page's script, which shows it."""
     attributes = f'class="copy tool" type="button" data-copy="{html_text(text)}" aria-label="{label}"'
     return f"<button {attributes} hidden>Copy</button>"
@@ -223,9 +223,9 @@ def _failure(step: StepReport, message: str, skipped: Sequence[str], *, folded: 
     if len(step.attempts) > 1:
         facts.append(counted(len(step.attempts), "attempt"))
     place = f"{step.file}:{step.line}" if step.file and step.line is not None else step.file
-    head = f'<h3>{step_link(step.key)}<span class="badge">{html_text(", ".join(facts))}</span>'
+    head = f'<h3>{_step_link(step.key)}<span class="badge">{html_text(", ".join(facts))}</span>'
     if place:
-        head += f'<code class="place">{html_text(place)}</code>{copy_button(place, "Copy the place")}'
+        head += f'<code class="place">{html_text(place)}</code>{_copy_button(place, "Copy the place")}'
     parts = [f"{head}</h3>"]
     if step.error is not None:
         message = failure_words(step.error.message, committed=step.committed)
@@ -242,7 +242,7 @@ def _failure(step: StepReport, message: str, skipped: Sequence[str], *, folded: 
 
 
 def _names(keys: Sequence[str]) -> str:
-    return some([step_link(key) for key in keys], _NAMED)
+    return some([_step_link(key) for key in keys], _NAMED)
 
 
 def _first_line(message: str) -> str:

@@ -219,7 +219,7 @@ def _needs(steps: tuple[Step, ...]) -> Mapping[str, tuple[str, ...]]:
     return {step.id: tuple(need.step for need in step.needs) for step in steps}
 
 
-def graph_json(graph: PlanGraph) -> str:
+def _graph_json(graph: PlanGraph) -> str:
     """Write the graph as JSON: each step with what it needs."""
     steps = [
         {
@@ -237,7 +237,7 @@ def graph_json(graph: PlanGraph) -> str:
 
 
 #: The forms of `jobplan graph`.
-FORMS: Mapping[str, Callable[[PlanGraph], str]] = {"text": tree, "json": graph_json, "mermaid": mermaid, "dot": dot}
+FORMS: Mapping[str, Callable[[PlanGraph], str]] = {"text": tree, "json": _graph_json, "mermaid": mermaid, "dot": dot}
 
 
 #: What Mermaid draws at most on GitHub (its `maxTextSize` and `maxEdges`), and the steps of a graph that is not folded.

@@ -13,6 +13,7 @@ from runner.engine.events import Event, GroupWaiting, HoldBegan, HoldEnded, RunR
 from runner.engine.fold import apply
 from runner.engine.state import FINAL, StepRecord, StepState, initial_state
 from runner.engine.window import unfinished_words, window_status
+from runner.engine.yielding import blocked_sessions
 from runner.errors import UsageError
 from runner.exit_codes import end_words
 from runner.plan.window import window_words
@@ -38,7 +39,7 @@ from runner.reports.run_end import failures_as_lines, failures_of, is_resumable,
 from runner.reports.run_report import LockWaitReport, RunReport, StepReport
 from runner.reports.step_counts import FanOut, fan_outs, with_instances
 from runner.reports.terminal_text import broken, broken_command, columns, visible
-from runner.reports.waits import blocked_sessions, hold_line
+from runner.reports.waits import hold_line
 from runner.structs import asdict, picked
 
 
@@ -51,7 +52,7 @@ def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
 def _run_row(run: Summary) -> tuple[str, ...]:
     started = "" if run.started_at is None else f"{rfc3339(run.started_at)[:19]}Z"
     took = "" if run.took is None else format_duration(run.took)
-    ended = standing_words(run.standing) if run.exit_code is None else _ended(run.exit_code)
+    ended = _standing_words(run.standing) if run.exit_code is None else _ended(run.exit_code)
     counts = run.plan_steps
     steps = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in StepState if counts.get(state))
     return (run.run_id, run.plan, started, took, ended, run.problem or steps)
@@ -78,7 +79,7 @@ def runs_json(runs: Iterable[Summary]) -> list[dict[str, Any]]:
     ]
 
 
-def standing_of(record: Record, *, locked: bool) -> Standing:
+def _standing_of(record: Record, *, locked: bool) -> Standing:
     """Return the standing of a run; `locked`: a runner has its journal open."""
     waits = locked and record.events[-1:] and isinstance(record.events[-1], GroupWaiting)
     if record.state.finished is not None and not waits:
@@ -88,7 +89,7 @@ def standing_of(record: Record, *, locked: bool) -> Standing:
     return Standing.NOT_STARTED if record.started is None else Standing.ENDED_EARLY
 
 
-def standing_words(standing: Standing) -> str:
+def _standing_words(standing: Standing) -> str:
     """Return a standing in words."""
     return _CAN_BE_RESUMED if standing is Standing.ENDED_EARLY else standing.replace("_", " ")
 
@@ -121,7 +122,7 @@ def record_lines(record: Record, *, locked: bool, resume: str, width: int | None
             f"all instances: jobplan show {record.run_id} --step ID ({names}{', …' if len(folded) > _FOLDED else ''})"
         )
         yield from broken(hint, width)
-    standing = standing_of(record, locked=locked)
+    standing = _standing_of(record, locked=locked)
     finished = record.state.finished if standing is Standing.FINISHED else None
     if standing is Standing.ENDED_EARLY or (finished is not None and is_resumable(record.state)):
         yield ""
@@ -134,10 +135,10 @@ _FOLDED = 3
 
 def _head_lines(record: Record, *, locked: bool) -> Iterator[str]:
     """Yield what is recorded of the run as a whole."""
-    standing = standing_of(record, locked=locked)
+    standing = _standing_of(record, locked=locked)
     finished, started = record.state.finished if standing is Standing.FINISHED else None, record.started
     code = None if finished is None else finished.exit_code
-    end = standing_words(standing) if code is None else f"{_ended(code)}{f' (exit code {code})' if code else ''}"
+    end = _standing_words(standing) if code is None else f"{_ended(code)}{f' (exit code {code})' if code else ''}"
     yield f"run {record.run_id} of {record.plan.name} ({record.plan.file or 'no file'}): {end}"
     if started is not None:
         last = record.events[-1].at
@@ -343,7 +344,7 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
     return {
         "run": record.run_id,
         "folder": str(record.folder),
-        "standing": standing_of(record, locked=locked).value,
+        "standing": _standing_of(record, locked=locked).value,
         **picked(finished, "exit_code"),
         "plan": record.plan.name,
         "file": record.plan.file or None,

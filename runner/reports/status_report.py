@@ -91,7 +91,7 @@ def status_lines(
     yield from _wrap(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
     if activity.standby:
         yield from _wrap(ON_A_STANDBY, width)
-    for one in worst_runs_first(activity):
+    for one in _worst_runs_first(activity):
         yield ""
         yield from _run_lines(one, activity.at, width, (records or {}).get(one.run))
         if one.workers:
@@ -107,7 +107,7 @@ def status_lines(
         yield f"  GRANT {_SEES_ALL} TO {quote_identifier(activity.user)};"
 
 
-def worst_runs_first(activity: Activity) -> list[LiveRun]:
+def _worst_runs_first(activity: Activity) -> list[LiveRun]:
     """Return the runs, those that need attention first."""
     return sorted(activity.runs, key=lambda run: _badness(run, activity.at))
 
@@ -309,7 +309,7 @@ def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | No
         "at": rfc3339(activity.at),
         "server": activity.version,
         **picked(activity, "database", "user", "sees_all", "standby"),
-        "runs": [_run_data(run, activity.at, (records or {}).get(run.run)) for run in worst_runs_first(activity)],
+        "runs": [_run_data(run, activity.at, (records or {}).get(run.run)) for run in _worst_runs_first(activity)],
     }
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.state import RunState
-from runner.engine.yielding import blocked_words
+from runner.engine.yielding import blocked_sessions
 from runner.identity import step_of
+from runner.phrases import some
 
 #: Seconds after which a log has a line for a wait.
 LONG = 10.0
@@ -41,8 +42,7 @@ _ROWS = frozenset({"transactionid", "tuple"})
 
 def holder_words(by: Sequence[ev.Blocker]) -> str:
     """Return the names of the sessions that block a worker; empty if none was observed."""
-    more = f" and {len(by) - _NAMED:,} more" if len(by) > _NAMED else ""
-    return ", ".join(_holder(one) for one in by[:_NAMED]) + more
+    return some(list(map(_holder, by)), _NAMED) if by else ""
 
 
 def _holder(one: ev.Blocker) -> str:
@@ -87,12 +87,6 @@ def hold_words(state: RunState, now: float) -> Iterator[str]:
 def blocking_line(event: ev.AttemptBlocking) -> str:
     """Return the line for a worker that must yield, with the sessions that it blocks."""
     return f"{event.step}: has blocked for {format_duration(event.seconds)}: {blocked_sessions(event.others)}"
-
-
-def blocked_sessions(others: Sequence[ev.Blocked]) -> str:
-    """Return the sessions that a worker blocked."""
-    more = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
-    return ", ".join(map(blocked_words, others[:_NAMED])) + more
 
 
 class LongWaits:

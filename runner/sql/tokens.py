@@ -141,7 +141,7 @@ def character_offsets(text: str) -> Callable[[int], int]:
     return offset
 
 
-def error_offset(error: PgQueryError, text: str) -> int:
+def _error_offset(error: PgQueryError, text: str) -> int:
     """Return where in `text` the parser stopped; its cursor counts characters from 1, and 0 means "unknown"."""
     cursor: int = error.cursorpos
     return min(max(cursor - 1, 0), len(text))
@@ -257,7 +257,7 @@ def _scan(text: str) -> Sequence[Any]:
     try:
         tokens: Sequence[Any] = scan(text).tokens
     except PgQueryError as error:
-        raise ScanError(error.message, error_offset(error, text)) from None
+        raise ScanError(error.message, _error_offset(error, text)) from None
     return tokens
 
 
