@@ -232,7 +232,7 @@ def _connections(facts: ServerFacts, demand: Demand) -> CheckOutcome:
     else:
         limit = capacity.max_connections + wanted
         mend = f"{_alter_system('max_connections', limit)} (then restart the server)"
-    return (_error if free < 2 else _warning)(found, needed, mend)
+    return (_error if free < 1 else _warning)(found, needed, mend)  # one worker at a time needs one
 
 
 def _sight(facts: ServerFacts, _: Demand) -> CheckOutcome:

@@ -206,6 +206,7 @@ FAULTS = (
         code="JP507",
         says="(by user)",
         of_role=True,
+        warning=True,
         seed=("ALTER ROLE {role} SET default_transaction_read_only = on",),
     ),
     Fault(
@@ -214,7 +215,7 @@ FAULTS = (
         code="JP510",
         says="6 connections",
         of_role=True,
-        seed=("ALTER ROLE {role} CONNECTION LIMIT 2",),
+        seed=("ALTER ROLE {role} CONNECTION LIMIT 1",),
     ),
     Fault(
         id="long transaction",
