@@ -169,7 +169,7 @@ def questions_command(
     *,
     journal: Path,
     dsn: str | None,
-    more: Iterable[str] = (),
+    more: Iterable[str],
     given: Iterable[str] = (),
 ) -> str:
     """Return the command that resumes a run, with the marks `given`, and one to fill in for each question."""

@@ -92,7 +92,7 @@ async def recorded_runs(observer: Observer, activity: Activity, journal: Path, l
     }
 
 
-async def recall_workers(observer: Observer, activity: Activity, journal: Path, wanted: str | None = None) -> Activity:
+async def recall_workers(observer: Observer, activity: Activity, journal: Path, wanted: str | None) -> Activity:
     """Pass the workers that records know by their pid to `observer`, and return the activity with them.
 
     This reads the records of the observed runs and of `wanted`, a run's id or the beginning of one. Without `wanted` it

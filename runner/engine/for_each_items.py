@@ -42,7 +42,7 @@ def literal_items(step: Step, before: Sequence[Item] = (), kept: Sequence[Item] 
     return in_chunks(step, single_items(step, before), kept)
 
 
-def single_items(step: Step, before: Sequence[Item] = ()) -> tuple[Item, ...]:
+def single_items(step: Step, before: Sequence[Item]) -> tuple[Item, ...]:
     """Return the items that the plan lists, each for itself."""
     for_each = step.for_each
     if for_each is None:

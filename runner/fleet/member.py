@@ -50,7 +50,7 @@ async def run_member(
     clock: Clock,
     slots: SharedSlots,
     on_run: Callable[[Run], None],
-    sinks: Sequence[Sink] = (),
+    sinks: Sequence[Sink],
 ) -> MemberFinished:
     """Run the plan on the target, or finish the run that a previous process began there, and return how it ended."""
     target = member.target

@@ -145,7 +145,7 @@ def on_existing(subject: Subject, *kinds: Kind) -> Iterator[tuple[StatementPlace
             yield place, relation
 
 
-def step_finding(step: StepSql, message: str, *, hint: str | None = None, cause: Cause | None = None) -> Finding:
+def step_finding(step: StepSql, message: str, *, hint: str | None, cause: Cause | None = None) -> Finding:
     """Return a finding about a step as a whole, or about one of its keys: its position is the start of the step."""
     return Finding(position=step.step.position, message=message, hint=hint, step=step.step.id, cause=cause)
 

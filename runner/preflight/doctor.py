@@ -76,7 +76,7 @@ def examine(facts: ServerFacts, demand: Demand) -> tuple[Examined, ...]:
     return tuple(Examined(check=check, outcome=check.check(facts, demand)) for check in CHECKS)
 
 
-def _ok(found: str, needed: str = "") -> CheckOutcome:
+def _ok(found: str, needed: str) -> CheckOutcome:
     return CheckOutcome(level=Level.OK, found=found, needed=needed)
 
 

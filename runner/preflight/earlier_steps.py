@@ -79,7 +79,7 @@ def is_syntax_error(sqlstate: str, message: str) -> bool:
     return sqlstate == "42601" and message.startswith(_UNREAD)
 
 
-def doubt(unit: Unit, catalog: CatalogView, reason: str, message: str = "") -> str | None:
+def doubt(unit: Unit, catalog: CatalogView, reason: str, message: str) -> str | None:
     """Return why an error that the server or the catalog reports now is not certain, None if it is.
 
     `reason` is its SQLSTATE or the code of the finding.

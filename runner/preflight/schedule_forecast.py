@@ -128,7 +128,7 @@ def _forecaster(
     durations: Durations,
     *,
     rows: Rows,
-    left_out: frozenset[str] = frozenset(),
+    left_out: frozenset[str],
     window: Window | None = None,
 ) -> Forecaster:
     """Return what simulates a plan with these durations, under this window if there is one."""

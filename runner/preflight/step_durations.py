@@ -134,7 +134,7 @@ def from_ledger(found: Mapping[str, RecordedDuration]) -> KnownDurations:
 
 
 async def read_usual_durations(
-    plan: Plan, conninfo: str, *, journals: Path | None, ledger: bool, trusted_roles: Sequence[str] = ()
+    plan: Plan, conninfo: str, *, journals: Path | None, ledger: bool, trusted_roles: Sequence[str]
 ) -> Mapping[str, float]:
     """Read `usual_durations` before a run begins, the ledger on a connection of its own.
 

@@ -37,7 +37,7 @@ _DOTTED = re.compile(r"(?:[A-Za-z0-9_-]+[ \t]*\.[ \t]*){50}")
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-def read_toml(path: Path, name: str, report: Report, *, table: tuple[str, ...] = ()) -> Mapping | None:
+def read_toml(path: Path, name: str, report: Report, *, table: tuple[str, ...]) -> Mapping | None:
     """Return a TOML file as a mapping, or one of its tables; None with problems, or if there is no such table."""
     report.names_file(name)
     text = read_text(path, name, report, limit=MAX_BYTES)

@@ -139,9 +139,7 @@ _NAME = 28
 _TEXT = 24
 
 
-def dry_run_lines(
-    result: DryRun, lines: Lines, style: Style, *, width: int = 100, note: str | None = None
-) -> Iterator[str]:
+def dry_run_lines(result: DryRun, lines: Lines, style: Style, *, width: int, note: str | None = None) -> Iterator[str]:
     """Yield the report, `width` columns wide; the last lines are the note and the verdict.
 
     Conditions without remarks are only counted; in a long plan also statements without remarks.

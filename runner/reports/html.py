@@ -62,7 +62,7 @@ class Layout(Struct, frozen=True, kw_only=True):
     rows: int
 
 
-def lay_out(needs: Mapping[str, Sequence[str]], last: Sequence[str] = ()) -> Layout:
+def lay_out(needs: Mapping[str, Sequence[str]], last: Sequence[str]) -> Layout:
     """Return the places of all names; those in `last` have their own columns after all others.
 
     A name stands to the right of everything that it needs, near its vertical middle.

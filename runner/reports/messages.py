@@ -81,7 +81,7 @@ def sum_of(record: StepRecord, now: float | None = None) -> str:
     return f"{words}, {rate}" if words and rate else words
 
 
-def _seconds_of(record: StepRecord, now: float | None = None) -> float | None:
+def _seconds_of(record: StepRecord, now: float | None) -> float | None:
     """Return the seconds of a step, over all runners; until `now` if it still runs."""
     if now is None or record.final or record.started_at is None:
         return record.took
@@ -211,7 +211,7 @@ def error_fields(error: ErrorDetails) -> tuple[tuple[str, str], ...]:
     return tuple((name, text) for name, text in parts if text)
 
 
-def error_block(error: ErrorDetails, sql: str = "") -> str:
+def error_block(error: ErrorDetails, sql: str) -> str:
     """Format an error on several lines: the message, the line of the SQL that it refers to, and the other fields."""
     fields = (f"{name}: {text}" for name, text in error_fields(error))
     return "\n".join([error.message, *excerpt(error, sql), *fields])

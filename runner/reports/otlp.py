@@ -123,7 +123,7 @@ def export(exporter: SpanExporter, spans: Sequence[ReadableSpan]) -> bool:
 
 
 def _trace_of(
-    events: Sequence[Event], run_id: str, environment: Mapping[str, str], *, began: RunStarted | None = None
+    events: Sequence[Event], run_id: str, environment: Mapping[str, str], *, began: RunStarted | None
 ) -> Sequence[ReadableSpan]:
     """Return the spans of a run; none if it never began. Its parent is that of TRACEPARENT.
 

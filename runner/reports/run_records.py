@@ -102,7 +102,7 @@ def _ended(code: int) -> str:
     return _CAN_BE_RESUMED if words == "interrupted" else words
 
 
-def record_lines(record: Record, *, locked: bool, resume: str, width: int | None = None) -> Iterator[str]:
+def record_lines(record: Record, *, locked: bool, resume: str, width: int | None) -> Iterator[str]:
     """Yield what is recorded of a run: where it ran and how it ended, what went wrong, each step, and what to do next.
 
     `resume` is the command that finishes the run. Lines are broken between words if they are wider than `width`. Of a

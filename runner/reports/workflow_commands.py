@@ -69,7 +69,7 @@ class Annotations:
             self._write(workflow_command(kind, {"title": "jobplan"}, f"{words} The log of the step has all of them."))
 
 
-def annotate(problems: Iterable[Problem], write: Callable[[str], None], workspace: str = "") -> None:
+def annotate(problems: Iterable[Problem], write: Callable[[str], None], workspace: str) -> None:
     """Write an annotation for each problem, as many as GitHub shows; `workspace` is GITHUB_WORKSPACE."""
     annotations = Annotations(write)
     for problem in problems:
