@@ -24,8 +24,9 @@ from runner.fleet.events import (
 )
 from runner.fleet.messages import event_line, heartbeat_line
 from runner.fleet.rollout import FleetState
+from runner.phrases import counted
 from runner.reports.json_lines import json_line, log_line
-from runner.reports.terminal_text import visible
+from runner.reports.terminal_text import broken, cut_at_words, visible
 
 if TYPE_CHECKING:
     from rich.live import Live as Drawing
@@ -134,32 +135,33 @@ class LiveProgress(FleetProgress):
         from rich.text import Text
 
         with contextlib.suppress(OSError):
-            width = self._console.width
-            lines = _live_lines(state, runs, now)
-            self._drawing.update(
-                Text("\n".join(line if len(line) <= width else f"{line[: width - 1]}…" for line in lines)), refresh=True
-            )
+            lines = live_lines(state, runs, now, self._console.width)
+            self._drawing.update(Text("\n".join(lines)), refresh=True)
 
     def _print(self, line: str) -> None:
         with contextlib.suppress(OSError):
             self._console.print(f"{time.strftime('%H:%M:%S')}  {visible(line)}")
 
 
-def _live_lines(state: FleetState, runs: Mapping[str, Run], now: float) -> list[str]:
-    """Return the lines of a drawing: the whole, then each cluster with what runs there."""
+def live_lines(state: FleetState, runs: Mapping[str, Run], now: float, width: int) -> list[str]:
+    """Return the lines of a drawing of so many columns: the whole, then each cluster with what runs there.
+
+    Counts are never cut.
+    """
     took = "" if state.started_at is None else f"  {format_duration(max(0.0, now - state.started_at))}"
-    lines = [f"{state.started.plan if state.started else ''}  fleet run {state.fleet}{took}"]
-    lines.append(heartbeat_line(state, _workers(runs)))
-    width = max((len(name) for name in state.clusters), default=0)
-    for cluster in state.clusters:
+    head = f"{state.started.plan if state.started else ''}  fleet run {state.fleet}{took}"
+    lines = [*broken(head, width), *broken(heartbeat_line(state, _workers(runs)), width)]
+    names = [name for name in state.clusters if any(one.target.cluster == name for one in state.members.values())]
+    longest = max(map(len, names), default=0)
+    for cluster in names:
         members = [member for member in state.members.values() if member.target.cluster == cluster]
         running = [member.target.name for member in members if member.state is MemberState.RUNNING]
         ended = sum(member.state not in ACTIVE for member in members)
         failed = sum(member.state in FAILURES for member in members)
         workers = sum(len(run.state.active) for name, run in runs.items() if name in running)
-        words = f"{ended}/{len(members)} ended" + (f", {failed} failed" if failed else "")
-        now_on = f"  {workers} workers on {', '.join(running)}" if running else ""
-        lines.append(visible(f"  {cluster:<{width}}  {words}{now_on}"))
+        words = f"{ended:,}/{len(members):,} ended" + (f", {failed:,} failed" if failed else "")
+        now_on = f"  {counted(workers, 'worker')} on {', '.join(running)}" if running else ""
+        lines.append(cut_at_words(visible(f"  {cluster:<{longest}}  {words}{now_on}"), width))
     return lines
 
 

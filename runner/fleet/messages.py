@@ -12,7 +12,7 @@ from runner.fleet import events as ev
 from runner.fleet.events import ACTIVE, FAILURES, MemberState
 from runner.fleet.rollout import FleetState, Member
 from runner.phrases import counted, some
-from runner.reports.run_end import next_line
+from runner.reports.run_end import SHOWN_FAILURES, next_line
 from runner.reports.terminal_text import broken, broken_command
 from runner.structs import Struct, to_values
 
@@ -155,12 +155,15 @@ def _is_tried_again(state: FleetState, event: ev.MemberFinished) -> bool:
     return event.state is MemberState.BUSY and member.tries < 2 and state.stopping is None
 
 
-def summary_lines(state: FleetState, *, journal: str = "", width: int | None = None) -> Iterator[str]:
+def summary_lines(
+    state: FleetState, *, journal: str = "", width: int | None = None, most: int | None = None
+) -> Iterator[str]:
     """Yield the end of a fleet run: what failed, the counts, and the command that continues.
 
     `journal` are further options of that command. With the `width` of a terminal, lines are broken between words.
+    `most` is the number of groups of failures that are listed, if not all.
     """
-    for line in (*_failure_lines(state), _end_line(state)):
+    for line in (*_failure_lines(state, most, journal), _end_line(state)):
         yield from broken(line, width)
     if is_unfinished(state):
         yield from broken_command(next_line("Resume", resume_command(state, journal=journal)), width)
@@ -181,7 +184,7 @@ class FleetEnd(Struct, frozen=True, kw_only=True):
 
     def lines(self, width: int | None = None) -> Iterator[str]:
         """Yield the lines for a person."""
-        yield from summary_lines(self.state, journal=self.options, width=width)
+        yield from summary_lines(self.state, journal=self.options, width=width, most=SHOWN_FAILURES)
         yield next_line("Record", self.record)
         yield from (next_line("Report", report) for report in self.reports)
 
@@ -203,12 +206,16 @@ def groups_of(state: FleetState) -> tuple[FailureGroup, ...]:
     return failure_groups([member for member in state.members.values() if member.tried])
 
 
-def _failure_lines(state: FleetState) -> Iterator[str]:
+def _failure_lines(state: FleetState, most: int | None, journal: str) -> Iterator[str]:
     groups = groups_of(state)
     if groups:
         yield "What went wrong:"
-        for line in _group_lines(groups, len(state.members)):
+        shown = groups[:most]
+        for line in _group_lines(shown, len(state.members)):
             yield f"  {line}"
+        if len(shown) < len(groups):
+            more = counted(len(groups) - len(shown), "more group")
+            yield f"  and {more} of failures: jobplan fleet show {shlex.quote(state.fleet)}{journal}"
 
 
 def _end_line(state: FleetState) -> str:

@@ -50,6 +50,8 @@ _MARKS = {
     "detached": "→",
     "failed_allowed": "!",
 }
+#: Groups of failures in the Markdown report: a summary of GitHub has at most 1 MiB.
+_MOST_GROUPS = 100
 _BAD = frozenset({*FAILURES, MemberState.UNKNOWN, MemberState.INTERRUPTED})
 
 
@@ -92,9 +94,12 @@ def _markdown(state: FleetState) -> Iterator[str]:
         yield ""
         yield "| What went wrong | Targets |"
         yield "|---|---|"
-        for group in groups:
+        for group in groups[:_MOST_GROUPS]:
             where = f"{len(group.targets):,}: {plain_markdown(listed_targets(group.targets))}"
             yield f"| {plain_markdown(group_words(group))} | {where} |"
+        if len(groups) > _MOST_GROUPS:
+            yield ""
+            yield f"_{counted(len(groups) - _MOST_GROUPS, 'more group')} of failures: `jobplan fleet show`._"
     if is_unfinished(state):
         yield ""
         yield f"To continue: {code(resume_command(state), whole=True)}"
@@ -279,8 +284,9 @@ def _rows(state: FleetState, steps: list[str]) -> Iterator[str]:
             took = "" if member.last is None else format_duration(member.last.seconds)
             cells = "".join(_cell_of(found.get(step, "")) for step in steps)
             bad = ' class="bad"' if member.state in _BAD else ""
+            name = html_text(member.target.name)
             yield (
-                f'<tr{bad}><td title="{html_text(member.run)}">{html_text(member.target.name)}</td>'
+                f'<tr{bad}><td title="{name}, run {html_text(member.run)}">{name}</td>'
                 f'<td class="state s-{member.state}"><span>{html_text(member_words(member.state))}</span></td>'
                 f"<td>{html_text(took)}</td>{cells}</tr>"
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
+from runner.cli.fleet_progress import live_lines
 from runner.fleet import events as ev
 from runner.fleet.events import Failure, MemberState
-from runner.fleet.messages import failure_groups, normalised, resume_command, summary_lines
+from runner.fleet.messages import FleetEnd, failure_groups, normalised, resume_command, summary_lines
 from runner.fleet.reports import html_page, junit_xml, markdown_text, prometheus_text
 from runner.fleet.rollout import FleetState, apply, initial_state
 from runner.fleet.targets import Cluster, Rollout, Target, Wave, parse_selectors, place
+from runner.reports.terminal_text import columns
 
 HOSTILE = "<script>alert('x')</script> | `rm` \x1b[31m ]]> \"q\" &"
 
@@ -163,3 +165,31 @@ def test_the_page_shows_what_would_reverse_its_text() -> None:
     assert "\u202e" not in page
     assert "\\u202egnp.exe" in page
     assert "\\x1b[31m" in page
+
+
+def test_many_groups_of_failures_are_not_all_listed_at_the_end() -> None:
+    targets = [Target(name=f"t{number}", cluster="c1", database=f"d{number}") for number in range(300)]
+    clusters = {name: Cluster(name=name, connection={}, slots=1) for name in ("c1", "idle")}
+    state = initial_state("f", place(targets, (Wave(name="all"),)), Rollout(), clusters)
+    for target in targets:
+        apply(state, ev.MemberStarted(at=1.0, target=target.name, run="f-001", wave="all"))
+        apply(state, finished(target.name, MemberState.FAILED, Failure(step="a", message=f"no {target.name}")))
+    lines = list(FleetEnd(state=state, options=" --journal x", record="r", reports=()).lines())
+    assert "  and 290 more groups of failures: jobplan fleet show f --journal x" in lines
+    assert len(lines) < 40
+    assert sum("no t" in line for line in summary_lines(state)) == 300
+    text = markdown_text(state)
+    assert text.count("| step a: ") == 100
+    assert "_200 more groups of failures: `jobplan fleet show`._" in text
+
+
+def test_a_drawing_fits_the_terminal_and_cuts_no_count() -> None:
+    state = odd()
+    state.clusters = {"c1": state.clusters["c1"], "idle": Cluster(name="idle", connection={}, slots=1)}
+    apply(state, ev.MemberStarted(at=1.0, target=ODD, run="f-001", wave="all"))
+    for width in (20, 40, 80, 160):
+        lines = live_lines(state, {}, 10.0, width)
+        assert all(columns(line) <= width for line in lines)
+        assert "0 workers" in " ".join(" ".join(lines).split())
+        assert not any("idle" in line for line in lines)
+        assert not any("\x1b" in line for line in lines)
