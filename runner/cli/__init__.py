@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import gc
@@ -125,9 +126,16 @@ _UNUSABLE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOO
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit; every exit code of jobplan is decided here."""
+    """Run the command line and exit."""
     _open_closed_streams()
     _escape_unencodable()
+    code = _complete(arguments) if "_JOBPLAN_COMPLETE" in os.environ else _perform(arguments)
+    _discard_unwritable_output()
+    sys.exit(code)
+
+
+def _perform(arguments: Sequence[str] | None) -> int:
+    """Run a command, and return its exit code; every exit code of jobplan is decided here."""
     try:
         code = cli.main(args=arguments, prog_name="jobplan", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -161,8 +169,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit code 70
         report_bug(error)
         code = ExitCode.BUG
-    _discard_unwritable_output()
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+def _complete(arguments: Sequence[str] | None) -> int:
+    """Answer a shell that completes a word; no error is printed, because it would disturb the line that is typed."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            cli.main(args=arguments, prog_name="jobplan", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (Exception, click.Abort):  # noqa: BLE001 - as the docstring says
+        return int(ExitCode.FAILED)
+    return 0
 
 
 def _discard_unwritable_output() -> None:

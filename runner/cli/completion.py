@@ -52,6 +52,20 @@ def complete_step(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
     return [CompletionItem(key, help=str(step.state)) for key, step in steps if key.startswith(incomplete)]
 
 
+def complete_fleet(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the recorded fleet runs whose id begins like this, the latest first, and `last`."""
+    from runner.errors import JobplanError
+    from runner.fleet.records import fleets, fleets_folder
+
+    try:
+        found = fleets(fleets_folder(_journal(ctx)))
+    except JobplanError:
+        return []
+    items = [CompletionItem(name) for name in found[: -_RUNS - 1 : -1]]
+    items += [CompletionItem("last", help="the latest fleet run")] if items else []
+    return [item for item in items if item.value.startswith(incomplete)]
+
+
 def complete_code(_ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the codes of problems that begin like this."""
     from runner.codes import CODES

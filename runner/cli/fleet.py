@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli.completion import complete_fleet
 from runner.cli.console import print_json, print_lines, print_text, terminal_width
 from runner.cli.fleet_options import (
     KINDS,
@@ -123,7 +124,7 @@ def dry_run_command(
 
 
 @fleet.command("show", short_help="Show the record of a fleet run.")
-@click.argument("fleet_id", metavar="ID", default="last")
+@click.argument("fleet_id", metavar="ID", default="last", shell_complete=complete_fleet)
 @where_option
 @environment_options
 @journal_option
@@ -167,7 +168,7 @@ _servers_option = click.option(
 
 
 @fleet.command("status", short_help="Show the progress of a fleet run, and its runs on each cluster.")
-@click.argument("fleet_id", metavar="ID", default="last")
+@click.argument("fleet_id", metavar="ID", default="last", shell_complete=complete_fleet)
 @_servers_option
 @where_option
 @environment_options
@@ -206,7 +207,7 @@ def status_command(
 
 
 @fleet.command("cancel", short_help="Cancel a fleet run, or a part of it.")
-@click.argument("fleet_id", metavar="ID", default="last")
+@click.argument("fleet_id", metavar="ID", default="last", shell_complete=complete_fleet)
 @_servers_option
 @where_option
 @environment_options

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from runner.cli.completion import complete_fleet
 from runner.cli.fleet_options import (
     KINDS,
     checked_id,
@@ -168,7 +169,7 @@ def run_command(options: FleetOptions) -> int:
 
 
 @click.command("resume", epilog=help_text(), short_help="Finish a fleet run.")
-@click.argument("fleet_id", metavar="ID")
+@click.argument("fleet_id", metavar="ID", shell_complete=complete_fleet)
 @click.argument("plan", type=PlanPath(), required=False)
 @click.option(
     "--targets",

@@ -35,6 +35,8 @@ _INSTEAD: Final = (
 )
 
 
+#: The kinds of report of a run (`reports.report_kinds`).
+REPORT_KINDS: Final = ("jsonl", "junit", "markdown", "html", "prometheus")
 #: Keys of other tools for a webhook, whose URL is a secret.
 _OF_WEBHOOKS: Final = frozenset({"notify", "slack", "webhook"})
 
@@ -184,6 +186,9 @@ def _reports(fields: Fields, folder: Path) -> tuple[str, ...]:
         kind, equals, path = text.partition("=")
         if kind == "otlp":
             found.append(text)
+        elif equals and kind not in REPORT_KINDS:
+            hint = fields.report.guesses.did_you_mean(kind, REPORT_KINDS) or f"the kinds are {', '.join(REPORT_KINDS)}"
+            fields.add(node, "JP277", f"there is no kind of report `{kind[:60]}`", hint=hint)
         elif not equals or not path or "\0" in path:
             fields.add(node, "JP277", f"the report `{text[:60]}` is not KIND=PATH", hint="such as html=build/run.html")
         else:

@@ -12,11 +12,14 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
-from runner.cli import cli
+from runner.cli import cli, main
 from runner.cli.examples import EXAMPLES
 from runner.codes import CODES
 from runner.engine.simulation import run_started
 from runner.engine.state import initial_state
+from runner.fleet.events import FleetStopping
+from runner.fleet.records import FleetJournal
+from runner.fleet.targets import Targets
 from runner.records.journal import Journal
 from tests.builders import plan, step
 
@@ -104,3 +107,38 @@ def test_commands_options_codes_run_ids_and_step_ids_are_completed(
     assert completed("run", "--env", "") == set()
     assert completed("show", "26") == {"260101-abcdef"}
     assert completed("validate", "--explain", "jp20") == {code for code in CODES if code.startswith("JP20")}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"COMP_WORDS": "jobplan nosuch ", "COMP_CWORD": "2"},
+        {"COMP_WORDS": "jobplan", "COMP_CWORD": "x"},
+        {},
+    ],
+)
+def test_a_word_that_cannot_be_completed_is_no_message(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_JOBPLAN_COMPLETE", "bash_complete")
+    for name in ("COMP_WORDS", "COMP_CWORD"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main([])
+    shown = capsys.readouterr()
+    assert (shown.out.strip(), shown.err) == ("", "")
+
+
+def test_ids_of_fleet_runs_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert completed("fleet", "show", "") == set()
+    targets = Targets(name="t", clusters={})
+    root = tmp_path / ".jobplan" / "fleets"
+    for at, name in enumerate(("260101-abcdef", "260102-abcdef")):
+        with FleetJournal.create(root, name, targets) as journal:
+            journal.write(FleetStopping(at=float(at), reason="a test"))
+    for command in ("show", "status", "cancel", "resume"):
+        assert completed("fleet", command, "") == {"260101-abcdef", "260102-abcdef", "last"}
+        assert completed("fleet", command, "260102") == {"260102-abcdef"}

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from runner.errors import SettingsError, UsageError
 from runner.plan.schema_check import schema_text
-from runner.project.settings import Settings, load_settings, project_settings, read_settings
+from runner.project.settings import REPORT_KINDS, Settings, load_settings, project_settings, read_settings
 from runner.reference.rule_pages import explain
+from runner.reports.report_kinds import KINDS
 
 WHOLE = """\
 dsn = "host=localhost dbname=shop"
@@ -121,6 +122,8 @@ def test_other_tables_of_pyproject_do_not_matter(load: Callable[..., list[str]])
         ("[env]\nprod = 'x'", "2:8 JP103 `prod` must be a mapping, not the text `x` (None)"),
         ("reports = 'html=x'", "1:11 JP103 `reports` must be a list, not the text `html=x` (write it as a list"),
         ("reports = ['html']", "1:12 JP277 the report `html` is not KIND=PATH (such as html=build/run.html)"),
+        ("reports = ['htm=x']", "1:12 JP277 there is no kind of report `htm` (did you mean `html`?)"),
+        ("reports = ['pdf=x']", "1:12 JP277 there is no kind of report `pdf` (the kinds are jsonl, junit, "),
         ("[lint]\nJP34 = 'off'", "2:1 JP106 `JP34`: `JP34` is not a code such as JP341, or its name"),
         ("[lint]\nindex-block-writes = 'off'", "2:1 JP277 `index-block-writes` is no rule (did you mean index-"),
         ("[lint]\nJP101 = 'off'", "2:1 JP277 `JP101` is no rule whose severity can be set"),
@@ -241,6 +244,10 @@ def test_no_content_raises_anything_and_agrees_with_the_schema(parts: list[tuple
     if settings is not None:
         schema = json.loads(schema_text("config-v1"))
         jsonschema.validate(json.loads(json.dumps(tomllib.loads("\n".join(lines)), default=str)), schema)
+
+
+def test_the_kinds_of_report_are_those_of_a_run() -> None:
+    assert REPORT_KINDS == KINDS
 
 
 def test_an_environment_that_does_not_exist_is_named(tmp_path: Path) -> None:
