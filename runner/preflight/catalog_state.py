@@ -460,6 +460,8 @@ async def _of_context(
     await _fill(context, placed, inspector)
     fresh = [facts for name, facts in context.relations.items() if name not in known]
     await _fill(context, {other for facts in fresh for other in _others(facts)}, inspector)
+    parents = [context.relations.get(facts.partition_of) for facts in fresh if facts.partition_of is not None]
+    await _fill(context, {part for facts in parents if facts is not None for part in _default_part(facts)}, inspector)
     schemas = {one.schema for one in (*context.relations, *placed, *named) if one.schema}
     schemas |= {one.name for one in changed if one.name and one.relation is None}
     schemas |= set(filter(None, map(reindexed_name, statements)))
@@ -493,9 +495,15 @@ def _relations(unit: Unit) -> Iterator[Relation]:
         yield from filter(None, map(relation_in, unit.step.touches))
 
 
+def _default_part(facts: RelationFacts) -> Iterator[Relation]:
+    """Yield the DEFAULT partition of a partitioned table, if it has one."""
+    return (relation for relation in facts.children if relation.name == facts.default_partition)
+
+
 def _others(facts: RelationFacts) -> Iterable[Relation]:
     """Yield other relations that a lock on the relation reaches; the parent's facts have its partitions."""
     yield from (key.relation for key in (*facts.referenced_by, *facts.refers_to))
+    yield from _default_part(facts)
     yield from facts.reads
     if facts.index_of is not None:
         yield facts.index_of.relation

@@ -24,6 +24,8 @@ from runner.plan.parsed_sql import StepSql, read_subject
 from runner.plan.problem_collector import grouped
 from runner.preflight.catalog_state import CatalogView
 from runner.preflight.sql_units import Unit
+from runner.sql.alter_table import AlterKind, alter_actions
+from runner.sql.command_objects import main_relation
 from runner.sql.command_options import is_cascading
 from runner.sql.lock_modes import LockMode, LockTarget
 from runner.sql.relations import Relation
@@ -71,6 +73,7 @@ def _of_text(text: Sequence[tuple[Unit, CatalogView]]) -> Iterator[RealLock]:
         for lock in statement.locks:
             yield from _of_lock(statement, lock, unit, catalog)
         yield from _over_keys(statement, unit, catalog)
+        yield from _by_definition(statement, unit, catalog)
 
 
 def _touched(read: Sequence[TextStatement], unit: Unit, catalog: CatalogView) -> Iterator[RealLock]:
@@ -110,7 +113,7 @@ def _below(
     statement: TextStatement, lock: TextLock, facts: RelationFacts, offset: int, catalog: CatalogView
 ) -> Iterator[RealLock]:
     """Yield related relations: a view's tables, partitions, a materialized view's tables, a parent."""
-    if facts.kind == "v" and lock.mode in _READS_AND_WRITES:
+    if facts.kind == "v" and (lock.mode in _READS_AND_WRITES or statement.parsed.kind is _K.LOCK):
         for relation in facts.reads:
             yield _real(statement, lock, relation, offset, catalog.facts(relation), direct=False)
     if facts.kind == "m" and statement.parsed.kind is _K.REFRESH_MATERIALIZED_VIEW:
@@ -152,6 +155,49 @@ def _over_keys(statement: TextStatement, unit: Unit, catalog: CatalogView) -> It
         keys += facts.refers_to if statement.parsed.kind is _K.DROP_TABLE else ()
         for key in keys:
             yield _by_key(statement, key, LockMode.ACCESS_EXCLUSIVE, offset, catalog)
+
+
+#: Subcommands after which the rows of the DEFAULT partition must be other ones.
+_MOVE_BOUNDS = frozenset({AlterKind.ATTACH_PARTITION, AlterKind.DETACH_PARTITION})
+
+
+def _by_definition(statement: TextStatement, unit: Unit, catalog: CatalogView) -> Iterator[RealLock]:
+    """Yield tables that change along with another one: a DEFAULT partition, and the other side of a dropped key."""
+    parsed = statement.parsed
+    actions = alter_actions(parsed) if parsed.kind is _K.ALTER_TABLE else ()
+    for lock in statement.locks:
+        facts = catalog.facts(lock.relation) if lock.relation is not None else None
+        if facts is None:
+            continue
+        offset = unit.origin(lock.offset)
+        yield from _default_partition(statement, lock, facts, offset, catalog)
+        for action in actions:
+            if action.kind is not AlterKind.DROP_CONSTRAINT or lock.relation != main_relation(parsed):
+                continue
+            keys = [key for key in facts.refers_to if key.constraint == action.name]
+            keys += facts.referenced_by if is_cascading(parsed) and not keys else ()
+            for key in keys:
+                yield _by_key(statement, key, LockMode.ACCESS_EXCLUSIVE, offset, catalog)
+
+
+def _default_partition(
+    statement: TextStatement, lock: TextLock, facts: RelationFacts, offset: int, catalog: CatalogView
+) -> Iterator[RealLock]:
+    """Yield the DEFAULT partition of a table that gets or loses another partition: it may get or lose rows."""
+    parsed = statement.parsed
+    parent: RelationFacts | None = facts
+    if parsed.kind is _K.DROP_TABLE:
+        parent = catalog.facts(facts.partition_of) if facts.partition_of is not None else None
+    elif parsed.kind is _K.ALTER_TABLE:
+        moves = any(action.kind in _MOVE_BOUNDS for action in alter_actions(parsed))
+        parent = facts if moves and lock.relation == main_relation(parsed) else None
+    elif parsed.kind is not _K.CREATE_TABLE:
+        parent = None
+    default = parent.default_partition if parent is not None else None
+    for relation in parent.children if parent is not None and default is not None else ():
+        if relation.name == default and relation != facts.relation:
+            exclusive = replace(lock, mode=LockMode.ACCESS_EXCLUSIVE)
+            yield _real(statement, exclusive, relation, offset, catalog.facts(relation), direct=False)
 
 
 def _by_key(statement: TextStatement, key: KeyFacts, mode: LockMode, offset: int, catalog: CatalogView) -> RealLock:

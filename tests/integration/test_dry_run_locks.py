@@ -146,3 +146,40 @@ def test_the_weight_of_a_lock_is_reported(app: str, tmp_path: Path) -> None:
     assert (one.relation, one.mode, one.stops) == ("app.parents", "ACCESS EXCLUSIVE", "reads and writes")
     assert (one.seconds, one.limit) == (90.0, 600.0)
     assert (other.relation, other.partitions) == ("app.days", 1)
+
+
+_PARTS = """
+    CREATE TABLE app.day_other PARTITION OF app.days DEFAULT;
+    CREATE TABLE app.day_2 (at date NOT NULL);
+    CREATE VIEW app.seen AS SELECT id FROM app.children
+"""
+_BOUNDS = "FOR VALUES FROM ('2026-01-02') TO ('2026-01-03')"
+
+
+@pytest.mark.parametrize(
+    ("sql", "others"),
+    [
+        (f"CREATE TABLE app.day_3 PARTITION OF app.days {_BOUNDS}", {"app.days", "app.day_other"}),
+        (f"ALTER TABLE app.days ATTACH PARTITION app.day_2 {_BOUNDS}", {"app.day_2", "app.day_other"}),
+        ("ALTER TABLE app.days DETACH PARTITION app.day_1", {"app.days", "app.day_1", "app.day_other"}),
+        ("ALTER TABLE app.days DETACH PARTITION app.day_other", {"app.days", "app.day_other"}),
+        ("DROP TABLE app.day_1", {"app.days", "app.day_1", "app.day_other"}),
+        ("ALTER TABLE app.children DROP CONSTRAINT children_parent_fkey", {"app.children", "app.parents"}),
+        ("ALTER TABLE app.parents DROP CONSTRAINT parents_pkey CASCADE", {"app.children", "app.parents"}),
+        ("LOCK TABLE app.seen; SELECT 1", {"app.seen", "app.children"}),
+    ],
+)
+def test_the_strong_locks_of_a_statement_are_those_that_it_takes(
+    app: str, tmp_path: Path, sql: str, others: set[str]
+) -> None:
+    ask(app, _PARTS)
+    result = looked(app, tmp_path, f"- id: a\n  sql: |\n    {sql}\n")
+    assert {lock.relation for lock in result.locks if lock.mode == "ACCESS EXCLUSIVE"} == others
+    with psycopg.connect(app) as session:
+        session.execute(sql.encode())
+        rows = session.execute(
+            "SELECT l.relation::regclass::text FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation"
+            " WHERE l.pid = pg_backend_pid() AND l.mode = 'AccessExclusiveLock' AND c.relkind IN ('r', 'p', 'v')"
+        ).fetchall()
+        session.rollback()
+    assert {str(name) for (name,) in rows} - {"app.day_3"} | (others & {"app.day_1"}) == others
