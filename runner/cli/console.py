@@ -18,7 +18,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from runner.errors import ConnectionFailedError, JobplanError, PlanError, Problem, SettingsError, TargetsError
-from runner.reports.terminal_text import visible, visible_json, visible_lines
+from runner.reports.terminal_text import visible, visible_json, visible_lines, without_commands
 from runner.secret_words import may_have_secret
 
 
@@ -38,12 +38,9 @@ def echo_line(line: str) -> None:
     click.echo(_inert(line), color=True)
 
 
-_COMMAND = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
-
-
 def _inert(text: str) -> str:
     r"""In GitHub Actions, return text in which no line is a workflow command: they begin with `::`, or `\x3a:` then."""
-    return _COMMAND.sub(r"\1\\x3a", text) if "GITHUB_ACTIONS" in os.environ else text
+    return without_commands(text) if "GITHUB_ACTIONS" in os.environ else text
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:  # noqa: ANN401 - any JSON value

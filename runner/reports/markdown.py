@@ -27,7 +27,7 @@ from runner.reports.messages import (
 )
 from runner.reports.plan_problems import fitting
 from runner.reports.run_report import RunReport, StepReport, run_end
-from runner.reports.terminal_text import visible
+from runner.reports.terminal_text import visible, without_commands
 
 #: The longest report, and the longest text in a table and in a block, in characters.
 LIMIT = 60_000
@@ -211,7 +211,7 @@ def code(text: str, *, table: bool = False, whole: bool = False) -> str:
 
 def block(text: str) -> str:
     """Write text as a code block, shortened if it is long, with a fence that the text does not contain."""
-    text = cut(visible(text, keep="\n\t"), BLOCK)
+    text = cut(without_commands(visible(text, keep="\n\t")), BLOCK)  # GitHub's runner reads standard output
     fence = "`" * max(3, _longest_run(text) + 1)
     return "\n".join((f"{fence}text", *(text.splitlines() or [""]), fence))
 

@@ -33,6 +33,15 @@ def visible_lines(text: str) -> str:
     return visible(text, keep="\n")
 
 
+#: What makes a line a workflow command for GitHub's runner, which reads standard output.
+_COMMAND = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
+
+
+def without_commands(text: str) -> str:
+    r"""Return text in which no line is a workflow command of GitHub: one that begins with `::` begins with `\x3a:`."""
+    return _COMMAND.sub(r"\1\\x3a", text)
+
+
 def visible_json(text: str) -> str:
     """Return JSON with the same meaning, in which no character acts on a terminal."""
     return _LEFT_BY_JSON.sub(lambda found: "".join(f"\\u{unit:04x}" for unit in _utf16(found[0])), text)

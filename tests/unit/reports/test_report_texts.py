@@ -132,6 +132,11 @@ def test_a_code_block_is_longer_fenced_than_its_text() -> None:
     assert block("a\n```\nb") == "````text\na\n```\nb\n````"
 
 
+def test_no_line_of_a_code_block_is_a_command_for_the_runner_of_github() -> None:
+    assert block("a\n::error::x\n  ::add-mask::y\n::") == "```text\na\n\\x3a:error::x\n  \\x3a:add-mask::y\n\\x3a:\n```"
+    assert block("a::b\n:c") == "```text\na::b\n:c\n```"
+
+
 def test_markdown_fits_into_a_comment(huge: RunReport) -> None:
     text = markdown_text(huge)
     assert LIMIT - 1000 < len(text) <= LIMIT + 200
