@@ -46,7 +46,7 @@ from runner.reports.page_summary import (
     went_wrong,
 )
 from runner.reports.plan_problems import excerpt
-from runner.reports.run_report import AttemptReport, RunReport, StepReport, run_end
+from runner.reports.run_report import AttemptReport, RunReport, StepReport
 from runner.sql.tokens import highlights
 from runner.structs import Struct, asdict, picked
 
@@ -238,9 +238,9 @@ def html_page(report: RunReport) -> str:
         styles=("report.css",),
         scripts=_SCRIPTS,
         jobplan=html_text(report.started.jobplan),
-        title=html_text(f"{report.plan} {run_end(report)}, run {report.run}"),
+        title=html_text(f"{report.plan} {report.end}, run {report.run}"),
         plan=html_text(report.plan),
-        end=html_text(run_end(report)),
+        end=html_text(report.end),
         end_class="good" if report.exit_code == 0 else "bad",
         description=f'<p class="soft">{html_text(report.description)}</p>' if report.description else "",
         status=status_line(report),

@@ -26,7 +26,7 @@ from runner.reports.messages import (
     warning_texts,
 )
 from runner.reports.plan_problems import fitting
-from runner.reports.run_report import RunReport, StepReport, run_end
+from runner.reports.run_report import RunReport, StepReport
 from runner.reports.terminal_text import visible, without_commands
 
 #: The longest report, and the longest text in a table and in a block, in characters.
@@ -78,7 +78,7 @@ def _head(report: RunReport) -> str:
     server = f"PostgreSQL {code(began.server.partition(' ')[0])}, pg_background {code(began.extension)}"
     slots = f"{report.slots_used} of {report.slots} slots used"
     lines = [
-        f"### {'✅' if good else '❌'} {code(report.plan)} {run_end(report)} in {format_duration(report.seconds)}",
+        f"### {'✅' if good else '❌'} {code(report.plan)} {report.end} in {format_duration(report.seconds)}",
         "",
         tally,
         "",

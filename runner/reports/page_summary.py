@@ -17,7 +17,7 @@ from runner.engine.state import FINAL, StepState
 from runner.phrases import counted, cut, some
 from runner.reports.messages import error_fields, failure_words, remains_lines, state_words, xml_text
 from runner.reports.plan_problems import window
-from runner.reports.run_report import RunReport, StepReport, TimeSplit, run_end
+from runner.reports.run_report import RunReport, StepReport, TimeSplit
 from runner.reports.step_counts import counts_words
 from runner.reports.terminal_text import columns, visible
 from runner.sql.tokens import Mark, highlights
@@ -210,10 +210,9 @@ def _copy_button(text: str, label: str) -> str:
 
 
 def _no_failure(report: RunReport) -> str:
-    end = run_end(report)
     if report.exit_code is None:
         return "No step failed. The run has no end: its runner was killed or lost, or it still runs."
-    return f"No step failed: the run ended as {end}, with exit code {report.exit_code}."
+    return f"No step failed. The run ended with exit code {report.exit_code} ({report.end})."
 
 
 def _failure(step: StepReport, message: str, skipped: Sequence[str], *, folded: bool) -> str:

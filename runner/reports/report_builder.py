@@ -21,7 +21,7 @@ from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Value
 from runner.plan.window import window_words
 from runner.reports.messages import Verbosity, error_text, event_lines
-from runner.reports.run_end import failures_of, is_resumable
+from runner.reports.run_end import failures_of, is_resumable, words_of_end
 from runner.reports.run_report import (
     AttemptReport,
     HoldReport,
@@ -188,6 +188,7 @@ class _Builder(Struct):
         if started is None:
             raise ValueError("the events of a run begin with run_started")
         plan, finished = self.state.plan, self.state.finished
+        exit_code = None if finished is None else finished.exit_code
         values = named_values(plan, self.run_id)
         roots = (self.state.records[step.id] for step in plan.all_steps)
         in_order = (record for root in roots for record in with_instances(self.state, root))
@@ -204,7 +205,8 @@ class _Builder(Struct):
             parameters={name: plain_text(value) for name, value in plan.values.items()},
             started_at=_ms(started.at),
             finished_at=_ms(self.last_at),
-            exit_code=None if finished is None else finished.exit_code,
+            exit_code=exit_code,
+            end=words_of_end(self.state, exit_code),
             took=None if finished is None else finished.duration,
             window="" if plan.window is None else window_words(plan.window),
             steps=steps,

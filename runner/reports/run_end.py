@@ -119,14 +119,17 @@ def run_end(
 def _summary(state: RunState, run_id: str, exit_code: int, seconds: float) -> str:
     """Sum up the run: how it ended, its steps by state, its duration, and the server's WARNINGs."""
     unfinished = unfinished_words(state)
-    end = "" if exit_code == 0 or unfinished else f" {_end_of(state, exit_code)}"
+    end = "" if exit_code == 0 or unfinished else f" {words_of_end(state, exit_code)}"
     text = f"run {run_id}{end}: {counts_words(run_counts(state), took=format_duration(seconds))}"
     warnings = sum(one.warnings for one in state.records.values())
     text += f"; {counted(warnings, 'warning')} from the server" if warnings else ""
     return text + (f"; not finished: {unfinished}" if unfinished else "")
 
 
-def _end_of(state: RunState, exit_code: int) -> str:
+def words_of_end(state: RunState, exit_code: int | None) -> str:
+    """Return how a run ended, in a few words; without an exit code, it has not ended."""
+    if exit_code is None:
+        return "not finished"
     cancelled = state.cancelled_by is not None and not any(
         one.state in BAD and one.state is not StepState.CANCELLED for one in state.records.values()
     )

@@ -35,7 +35,14 @@ from runner.reports.messages import (
     warning_texts,
 )
 from runner.reports.report_builder import run_report
-from runner.reports.run_end import failures_as_lines, failures_of, is_resumable, next_line, recorded_places
+from runner.reports.run_end import (
+    failures_as_lines,
+    failures_of,
+    is_resumable,
+    next_line,
+    recorded_places,
+    words_of_end,
+)
 from runner.reports.run_report import LockWaitReport, RunReport, StepReport
 from runner.reports.step_counts import FanOut, fan_outs, with_instances
 from runner.reports.terminal_text import broken, broken_command, columns, visible
@@ -52,7 +59,7 @@ def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
 def _run_row(run: Summary) -> tuple[str, ...]:
     started = "" if run.started_at is None else f"{rfc3339(run.started_at)[:19]}Z"
     took = "" if run.took is None else format_duration(run.took)
-    ended = _standing_words(run.standing) if run.exit_code is None else _ended(run.exit_code)
+    ended = _standing_words(run.standing) if run.exit_code is None else _or_resumed(end_words(run.exit_code))
     counts = run.plan_steps
     steps = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in StepState if counts.get(state))
     return (run.run_id, run.plan, started, took, ended, run.problem or steps)
@@ -97,8 +104,7 @@ def _standing_words(standing: Standing) -> str:
 _CAN_BE_RESUMED = "interrupted (can be resumed)"
 
 
-def _ended(code: int) -> str:
-    words = end_words(code)
+def _or_resumed(words: str) -> str:
     return _CAN_BE_RESUMED if words == "interrupted" else words
 
 
@@ -138,8 +144,9 @@ def _head_lines(record: Record, *, locked: bool) -> Iterator[str]:
     standing = _standing_of(record, locked=locked)
     finished, started = record.state.finished if standing is Standing.FINISHED else None, record.started
     code = None if finished is None else finished.exit_code
-    end = _standing_words(standing) if code is None else f"{_ended(code)}{f' (exit code {code})' if code else ''}"
-    yield f"run {record.run_id} of {record.plan.name} ({record.plan.file or 'no file'}): {end}"
+    ended = _standing_words(standing) if code is None else _or_resumed(words_of_end(record.state, code))
+    exit_code = f" (exit code {code})" if code else ""
+    yield f"run {record.run_id} of {record.plan.name} ({record.plan.file or 'no file'}): {ended}{exit_code}"
     if started is not None:
         last = record.events[-1].at
         yield (

@@ -10,7 +10,6 @@ import enum
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Final
 
 from runner.engine.events import (
     Blocked,
@@ -28,7 +27,6 @@ from runner.engine.events import (
 )
 from runner.engine.previous_runs import PreviousRun
 from runner.engine.state import BAD, StepState
-from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import Need
 from runner.reports.step_counts import FanOut, RunCounts
 from runner.structs import Struct, field
@@ -283,6 +281,8 @@ class RunReport(Struct, frozen=True, kw_only=True):
     started_at: float
     finished_at: float
     exit_code: int | None
+    #: How the run ended, in a few words.
+    end: str
     steps: tuple[StepReport, ...]
     spans: Mapping[str, float]
     critical: tuple[str, ...]
@@ -334,20 +334,3 @@ class RunReport(Struct, frozen=True, kw_only=True):
     def counts(self) -> Counter[StepState]:
         """Count the steps by state, as the last line of a run does."""
         return Counter(step.state for step in self.leaves)
-
-
-#: What an exit code means for the run, in a few words.
-_ENDS: Final[Mapping[int, str]] = {
-    ExitCode.SUCCESS: "succeeded",
-    ExitCode.FAILED: "failed",
-    ExitCode.RUN_TIMEOUT: "timed out",
-    ExitCode.UNKNOWN: "unknown",
-    ExitCode.WINDOW_CLOSED: "not finished within its window",
-}
-
-
-def run_end(report: RunReport) -> str:
-    """Return how the run ended, in a few words."""
-    if report.exit_code is None:
-        return "not finished"
-    return "interrupted" if report.exit_code > for_signal(0) else _ENDS.get(report.exit_code, "failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -134,3 +135,18 @@ def test_an_attempt_that_another_runner_sees_end_counts_as_a_whole(jobplan: Jobp
     (step,) = json.loads(jobplan("show", "last", "--format", "json").out)["steps"]
     assert (step["state"], step["attempts"]) == ("succeeded", 1)
     assert step["seconds"] >= released - launched - 1
+
+
+def test_the_end_of_a_cancelled_run_has_the_same_words_everywhere(jobplan: Jobplan, db: Database) -> None:
+    plan = jobplan.plan("- {id: slow, sql: SELECT pg_sleep(120)}", defaults="{timeout: 5m, on_finish: wait}")
+    files = {"jsonl": "events.jsonl", "html": "run.html", "markdown": "run.md"}
+    reports = [part for kind, file in files.items() for part in ("--report", f"{kind}={file}")]
+    started = jobplan.start("run", plan, "--dsn", db.dsn, *reports)
+    db.until_workers("slow")
+    assert jobplan("cancel", str(jobplan.events()[0]["run"]), "--dsn", db.dsn).code == 0
+    ran = started.ended()
+    assert ran.code == 1
+    assert re.search(r"run \S+ cancelled: 1 cancelled", ran.err), ran.err
+    assert ": cancelled (exit code 1)" in jobplan("show", "last").out.splitlines()[0]
+    assert "` cancelled in " in (jobplan.folder / "run.md").read_text(encoding="utf-8").splitlines()[0]
+    assert re.search(r"<title>\S+ cancelled, run", (jobplan.folder / "run.html").read_text(encoding="utf-8"))

@@ -186,8 +186,8 @@ def test_at_the_close_running_steps_end_and_the_rest_is_left_over(jobplan: Jobpl
     text = {
         kind: (jobplan.folder / f"report.{kind}").read_text() for kind in ("html", "markdown", "junit", "prometheus")
     }
-    assert "not finished within its window" in text["html"]
-    assert "not finished within its window" in text["markdown"]
+    assert "not finished: its window closed" in text["html"]
+    assert "not finished: its window closed" in text["markdown"]
     assert "1 step left over by the window" in text["markdown"]
     assert 'skipped message="window: the window closed at' in text["junit"]
     assert re.search(r"^jobplan_run_steps_left_over\{.*\} 1$", text["prometheus"], re.MULTILINE)

@@ -92,7 +92,7 @@ def _failed(error: ev.ErrorDetails) -> RunReport:
 
 def test_markdown_says_what_matters_first(report: RunReport) -> None:
     lines = markdown_text(report).splitlines()
-    assert lines[0] == f"### ❌ `table` unknown in {report.seconds:.1f}s"
+    assert lines[0] == f"### ❌ `table` unknown outcome in {report.seconds:.1f}s"
     assert "❓ 1 unknown" in lines[2]
     rows = [line for line in lines if line.startswith("| `")]
     assert rows[0].startswith("| `late` | ⏱️ timed out | 5.0s |")

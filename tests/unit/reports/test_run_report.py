@@ -16,7 +16,7 @@ from runner.engine.state import StepState
 from runner.plan.graph import topological_order
 from runner.reports.html import TALLEST, lay_out
 from runner.reports.report_builder import assign_lanes, run_report
-from runner.reports.run_report import RunReport, StepReport, Waiting, run_end
+from runner.reports.run_report import RunReport, StepReport, Waiting
 from runner.structs import replace
 from tests.unit.report_samples import AT, HOSTILE_ITEM, RUN, everything
 from tests.unit.simulated_runs import plan, simulated, step
@@ -50,7 +50,7 @@ def test_every_outcome_is_reported(report: RunReport) -> None:
         "note": "succeeded",
     }
     assert report.exit_code == 7
-    assert run_end(report) == "unknown"
+    assert report.end == "unknown outcome"
     assert report.counts()[StepState.SUCCEEDED] == 8
 
 
@@ -130,7 +130,7 @@ def test_a_killed_run_is_reported_up_to_its_last_event() -> None:
     launched = next(number for number, event in enumerate(events) if isinstance(event, ev.AttemptLaunching))
     report = run_report(a_plan, RUN, events[: launched + 2])
     assert report.exit_code is None
-    assert run_end(report) == "not finished"
+    assert report.end == "not finished"
     (attempt,) = named(report, "purge").attempts
     assert attempt.outcome is None
 
