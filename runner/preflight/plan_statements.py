@@ -70,6 +70,8 @@ class StatementResults(Struct, kw_only=True):
     unevaluated: bool = False
 
 
+#: The findings for a precondition of the plan, and for a hold.
+_UNMET, _HOLD = "JP520", "JP629"
 #: The setting of transactions, and a text that changes it for its own transaction.
 _BY_DEFAULT = "default_transaction_read_only"
 _READ_WRITE = re.compile(r"read\s+write|transaction_read_only", re.IGNORECASE)
@@ -363,9 +365,12 @@ class StatementChecker:
         return CatalogView(unit, self._contexts.known(unit), self._changes)
 
     async def _evaluable(
-        self, sql: Sql, instance: str, key: str, wrong: Callable[[str, Position], None]
+        self, sql: Sql, instance: str, key: str, wrong: Callable[[str, Position], None], code: str
     ) -> AsyncIterator[tuple[Unit, CatalogView, bool]]:
-        """Check a query of the plan itself; yield it, if nothing is wrong, and whether it may be evaluated now."""
+        """Check a query of the plan itself; yield it, if nothing is wrong, and whether it may be evaluated now.
+
+        `code` is that of the findings which `wrong` reports.
+        """
         for unit in units_of(sql, self._values, step=None, instance=instance, key=key):
             if isinstance(unit, Unreadable):
                 wrong(unit.message, unit.position)
@@ -379,7 +384,8 @@ class StatementChecker:
                 harmless = await self._is_harmless(unit, catalog)
                 verdict.why += [] if harmless else [_NOT_ASKED]
                 yield unit, catalog, harmless
-            self._result.reports.append(report_of(unit, verdict))
+            codes = (code,) if verdict.findings else ()
+            self._result.reports.append(replace(report_of(unit, verdict), codes=codes))
 
     async def _required(self, check: Check) -> None:
         """Check a precondition of the plan, and evaluate it if it only reads; a run evaluates it before it starts."""
@@ -388,14 +394,16 @@ class StatementChecker:
             self._broken(check, why, position)
             self._result.unevaluated = True
 
-        async for unit, catalog, harmless in self._evaluable(check.sql, "requires", "requires.preconditions", wrong):
+        async for unit, catalog, harmless in self._evaluable(
+            check.sql, "requires", "requires.preconditions", wrong, _UNMET
+        ):
             answer = await self._answer(unit, catalog) if harmless else True
             if answer is not True:
                 self._broken(check, answer or "", check.sql.start)
                 self._result.unevaluated |= isinstance(answer, str)
 
     def _broken(self, check: Check, why: str, position: Position) -> None:
-        self._report("JP520", f"{check.message} ({why})" if why else check.message, position)
+        self._report(_UNMET, f"{check.message} ({why})" if why else check.message, position)
 
     async def _hold(self, hold: Hold) -> None:
         """Measure a hold once, as a run does before it starts anything."""
@@ -406,7 +414,9 @@ class StatementChecker:
             self._note_hold(hold, read_measurement(hold, await self._inspector.read(settings, text)))
             return
         wrong = partial(self._wrong_hold, hold)
-        async for unit, catalog, harmless in self._evaluable(hold.while_, f"hold {hold.name}", "holds.while", wrong):
+        async for unit, catalog, harmless in self._evaluable(
+            hold.while_, f"hold {hold.name}", "holds.while", wrong, _HOLD
+        ):
             if harmless:
                 result = await self._inspector.read(catalog.context.settings, unit.sql)
                 self._note_hold(hold, read_measurement(hold, result))
@@ -431,7 +441,7 @@ class StatementChecker:
         self._result.holds.append(HoldNow(name=hold.name, on=on, value=measured.value))
 
     def _wrong_hold(self, hold: Hold, why: str, position: Position) -> None:
-        self._report("JP629", f"hold `{hold.name}`: {why}", position)
+        self._report(_HOLD, f"hold `{hold.name}`: {why}", position)
 
     async def _look_at(self, unit: Unit) -> bool:
         """Check one statement, record the findings, and return whether it could run now as far as is known."""

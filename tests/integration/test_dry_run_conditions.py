@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from runner.cli.dry_run import look, read_to_look
+from runner.cli.options import Parameters
 from runner.lint import read_plan
+from runner.preflight.dry_run import DryRunOptions
 from runner.run.api import run_plan
 from tests.integration.test_dry_run_report import HEAD, reported
 
@@ -85,3 +89,15 @@ def test_what_is_no_error_for_a_read_only_default_runs(tmp_path: Path, database:
     plan = tmp_path / "plan.yaml"
     plan.write_text(HEAD + _HARMLESS, encoding="utf-8")
     assert run_plan(read_plan(plan), dsn=database + _READ_ONLY).exit_code == 0
+
+
+def test_a_statement_refers_to_the_finding_that_is_reported(tmp_path: Path, dsn: str) -> None:
+    path = tmp_path / "plan.yaml"
+    keys = "requires: {preconditions: [{sql: SELECT 1, message: no}]}\nholds: [{name: h, while: SELECT 1}]\n"
+    path.write_text(HEAD.replace("steps:", f"{keys}steps:") + "  - {id: a, sql: ANALYZE pg_class}\n", encoding="utf-8")
+    readable = read_to_look(path, Parameters().values())
+    result = asyncio.run(look(readable.plan, dsn, DryRunOptions(found=readable.found)))
+    known = {problem.code for problem in result.problems}
+    codes = {one.key: one.codes for one in result.statements if one.codes}
+    assert codes == {"requires.preconditions": ("JP520",), "holds.while": ("JP629",)}
+    assert known >= {"JP520", "JP629"}
