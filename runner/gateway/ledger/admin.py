@@ -37,6 +37,8 @@ from runner.structs import Struct
 STEPS: Mapping[int, str] = {1: "ledger_version_1", 2: "ledger_version_2", 3: "ledger_version_3"}
 #: The limit of each wait for a lock: a running step holds one on the commit rows.
 LOCK_TIMEOUT = "5s"
+#: Seconds that no run is older than (200 years): PostgreSQL cannot subtract any number from a timestamp.
+_LONGEST_AGE = 200 * 365 * 86400.0
 #: The limit in seconds for operations that change all rows: it ends them if the server's answer is lost.
 _MAINTENANCE_WITHIN = 3600.0
 _NAME = "jobplan:ledger"
@@ -192,7 +194,8 @@ class LedgerAdmin:
         """
         with self._connected(_MAINTENANCE_WITHIN) as connection:
             self._require(self._installed_version(connection))
-            (row,) = connection.execute(self._block("ledger_purge").encode(), [older_than]).fetchall()
+            oldest = min(older_than, _LONGEST_AGE)
+            (row,) = connection.execute(self._block("ledger_purge").encode(), [oldest]).fetchall()
         return int(row[0])
 
     def remove(self) -> bool:
