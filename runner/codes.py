@@ -168,7 +168,7 @@ _ROWS: Final = (
     ("JP362", "until-no-rows-uncounted", _E, "until: no_rows where no rows are counted"),
     ("JP363", "query-canceled-caught", _W, "A loop that catches query_canceled"),
     ("JP364", "own-temporary-table-checked", _E, "A check of a temporary table of the step"),
-    ("JP365", "not-one-reading-query", _E, "A condition or a list that is not one query that only reads"),
+    ("JP365", "not-one-reading-query", _E, "A condition or a list that is not a single read-only query"),
     ("JP370", "timeout-none", _W, "timeout: none"),
     ("JP371", "statement-timeout-in-sql", _W, "statement_timeout in SQL"),
     ("JP372", "long-detach", _W, "A detach step with a timeout of more than a day"),

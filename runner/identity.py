@@ -138,7 +138,7 @@ def _digest(step: str, length: int) -> str:
 
 
 def this_user() -> str:
-    """Return the operating system's user and host; the number of a user that has no name."""
+    """Return the operating system's user and the host as `user@host`. A user without a name is given as a number."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -1,6 +1,6 @@
 """How messages count things, list names and shorten texts: `1 step`, `1,234 steps`, `a, b and 3 more`, `a long t…`.
 
-One way for all commands.
+All commands use these functions.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ def counted(number: int, thing: str) -> str:
 
 
 def counts(found: Mapping[str, int]) -> str:
-    """Return several counts, without those that are 0: `2 errors, 1 warning`; empty if all are."""
+    """Return several counts, without those that are 0: `2 errors, 1 warning`; empty if all are 0."""
     return ", ".join(counted(number, thing) for thing, number in found.items() if number)
 
 
 def ended(sentence: str) -> str:
-    """Return a sentence with its full stop, which it may have already."""
+    """Return a sentence with a full stop at its end, added if there is none."""
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
 
 

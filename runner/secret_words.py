@@ -15,27 +15,27 @@ from urllib.parse import unquote
 SECRET_KEYWORDS: Final = frozenset(
     {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
 )
-#: What people call a secret: types of parameters that they try, and parts of the names of keys.
+#: Words for a secret: in the names of keys, and as the type of a parameter, which does not exist.
 SECRET_WORDS: Final = frozenset({"secret", "password", "passwd", "passphrase", "pwd", "credential", "token"})
 _PART: Final = re.compile(rf"(?:{'|'.join(sorted(SECRET_WORDS))})s?|(?:api|client|server|private)_?key", re.IGNORECASE)
 _URI: Final = re.compile(r"\w+(?::\w+)*://")
-#: The beginning of a URI without a user, if an @ follows: that is a part of the database's name.
+#: The host and port of a URI without a user; an @ after them is a part of the database's name.
 _PORT: Final = re.compile(r"[^/@]*:\d*/")
 #: A keyword of a connection string and its value, as libpq reads it.
 _KEYWORD: Final = re.compile(
     r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*|(?=\s|$))(?=\s|$)", re.DOTALL
 )
-#: A keyword in a text that is no connection string.
+#: A keyword of a secret in a text that is not a valid connection string.
 _LOOSE: Final = re.compile(rf"({'|'.join(sorted(SECRET_KEYWORDS))})\s*=", re.IGNORECASE)
 
 
 def names_a_secret(key: str) -> bool:
-    """Return whether a key is called as a secret is: `password`, `api_token`, `PGPASSWORD`."""
+    """Return whether the name of a key is that of a secret: `password`, `api_token`, `PGPASSWORD`."""
     return _PART.search(key.replace("-", "_")) is not None
 
 
 def may_have_secret(line: str) -> bool:
-    """Return whether a line may contain a secret, so that it must not be repeated: it has the word, or a URI."""
+    """Return whether a line may contain a secret, so that no message may repeat it: it has such a word, or a URI."""
     return "://" in line or names_a_secret(line)
 
 

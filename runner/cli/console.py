@@ -1,4 +1,4 @@
-"""How commands print: their results, and the error that ended one.
+"""How commands print their results, and the error that ended a command.
 
 Output has colour where it is wanted, and control characters of plans and servers are escaped.
 """
@@ -127,7 +127,7 @@ def _embedded_server() -> str:
 
 
 def _report_problems(problems: Iterable[Problem], *, checked_in: bool) -> None:
-    """Print problems. Of files that are `checked_in`, and so must not have secrets, no line is repeated if one has."""
+    """Print problems. If a file that is `checked_in` may contain a secret, none of its lines is printed."""
     from runner.lint.suppressions import Sources
     from runner.reports.plan_problems import Style, problem_lines
 

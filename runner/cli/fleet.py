@@ -249,7 +249,7 @@ def cancel_command(
 
 
 def _padded(name: str, width: int) -> str:
-    """Return a name, as it is printed, in so many columns."""
+    """Return a name as it is printed, padded to `width` columns."""
     shown = visible(name)
     return shown + " " * (width - columns(shown))
 

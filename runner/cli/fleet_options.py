@@ -73,9 +73,9 @@ def options_of(journal: Path) -> str:
 
 
 def write_fleet_reports(reports: Reports, state: FleetState, warn: Callable[[str], None]) -> tuple[list[str], bool]:
-    """Write the reports; `warn` gets why one could not be written.
+    """Write the reports; `warn` receives the reason if one could not be written.
 
-    Returns the paths of the others that are files, and whether all reports could be written.
+    Returns the paths of the written reports that are files, and whether all reports could be written.
     """
     from runner.fleet.reports import write_reports
 
@@ -91,9 +91,9 @@ def resolve_targets(
     warn: Callable[[str], None] | None = None,
     perform: Callable[[Coroutine[Any, Any, Resolved]], Resolved] = asyncio.run,
 ) -> Resolved:
-    """Return the targets that match the selectors, with those that queries find; warnings are printed, or passed on.
+    """Return the targets that match the selectors, including those that queries find.
 
-    `perform` returns the result of a coroutine.
+    `warn` receives the warnings; without it, they are printed. `perform` runs a coroutine and returns its result.
     """
     from runner.fleet.discovery import resolve
     from runner.fleet.targets import parse_selectors
@@ -115,7 +115,7 @@ def checked_id(fleet_id: str) -> str:
 
 
 def ended_early(outputs: Outputs, code: int, *, plan: str, fleet_id: str, warn: Callable[[str], None]) -> None:
-    """Send the message that an error ended the command before the fleet run had begun, if messages are wanted."""
+    """With --notify, send the message that an error ended the command before the fleet run had begun."""
     if outputs.notify is not None:
         _notifier(outputs, outputs.notify, plan, fleet_id, warn).ended_early(code)
 

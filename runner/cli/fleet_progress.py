@@ -38,7 +38,7 @@ _HEARTBEAT = 15.0
 
 
 def progress(*, json: bool = False) -> FleetProgress:
-    """Return the progress for standard error: JSON, or a drawing if it is a terminal, else lines."""
+    """Return the progress for standard error: JSON lines, a live view in a terminal, otherwise lines of text."""
     if json:
         return JsonProgress()
     drawable = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
@@ -64,7 +64,7 @@ class FleetProgress:
             self._print(line)
 
     def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
-        """Print where the fleet run stands, now and then."""
+        """Print the state of the fleet run if nothing was printed for a while."""
         if time.monotonic() - self._printed >= _HEARTBEAT:
             self._print_where(now, state, runs)
 
@@ -78,7 +78,7 @@ class FleetProgress:
 
 
 class JsonProgress(FleetProgress):
-    """Prints each event, and where the fleet run stands, as a JSON object on one line."""
+    """Prints each event, and regularly the state of the fleet run, as a JSON object on one line."""
 
     def handle(self, event: FleetEvent, state: FleetState) -> None:
         """Print the event, with the text of its line."""

@@ -87,7 +87,7 @@ class FleetOptions(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_resume(cls, *, trusted_roles: tuple[str, ...], **given: Any) -> FleetOptions:  # noqa: ANN401 - click's values
-        """Return the options of a resume, which writes to the ledger if the fleet run did from its beginning."""
+        """Return the options of a resume. It writes to the ledger if the fleet run did so from its beginning."""
         return cls(ledger=LedgerUse(no_ledger=False, trusted_roles=trusted_roles), **given)
 
     def check(self) -> None:
@@ -205,7 +205,7 @@ def resume_command(options: FleetOptions) -> int:
 
 
 def _perform(options: FleetOptions, work: Callable[[_FleetCommand], int]) -> int:
-    """Carry out one of the commands, and report an error, or a signal before anything was started."""
+    """Carry out one of the commands. Report an error, or a signal that came before anything was started."""
     progress = options.progress
     outputs: Outputs | None = None
     try:
@@ -289,7 +289,7 @@ class _FleetCommand:
         return wanted_reports(self._outputs.files, *inputs, kinds=KINDS)
 
     def _when_free(self, fleet_id: str) -> int:
-        """Resume the fleet run, with --wait-for-runner once no other process executes it."""
+        """Resume the fleet run; with --wait-for-runner, first wait until no other process executes it."""
         reported = False
         while True:
             try:
@@ -371,7 +371,7 @@ class _FleetCommand:
         )
 
     def _resume_recorded(self, name: str) -> int:
-        """Finish the fleet run of this id, or `last`, whose record is on this machine."""
+        """Finish the fleet run with this id, or the `last` one, whose record is on this machine."""
         from runner import __version__
         from runner.fleet import events as ev
         from runner.fleet.plans import FleetPlans

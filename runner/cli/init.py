@@ -53,7 +53,7 @@ def init(folder: Path) -> None:
 
 
 def _check_name(folder: Path) -> None:
-    """UsageError for a name that the README could not have: it is not text, or has characters without a shape."""
+    """UsageError if the README cannot contain the name: it has characters that are not valid or cannot be printed."""
     if not folder.as_posix().isprintable():
         raise UsageError(
             f"the name of the folder {folder.as_posix()!r} has characters that cannot be printed.",
@@ -62,7 +62,7 @@ def _check_name(folder: Path) -> None:
 
 
 def _readme(folder: Path) -> str:
-    """Return the README, whose commands and YAML quote the name of the folder as they need it."""
+    """Return the README. The name of the folder is quoted in its commands and YAML where that is necessary."""
     shell = _in_shell(folder)
     found = {
         "{shell}": shell,
@@ -76,13 +76,13 @@ def _readme(folder: Path) -> str:
 
 
 def _in_shell(folder: Path) -> str:
-    """Return the folder as a shell needs it; one that begins with a dash would be an option."""
+    """Return the folder, quoted for a shell; with `./` if it begins with a dash, which would begin an option."""
     path = folder.as_posix()
     return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
 def _in_yaml(text: str) -> str:
-    """Return a text as YAML needs it: in quotes if it has what means something in YAML."""
+    """Return a text as a YAML scalar, in quotes if some of its characters have a meaning in YAML."""
     return json.dumps(text, ensure_ascii=False) if re.search(r": |:$| #|^[-?:,\[\]{}#&*!|>'\"%@`]", text) else text
 
 

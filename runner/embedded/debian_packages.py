@@ -288,7 +288,7 @@ def _folder(cache: Path) -> Path:
 
 
 def cache_key(*parts: str) -> str:
-    """Return the name of a folder, of a suite and versions; the loader's library path cannot have an epoch's colon."""
+    """Return a folder name made of a suite and versions, without colons: they separate the loader's library paths."""
     return "_".join(_UNSAFE.sub("-", part) for part in parts)
 
 

@@ -4,9 +4,9 @@ An instance is identified by its whole item, a chunk by its list of items. Its k
 an item of a resumed run keeps its key, even if the items were reordered or others were added.
 
 A chunk is several items for one worker. It is an instance like any other; the list of its items is recorded when the
-step is expanded, and stands in SQL as a list. If its attempt fails, and a second run is allowed, the chunk is split: it
-then waits for an instance for each of its items, which continues the attempt numbers. So one bad item is named, and the
-others are done.
+step is expanded, and appears in SQL as a list. If its attempt fails, and a second run is allowed, the chunk is split:
+it then waits for an instance for each of its items, which continues the attempt numbers. So the report names the item
+that fails, and the other items succeed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runner.sql.placeholders import Listed
 from runner.sql.qualified_names import QualifiedName, qualified_name
 from runner.structs import replace
 
-#: The limit of a for_each: a report with more items could not be read.
+#: The largest number of items of a for_each: a report on more items would be unreadable.
 MAX_ITEMS = 10_000
 #: The name that PostgreSQL gives to a column without one.
 _UNNAMED = "?column?"
@@ -61,13 +61,15 @@ def identity_of(item: Item) -> str:
 
 
 def refused_rows(columns: Sequence[str], number: int) -> str | None:
-    """Return why the result of a query cannot be items, from its columns and the number of its rows; else None."""
+    """Return why the result of a query cannot be items, from its columns and the number of its rows; None if it can."""
     if not columns:
-        return "the query returns no columns, so no items"
+        return "the query returns no columns, so it has no items"
     if number > MAX_ITEMS:
         return f"the query returns {number:,} items; the limit is {MAX_ITEMS:,}"
-    repeated = [name for name in columns if columns.count(name) > 1 or name == _UNNAMED]
-    return f"its columns need unique names, and {repeated[0]} is not one" if repeated else None
+    if _UNNAMED in columns:
+        return "its columns need unique names, and one has no name"
+    repeated = [name for name in columns if columns.count(name) > 1]
+    return f"its columns need unique names, and {repeated[0]} is the name of several" if repeated else None
 
 
 def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> tuple[Item, ...]:
@@ -167,7 +169,7 @@ def _shown(value: Value | None) -> str:
 
 
 def in_chunks(step: Step, items: Sequence[Item], kept: Sequence[Item] = ()) -> tuple[Item, ...]:
-    """Return the items of a step as its chunks, in order; without `chunk` the items themselves.
+    """Divide the items of a step into chunks, in order; without `chunk`, return the items themselves.
 
     `kept` are chunks of a run that is resumed: they stay as they are, and the other items are divided again.
     """
@@ -183,7 +185,7 @@ def in_chunks(step: Step, items: Sequence[Item], kept: Sequence[Item] = ()) -> t
 
 
 def _chunk(items: Sequence[Item], taken: set[str]) -> Item:
-    """Return a chunk, whose key names its first item and how many others it has. A single item is not a chunk."""
+    """Return a chunk. Its key has its first item and the number of its other items. A single item is not a chunk."""
     first = items[0]
     if len(items) == 1:
         return first
@@ -220,6 +222,6 @@ def remaining(chunk: Item, wanted: Collection[str], done: Collection[str]) -> It
 
 
 def names(items: Sequence[Item]) -> Iterator[str]:
-    """Yield what distinguishes the items of a chunk, as their keys show it: `orders` of `vacuum[orders]`."""
+    """Yield the part of each key that distinguishes the items of a chunk: `orders` of `vacuum[orders]`."""
     for item in items:
         yield item.key.partition("[")[2].removesuffix("]") or item.key

@@ -138,7 +138,7 @@ def _is(wanted: Relation | None, schema: str, name: str) -> bool:
 
 
 def _is_named(name: str, stem: str) -> bool:
-    """Return whether PostgreSQL may have given an index this name; without a `stem` only its end is known."""
+    """Return whether PostgreSQL may have generated this name for an index. Without a `stem`, only its end is known."""
     begins = re.escape(stem) if stem else ".+"
     return re.fullmatch(rf"{begins}_idx\d*", name, re.DOTALL) is not None
 

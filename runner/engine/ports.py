@@ -111,7 +111,7 @@ class QueryResult(Struct, frozen=True, kw_only=True):
     error: ErrorDetails | None = None
 
     def truth(self) -> bool | str:
-        """Return the result as that of a condition, or why it has none. NULL and no row are not true."""
+        """Return whether the condition is true, or why the result cannot be used. NULL and no row count as false."""
         if self.error is not None:
             return self.error.message
         if not self.boolean:

@@ -242,9 +242,9 @@ class StepRecord(Struct, kw_only=True):
 
     @property
     def may_run_again(self) -> bool:
-        """Whether the step may run again whatever its last worker did.
+        """Whether the step may run again, regardless of what its last worker did.
 
-        It may if the plan marks it as idempotent, or if its SQL only reads, rebuilds or collects (VACUUM, REINDEX).
+        It may if the plan marks it as idempotent, or if its SQL only reads or maintains tables and indexes (VACUUM).
         """
         return self.step.idempotent or nature_of(self.step.sql.text).idempotent
 

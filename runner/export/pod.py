@@ -127,7 +127,7 @@ def _parameters(export: Export) -> list[str]:
 
 
 def literal(text: str) -> str:
-    """Return a text in which Kubernetes replaces no variable."""
+    """Return a text, escaped so that Kubernetes replaces no variable in it."""
     return text.replace("$", "$$") if "$(" in text or "$$" in text else text
 
 

@@ -1,4 +1,4 @@
-"""Values that Kubernetes or Argo would refuse: an error when the manifest is written, and not when it is applied."""
+"""Checks for values that Kubernetes or Argo would refuse: the error comes before the manifest is applied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from runner.errors import UsageError
 from runner.secret_words import is_keyword_string, secrets_in
 
-#: By night, at a minute at which few other jobs start.
+#: At night, at a minute at which few other jobs start.
 SCHEDULE: Final = "17 1 * * *"
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAMES: Final = {
@@ -38,7 +38,7 @@ def check_name(option: str, name: str | None) -> None:
     """UsageError if an object cannot have this name."""
     if name is not None and not _NAMES[option].fullmatch(name):
         raise UsageError(
-            f"{option} {name!r} is no name in Kubernetes: lower-case letters, digits and dashes, at most 63 characters."
+            f"{option} {name!r} is not a name in Kubernetes: use at most 63 lower-case letters, digits and dashes."
         )
 
 
@@ -55,11 +55,11 @@ def check_path(option: str, path: str | None) -> None:
 
 
 def check_dsn(dsn: str) -> None:
-    """UsageError if a connection string has a secret, or is not one that consists of keywords."""
+    """UsageError if a connection string has a secret, or does not consist of keywords with values."""
     if "://" in dsn or any(secrets_in(dsn)):
         raise UsageError(
             "--dsn: a manifest must not contain a password or a URI.",
-            hint="Write keywords, and the password into the Secret.",
+            hint="Use keywords, and put the password into the Secret.",
         )
     if not is_keyword_string(dsn):
         raise UsageError("--dsn: this is not a connection string of keywords, such as 'host=db1 dbname=shop'.")
@@ -85,7 +85,7 @@ def _schedule_problems(schedule: str) -> Iterator[str]:
         return
     fields = schedule.split(" ")
     if len(fields) != len(_FIELDS):
-        yield f"is not five fields, such as {SCHEDULE!r}"
+        yield f"must have five fields, as {SCHEDULE!r} has"
         return
     for field, (name, lowest, highest, names) in zip(fields, _FIELDS, strict=True):
         for part in field.split(","):
@@ -103,7 +103,7 @@ def _fits(part: str, lowest: int, highest: int, names: tuple[str, ...]) -> bool:
 
 
 def _number(text: str, lowest: int, names: tuple[str, ...]) -> int:
-    """Return a value of a field as a number; -1, which no field allows, if it is none."""
+    """Return a value of a field as a number; -1, which no field allows, if it is not valid."""
     if text in names:
         return lowest + names.index(text)
     return int(text) if text.isdecimal() else -1

@@ -163,7 +163,9 @@ async def _discover(cluster: Cluster, query: Discovery) -> tuple[Target, ...]:
         got = ", ".join(result.columns) or "none"
         raise PreflightError(f"its query returns no column named database (it returns {got})")
     if _CLUSTER in result.columns:
-        raise PreflightError("its query returns a column `cluster`, a word that selectors use for the target's own")
+        raise PreflightError(
+            "its query returns a column `cluster`, but `cluster` in a selector is the target's own cluster"
+        )
     if len(result.rows) > MAX_TARGETS:
         raise PreflightError(f"its query returns {len(result.rows):,} rows, more than {MAX_TARGETS:,}")
     return tuple(

@@ -56,7 +56,7 @@ class FleetStarted(FleetEvent, frozen=True, kw_only=True):
     waves: tuple[str, ...] = ()
     #: The values of all parameters that do not come from the targets file.
     params: Mapping[str, str] = field(default_factory=dict)
-    #: In records of earlier versions, whose `params` do not have its values.
+    #: Only in records of earlier versions: there, `params` does not contain the values of this file.
     params_file: str | None = None
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -179,7 +179,7 @@ class FleetEnd(Struct, frozen=True, kw_only=True):
 
     @property
     def summary(self) -> str:
-        """The end in one line."""
+        """The result in one line."""
         return _end_line(self.state)
 
     def lines(self, width: int | None = None) -> Iterator[str]:
@@ -189,7 +189,7 @@ class FleetEnd(Struct, frozen=True, kw_only=True):
         yield from (next_line("Report", report) for report in self.reports)
 
     def fields(self) -> Mapping[str, object]:
-        """Return the same for a program; what does not apply is left out."""
+        """Return the fields of the JSON summary, without those that do not apply."""
         groups = [to_values(group) for group in groups_of(self.state)]
         resume = resume_command(self.state, journal=self.options) if is_unfinished(self.state) else ""
         found = {"groups": groups, "record": self.record, "reports": self.reports, "resume": resume}
@@ -197,7 +197,7 @@ class FleetEnd(Struct, frozen=True, kw_only=True):
 
 
 def is_unfinished(state: FleetState) -> bool:
-    """Return whether a resume would try a target: one did not succeed."""
+    """Return whether a target did not succeed, so that a resume would try it."""
     return any(member.state is not MemberState.SUCCEEDED for member in state.members.values())
 
 

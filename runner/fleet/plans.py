@@ -65,7 +65,7 @@ class FleetPlans:
         )
 
     def values(self) -> Mapping[str, str]:
-        """Return the values of parameters, from every source but the targets file: a resume uses the same."""
+        """Return the values of parameters from all sources except the targets file: a resume uses the same values."""
         plan = self._read_plan(given=self._given, require_values=False)
         return {name: plain_text(value) for name, value in plan.values.items()}
 

@@ -60,7 +60,7 @@ class FleetState(Struct, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        """How long it took from its beginning to its end; 0 if it has not ended."""
+        """Seconds from the beginning to the end of the fleet run; 0 if it has not ended."""
         if self.started_at is None or self.finished is None:
             return 0.0
         return max(0.0, self.finished.at - self.started_at)

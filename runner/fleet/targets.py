@@ -35,7 +35,7 @@ ALL = "all"
 DISCOVERY_DATABASE = "postgres"
 
 _HINT = "a targets file begins with `version: 1`"
-#: Keys below which users choose the names.
+#: Keys under which users choose the names.
 _OF_USERS = frozenset({"labels", "params"})
 _SELECTOR = re.compile(r"\s*([A-Za-z0-9_][A-Za-z0-9_.-]*)\s*(!?=)\s*(.*?)\s*")
 
@@ -216,7 +216,7 @@ def _refuse_secrets(root: MappingNode, report: Report) -> None:
         report.add(
             found,
             "JP272",
-            f"`{found.text[:60]}` is a secret, and a targets file has none",
+            f"`{found.text[:60]}` is a secret, and a targets file must not contain any",
             hint="write it into a password file (~/.pgpass, or `passfile`) or a service file",
         )
     clusters = root.values.get("clusters")
@@ -235,7 +235,7 @@ def _refuse_secrets(root: MappingNode, report: Report) -> None:
 
 
 def _secret_keys(node: Node) -> Iterator[Scalar]:
-    """Yield the keys that are called as a secret is; names that users choose (labels, params, clusters) are no keys."""
+    """Yield the keys that name a secret, apart from names that users choose (labels, params, clusters)."""
     if isinstance(node, SequenceNode):
         for item in node.items:
             yield from _secret_keys(item)

@@ -129,7 +129,7 @@ class RelationFacts(Struct, frozen=True, kw_only=True):
     types: Mapping[str, str] = field(default_factory=dict)
     oids: tuple[int, ...] = ()
     inherited: frozenset[str] = frozenset()
-    #: It is a table OF a composite type, which defines its columns.
+    #: Whether it is a table OF a composite type, which defines its columns.
     typed: bool = False
     row_security: bool = False
     #: Triggers, rules and policies, by sort and name.

@@ -140,7 +140,7 @@ def _out_of_reach(subject: Subject, step: StepSql, query: QuerySql, use: Relatio
     )
 
 
-#: Commands besides queries that return rows, which can be items; what CALL and EXECUTE return is not known.
+#: Commands other than queries whose rows can be items. What CALL and EXECUTE return is not known.
 _RETURN_ROWS = frozenset({Kind.SHOW, Kind.EXPLAIN})
 _MAY_RETURN_ANY = frozenset({Kind.SELECT, Kind.CALL, Kind.EXECUTE})
 
@@ -166,11 +166,11 @@ def _refused_query(query: QuerySql, step: str | None) -> Iterator[Finding]:
         return
     for statement in query.statements:
         refused = refused_read_only(statement)
-        hint = "put what writes into a step of its own"
+        hint = "put the statement that writes into a step of its own"
         if refused is not None:
             message = f"`{query.key}` is evaluated in a read-only session, which refuses {refused}"
         elif statement.kind not in _MAY_RETURN_ANY | (_RETURN_ROWS if lists else frozenset()):
-            message = f"`{query.key}` must be a query that returns {returns}, and {statement.kind} is none"
+            message = f"`{query.key}` must be a query that returns {returns}, and {statement.kind} is not one"
             hint = "write a SELECT, and put other commands into a step of their own"
         else:
             continue
@@ -384,7 +384,7 @@ def _never_repeated(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             position=own.on_retry.start,
             message=message,
-            hint="add `retry: {max_attempts: 2}`, if it is for a further attempt",
+            hint="add `retry: {max_attempts: 2}`, if it must also run before another attempt",
             step=own.id,
         )
 
@@ -417,7 +417,7 @@ def _takes_no_list(subject: Subject) -> Iterator[Finding]:
             wrong = next((one for one in found if not _parses(sql, subject, step, found, {one.start})), found[0])
             yield Finding(
                 position=sql.position(wrong.start),
-                message=f"`{wrong}` is a list of the items of a chunk, and the statement takes none there",
+                message=f"`{wrong}` is a list of the items of a chunk, and the statement does not accept a list there",
                 hint="leave out `chunk`: then each instance has one item",
                 step=step.step.id,
             )

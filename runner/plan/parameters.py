@@ -198,7 +198,7 @@ def typed_values(params: Mapping[str, Param], values: Mapping[str, Value]) -> Ma
 
 
 def read_value(param: Param, raw: object) -> Value:
-    """Return `raw` as a value of the parameter. ValueError, as `parse_value`, also if the declaration forbids it."""
+    """Return `raw` as a value of the parameter. ValueError as in `parse_value`, or if the declaration forbids it."""
     value = parse_value(param.type, raw)
     _check_allowed(param, value)
     return value

@@ -15,7 +15,7 @@ MAX_COMPARED: Final = 50_000
 #: How many problems are reported. Services that display them accept no more.
 MAX_PROBLEMS: Final = 1_000
 _MAX_WORD: Final = 100
-#: Codes of values that cannot be read as they are written: a character, a tag.
+#: Codes of values that cannot be read because of a character or a tag.
 _UNREADABLE: Final = frozenset({"JP004", "JP014"})
 
 
@@ -58,7 +58,7 @@ class Report:
         self._truncated = False
         self._causes: set[tuple[str, str]] = set()
         self._alike: list[Problem] = []
-        #: Where a value cannot be read as it is written: what is wrong with the value besides follows from that.
+        #: Positions of values that cannot be read: other problems of such a value only follow from that.
         self._unreadable: set[Position] = set()
         #: Names that are declared in a way that cannot be read, and whether such a declaration has no readable name:
         #: that is reported there, and not again where the name is used.

@@ -176,10 +176,10 @@ def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
 
 
 def _chunk(for_each: Fields, step: Fields) -> int | None:
-    """Return how many items an instance gets at most, None for one each; report what a chunk cannot be combined with.
+    """Return the largest number of items of an instance; None if each has one. Report keys that `chunk` excludes.
 
-    The items of a chunk stand in SQL as a list with commas between them, so each has one value: one column, or the name
-    of a relation. `chunk: 1` is the same as no chunk.
+    The items of a chunk appear in SQL as a list with commas between them, so each has one value: one column, or the
+    name of a relation. `chunk: 1` is the same as no chunk.
     """
     size = for_each.integer("chunk", 1)
     node = for_each.scalar("chunk")
@@ -202,7 +202,7 @@ def _chunk(for_each: Fields, step: Fields) -> int | None:
 
 
 def _columns(text: str) -> int:
-    """Return how many columns a query returns, 0 if that is not known: it may be `*`."""
+    """Return the number of columns of a query; 0 if it is not known, for example with `*`."""
     try:
         statements = parse_template(text).statements
     except JobplanError:

@@ -342,7 +342,7 @@ class CatalogView:
         return SeenRelation(state=state, relation=relation, facts=facts if state is State.THERE else None, made=made)
 
     def facts(self, relation: Relation | None) -> RelationFacts | None:
-        """Return the facts of the relation that the statement finds, None if there is none or no name."""
+        """Return the facts of the relation that the statement finds; None if it does not exist, or without a name."""
         return self.relation(relation).facts if relation is not None else None
 
     def _searched(self, relation: Relation) -> Relation | None:

@@ -43,7 +43,7 @@ from runner.preflight.step_durations import (
 from runner.sql.relations import query_relations
 from runner.structs import Struct, field, replace
 
-#: Failed checks of the server that are an error for some statements alone, where they are reported as such.
+#: Failed checks of the server that are errors only for some statements; they are reported as errors there.
 _OF_STATEMENTS = frozenset({"JP507"})
 
 

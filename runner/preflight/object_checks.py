@@ -251,7 +251,7 @@ def check_detaching(unit: Unit, catalog: CatalogView) -> Iterator[StatementFindi
         if part.partition_of != parent.relation:
             yield unit.finding("JP606", f"{action.other} is no partition of {table}", action.offset)
         elif action.kind is AlterKind.DETACH_PARTITION_FINALIZE and not part.detach_pending:
-            message = f"no DETACH … CONCURRENTLY of {action.other} was interrupted, which FINALIZE would complete"
+            message = f"FINALIZE completes an interrupted DETACH … CONCURRENTLY of {action.other}, and there is none"
             hint = f"ALTER TABLE {table} DETACH PARTITION {action.other};"
             yield unit.finding("JP618", message, action.offset, hint=hint)
         if action.kind is not AlterKind.DETACH_PARTITION_CONCURRENTLY:

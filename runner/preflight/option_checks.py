@@ -93,7 +93,7 @@ _TYPED = frozenset({AlterKind.ADD_COLUMN, AlterKind.SET_TYPE})
 _WITH_CHILDREN = frozenset({AlterKind.ADD_COLUMN})
 _WITH_PARTITIONS = frozenset({AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN})
 _NOT_TABLES = frozenset("vmSiI")
-#: Subcommands that a table OF a type refuses: its type has its columns.
+#: Subcommands that a table OF a type refuses: the type defines its columns.
 _OF_THE_TYPE = frozenset({AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN, AlterKind.SET_TYPE, AlterKind.INHERIT})
 
 
@@ -141,7 +141,7 @@ def check_types_of_tables(unit: Unit, catalog: CatalogView) -> Iterator[Statemen
         if facts is None:
             return
         if facts.typed and action.kind in _OF_THE_TYPE:
-            message = f"{action.kind.value} does not work on {table}, whose columns are those of a type"
+            message = f"{action.kind.value} does not work on {table}: a type defines its columns"
             yield unit.finding("JP606", message, action.offset, hint="change the type, with CASCADE")
         if action.kind in _TYPED and action.type is not None and catalog.context.placed(action.type) == facts.relation:
             yield unit.finding("JP606", f"a column of {table} cannot have the type {table}", action.offset)

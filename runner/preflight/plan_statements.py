@@ -72,7 +72,7 @@ class StatementResults(Struct, kw_only=True):
 
 #: The findings for a precondition of the plan, and for a hold.
 _UNMET, _HOLD = "JP520", "JP629"
-#: The setting of transactions, and a text that changes it for its own transaction.
+#: The setting, and what changes it for one transaction.
 _BY_DEFAULT = "default_transaction_read_only"
 _READ_WRITE = re.compile(r"read\s+write|transaction_read_only", re.IGNORECASE)
 _WRITABLE = 'write `settings: {default_transaction_read_only: "off"}`, or reset it for the role and the database'
@@ -81,7 +81,7 @@ _WRITABLE = 'write `settings: {default_transaction_read_only: "off"}`, or reset 
 class StatementChecker:
     """Checks the statements of one plan, whose groups are written out.
 
-    Without `explain` the planner runs no functions. `read_only`: the transactions of workers are so by default.
+    Without `explain` the planner runs no functions. `read_only`: by default, the transactions of workers are read-only.
     """
 
     def __init__(
@@ -468,13 +468,13 @@ class StatementChecker:
         return good
 
     def _judge_writing(self, unit: Unit, verdict: StatementVerdict) -> None:
-        """Add that a statement writes in a transaction that is read-only by default; an error is reported once."""
+        """Add a finding if a transaction that is read-only refuses the statement; an error is reported once."""
         settings = unit.step.settings if unit.step is not None else {}
         own = _READ_WRITE.search(unit.rendered.text) or any(name.lower() == _BY_DEFAULT for name in settings)
         refused = refused_read_only(unit.statement) if self._read_only and unit.key == "sql" and not own else None
         if refused is None:
             return
-        message = f"{_BY_DEFAULT} is on, and {refused} writes"
+        message = f"{_BY_DEFAULT} is on: a read-only transaction refuses {refused}"
         finding = StatementFinding("JP507", message, unit.statement.start, hint=_WRITABLE, sqlstate="25006")
         if self._lowered(unit, finding) is None and unit.instance not in self._skipped:
             self._read_only = False

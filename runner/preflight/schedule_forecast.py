@@ -1,8 +1,8 @@
 """When each step would run: the engine's scheduler on a virtual clock, with the known durations.
 
 Steps of unknown duration get the median of the known ones, so that the order can be shown; the output marks them. For a
-plan with a window, the simulated run begins now, or when the window opens, and obeys the window. So the forecast, also
-of the steps that do not fit into it, is what the scheduler would decide.
+plan with a window, the simulated run begins now, or when the window opens, and obeys the window. So the forecast,
+including the steps that do not fit into the window, is what the scheduler would decide.
 """
 
 from __future__ import annotations
@@ -329,11 +329,11 @@ _NAMED = 5
 
 
 class WindowForecast(Struct, frozen=True, kw_only=True):
-    """The present or next opening, and how far a run would come in it. Times are seconds since the epoch.
+    """The present or next opening, and how much of a run would fit into it. Times are seconds since the epoch.
 
     The run begins now, or at the opening, and `ends_at` is when it would end. `left_over` are the steps that would not
-    start, with the usual durations; `left_over_late` if every step takes as long as its 95th percentile. `known`: there
-    are durations, without which these say nothing.
+    start, with the usual durations; `left_over_late` if every step takes as long as its 95th percentile. `known`:
+    whether any duration is known; without one, the other values have no meaning.
     """
 
     window: Window
@@ -396,7 +396,7 @@ def _left_over(plan: Plan, run: Simulation, closes: float) -> tuple[str, ...]:
 
 
 def window_problems(plan: Plan, found: WindowForecast, usual: Mapping[str, float]) -> Iterator[Problem]:
-    """Yield steps that can never start because of `fit`, and that the schedule does not fit into the window."""
+    """Yield a problem for each step that can never start because of `fit`, and one if the plan does not fit."""
     window, longest = found.window, longest_opening(found.window)
     for step in plan.steps:
         seconds = usual.get(step.id)

@@ -244,7 +244,7 @@ class StatementContext:
         return "superuser" in self.abilities
 
     def is_on(self, name: str, *, default: bool) -> bool:
-        """Return whether a boolean setting is on; `default` is what counts where the step does not set it."""
+        """Return whether a boolean setting is on; `default` applies if the step does not set it."""
         value = {given.lower(): value for given, value in self.settings}.get(name)
         return default if value is None else value.lower() not in _OFF
 

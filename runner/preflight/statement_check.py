@@ -207,7 +207,7 @@ class Examiner:
             after = await self._contexts.after(unit)
             found.append(f"set_config() would be refused: {after.error}" if after.error is not None else None)
         if statement.kind is _K.SELECT_INTO:
-            found.append("only running it shows whether each column of the new table has a name of its own")
+            found.append("only running it shows whether the names of the columns of the new table are unique")
         foreign = foreign_options(statement)
         if foreign:
             found.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")

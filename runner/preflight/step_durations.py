@@ -136,9 +136,9 @@ def from_ledger(found: Mapping[str, RecordedDuration]) -> KnownDurations:
 async def read_usual_durations(
     plan: Plan, conninfo: str, *, journals: Path | None, ledger: bool, trusted_roles: Sequence[str]
 ) -> Mapping[str, float]:
-    """Read `usual_durations` before a run begins, the ledger on a connection of its own.
+    """Read `usual_durations` before a run begins. The ledger is read on a connection of its own.
 
-    `journals` is the folder of all journals. Without a ledger, or if it cannot be read, the journals alone count.
+    `journals` is the folder of all journals. Without a ledger, or if it cannot be read, only the journals are used.
     """
     if plan.window is None or plan.window.fit is Fit.OFF:
         return {}

@@ -37,7 +37,7 @@ _INSTEAD: Final = (
 
 #: The kinds of report of a run (`reports.report_kinds`).
 REPORT_KINDS: Final = ("jsonl", "junit", "markdown", "html", "prometheus")
-#: Keys of other tools for a webhook, whose URL is a secret.
+#: Keys that other tools use for a webhook, whose URL is a secret.
 _OF_WEBHOOKS: Final = frozenset({"notify", "slack", "webhook"})
 
 
@@ -221,11 +221,11 @@ def _refuse_secrets(section: MappingNode, report: Report) -> None:
                 section.keys[key], "JP276", f"`{key[:60]}` is a secret, and this file is checked in", hint=_INSTEAD
             )
         elif key in _OF_WEBHOOKS:
-            hint = "JOBPLAN_NOTIFY has the URL, in the environment or in a file for --env-file"
+            hint = "set JOBPLAN_NOTIFY to the URL, in the environment or in a file for --env-file"
             report.add(
                 section.keys[key],
                 "JP276",
-                f"`{key}` is a secret: who has the URL can send",
+                f"`{key}` is a secret: anyone who has the URL can send messages",
                 hint=hint,
             )
     dsn = section.values.get("dsn")

@@ -98,7 +98,7 @@ class Journal:
         self.folder = folder
         #: Whether the journal was lost: later events are missing in it.
         self.lost = False
-        #: It was lost because its file was removed or replaced: no reader finds its events.
+        #: Whether it was lost because its file was removed or replaced, so that no reader finds its events.
         self.gone = False
         self._run_id = run_id
         self._file = file

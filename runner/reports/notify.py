@@ -1,7 +1,7 @@
 """Messages to a webhook: a run failed, it succeeded after one that had failed, a step is blocked for too long.
 
 A message has names, states, exit codes and SQLSTATEs. It has no SQL, no values and no messages of the server, which
-may contain data. The URL is a secret, because who has it can write: only its host is ever printed.
+may contain data. The URL is a secret, because anyone who has it can send messages: only its host is ever printed.
 
 A thread sends, with few attempts and a deadline, and the end of a run waits for it at most `PATIENCE` seconds. A
 message that cannot be sent is a warning, and never changes how a run ends.
@@ -52,7 +52,7 @@ class Webhook:
     def __init__(self, url: str, warn: Callable[[str], None]) -> None:
         parts = urllib.parse.urlsplit(checked_url(url))
         self._host = parts.hostname
-        #: The URL without a user and a password, which urllib would take for a part of the host.
+        #: The URL without user and password: urllib would read them as a part of the host.
         self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._headers = {"Content-Type": "application/json", "User-Agent": "jobplan", **_authorization(parts)}
         self._warn = warn
@@ -116,7 +116,7 @@ class Webhook:
                 return f"the answer was {error.code}", error.code >= 500 or error.code in _TRY_AGAIN
         except urllib.error.URLError as error:
             return str(error.reason) or type(error.reason).__name__, True
-        except InvalidURL:  # its text may be a part of a password: the URL is valid, so it is that of a proxy
+        except InvalidURL:  # its text may contain a part of a password; `checked_url` accepted the webhook
             return "the URL of the proxy is not valid", False
         except (OSError, HTTPException) as error:
             return str(error) or type(error).__name__, True

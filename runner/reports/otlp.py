@@ -53,7 +53,7 @@ _GOOD: Final = frozenset({Outcome.SUCCEEDED, Outcome.DETACHED})
 
 def span_exporter(endpoint: str | None) -> SpanExporter:
     """Return what sends spans to a collector, that of the environment if `endpoint` is None."""
-    # What the SDK logs has texts of the collector, with control characters, and parts of the URL.
+    # The SDK's log has texts of the collector, perhaps with control characters, and parts of the URL.
     log = logging.getLogger("opentelemetry")
     log.addHandler(logging.NullHandler())
     log.propagate = False
@@ -65,7 +65,7 @@ def span_exporter(endpoint: str | None) -> SpanExporter:
 
 
 def _session() -> Session:
-    """Return a session to which a redirect is an error: for the SDK, it would mean that the trace was accepted."""
+    """Return a session for which a redirect is an error: the SDK would take it as a success."""
     session = Session()
     session.hooks["response"].append(_refuse_redirect)
     return session
@@ -275,7 +275,7 @@ class RunSpans:
 
 
 def end_span(span: Span, at: float, error: str | None) -> None:
-    """End a span; `error` is its kind of error, None without one."""
+    """End a span. `error` is the kind of error, or None."""
     if error is not None:
         span.set_attribute("error.type", error)
         span.set_status(StatusCode.ERROR)

@@ -38,7 +38,7 @@ MOST_HIGHLIGHTED = 20_000
 
 
 def html_text(text: str) -> str:
-    """Escape text for an element or an attribute; what controls a terminal or the direction of text is visible."""
+    """Escape text for an element or an attribute; control characters, also those of text direction, become visible."""
     return escape(xml_text(visible(text, keep="\n\t")))
 
 

@@ -1,4 +1,4 @@
-"""Queries about a step besides its own SQL: its items, whether it starts, whether its result is accepted, its table.
+"""Queries about a step besides its own SQL: its items, its conditions, its result, the rows of its table.
 
 The result of a condition becomes an event here; the scheduler decides what follows from it. For a repeat, the rows of
 the table that its last statement changes are estimated, once before the first iteration.
@@ -127,7 +127,7 @@ def _one_line(text: str, limit: int = 200) -> str:
     return cut(flat, limit)
 
 
-#: Seconds for the query, and for the lock on a partitioned table that it needs: without an answer nothing is estimated.
+#: Seconds for the query, and for its lock on a partitioned table. After that, nothing is estimated.
 _WITHIN, _LOCKED_WITHIN = 1.0, 0.2
 #: The rows of a table, or of the partitions of one; none if a part of it was never analyzed.
 _ROWS = """

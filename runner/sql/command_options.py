@@ -68,7 +68,7 @@ def is_concurrent(statement: Statement) -> bool:
 
 
 def rebuilds_many(statement: Statement) -> bool:
-    """Return whether it is REINDEX SCHEMA or DATABASE CONCURRENTLY, which rebuilds what it can."""
+    """Return whether it is REINDEX SCHEMA or DATABASE CONCURRENTLY, which skips what it cannot rebuild."""
     many = {ReindexTarget.SCHEMA, ReindexTarget.DATABASE}
     return reindex_target(statement) in many and is_concurrent(statement)
 
@@ -136,7 +136,7 @@ def role_for_file(statement: Statement) -> str | None:
 
 
 def refused_options(statement: Statement) -> Iterator[str]:
-    """Yield why the server refuses the options of a statement, none if it does not by their text."""
+    """Yield each reason why the server refuses the options of a statement, as far as their text shows it."""
     if statement.kind in {_K.VACUUM, _K.ANALYZE}:
         yield from _of_vacuum(statement)
     elif statement.kind is _K.EXPLAIN:
@@ -183,7 +183,7 @@ def _of_explain(statement: Statement) -> Iterator[str]:
         if on and not analyzes:
             yield f"the option {name.upper()} of EXPLAIN requires ANALYZE"
     if analyzes and enabled(statement, "generic_plan"):
-        yield "EXPLAIN takes one of ANALYZE and GENERIC_PLAN"
+        yield "the options ANALYZE and GENERIC_PLAN of EXPLAIN exclude each other"
 
 
 def _number(text: str | None) -> int:

@@ -35,9 +35,9 @@ _UNORDERED = frozenset(
 _KEYS = frozenset({"CONSTR_PRIMARY", "CONSTR_UNIQUE"})
 _PRIMARY = frozenset({"CONSTR_PRIMARY", "CONSTR_NOTNULL", "CONSTR_IDENTITY"})
 _KEEPS = frozenset({"ONCOMMIT_NOOP", "ON_COMMIT_ACTION_UNDEFINED"})
-#: Types of PostgreSQL itself that have a collation.
+#: Built-in types that have a collation.
 _COLLATABLE = frozenset({"text", "varchar", "bpchar", "name"})
-#: Types of PostgreSQL itself that are no range, among those that columns often have.
+#: Frequent built-in types of columns that are not range types.
 _NO_RANGES = frozenset(
     {*_COLLATABLE, "int2", "int4", "int8", "numeric", "float4", "float8", "bool", "uuid", "jsonb"}
     | {"date", "time", "timetz", "timestamp", "timestamptz", "interval", "bytea", "inet", "cidr", "oid"}
@@ -55,14 +55,14 @@ def refused_tables(statement: Statement) -> Iterator[tuple[str, int]]:
         message = f"a key names the column {Relation(None, name)}, which the new table does not have"
         yield message, statement.start
     if _has_useless_on_commit(statement):
-        yield "ON COMMIT is for temporary tables alone", statement.start
+        yield "ON COMMIT is allowed only for temporary tables", statement.start
     yield from _refused_columns(statement)
     for relation in _outside_of_schema(statement):
         yield f"CREATE SCHEMA cannot create {relation}, which is in another schema", statement.start
 
 
 def _has_useless_on_commit(statement: Statement) -> bool:
-    """Return whether a table has ON COMMIT that does not end with its session."""
+    """Return whether a table has ON COMMIT but is not temporary."""
     node = statement.node
     if statement.kind is _K.CREATE_TABLE:
         action = label(node, "oncommit")

@@ -88,7 +88,7 @@ _REFUSED_VERBS = ("CREATE ", "ALTER ", "DROP")
 
 
 def refused_read_only(statement: Statement) -> str | None:
-    """Return the words for what a read-only transaction certainly refuses of a statement, None if for nothing.
+    """Return in words what a read-only transaction certainly refuses in a statement; None if nothing is certain.
 
     Functions are not considered: many that write something are not refused.
     """

@@ -131,7 +131,7 @@ _NOT_CUT = 50
 
 
 def _stem(created: CreatedIndex, statement: Statement) -> str:
-    """Return how the name begins that PostgreSQL gives an index without one (ChooseIndexName of indexcmds.c)."""
+    """Return the beginning of the name that PostgreSQL generates for an index (ChooseIndexName of indexcmds.c)."""
     elements = [*statement.node.index_params, *statement.node.index_including_params]
     columns = [element.name for element in map(unwrap, elements)]
     stem = "_".join((created.table.name, *columns))

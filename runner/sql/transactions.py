@@ -227,7 +227,7 @@ class AddedValue(Struct, frozen=True, kw_only=True):
 
 
 class ValueUse(Struct, frozen=True):
-    """A constant like an added value; `certain` if it is cast to the type."""
+    """A constant with the text of an added value; `certain` if it is cast to the type."""
 
     offset: int
     certain: bool
@@ -243,7 +243,7 @@ def added_value(statement: Statement) -> AddedValue | None:
 
 
 def value_used(value: AddedValue, statement: Statement) -> ValueUse | None:
-    """Return the first use of an added value in another statement, one that is certain before others."""
+    """Return a use of an added value in another statement: the first certain one, or else the first one."""
     if statement.kind in {_K.ALTER_TYPE, _K.COMMENT}:
         return None
     if statement.kind is _K.DO:

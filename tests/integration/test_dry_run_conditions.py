@@ -18,12 +18,12 @@ from tests.integration.test_dry_run_report import HEAD, reported
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("SELECT FROM pg_class", "for_each: the query returns no columns, so no items"),
+        ("SELECT FROM pg_class", "for_each: the query returns no columns, so it has no items"),
         (
             "SELECT g FROM generate_series(1, 10001) AS g",
             "for_each: the query returns 10,001 items; the limit is 10,000",
         ),
-        ("SELECT 1 AS a, 2 AS a", "for_each: its columns need unique names, and a is not one"),
+        ("SELECT 1 AS a, 2 AS a", "for_each: its columns need unique names, and a is the name of several"),
     ],
 )
 def test_a_list_that_cannot_be_items_is_an_error(tmp_path: Path, dsn: str, query: str, message: str) -> None:

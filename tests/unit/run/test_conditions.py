@@ -178,10 +178,10 @@ async def test_items_of_a_query() -> None:
     ("answer", "message"),
     [
         (DENIED, "for_each: permission denied"),
-        (NOTHING, "for_each: the query returns no columns, so no items"),
-        (QueryResult(rows=((), ())), "for_each: the query returns no columns, so no items"),
-        (QueryResult(columns=("?column?",)), "for_each: its columns need unique names, and ?column? is not one"),
-        (QueryResult(columns=("c", "c")), "for_each: its columns need unique names, and c is not one"),
+        (NOTHING, "for_each: the query returns no columns, so it has no items"),
+        (QueryResult(rows=((), ())), "for_each: the query returns no columns, so it has no items"),
+        (QueryResult(columns=("?column?",)), "for_each: its columns need unique names, and one has no name"),
+        (QueryResult(columns=("c", "c")), "for_each: its columns need unique names, and c is the name of several"),
         (
             QueryResult(columns=("c",), rows=(("x",),) * (MAX_ITEMS + 1)),
             "for_each: the query returns 10,001 items; the limit is 10,000",
