@@ -67,10 +67,19 @@ def _record_words(journal: Path, wanted: str, where: str) -> str:
     except RecordError as error:
         return f"{error.message} Give the run's server with --dsn." if isinstance(error.__cause__, OSError) else ""
     named = shlex.quote(run) + journal_argument(journal)
-    return (
-        f"Its record is in {journal / run}: jobplan show {named} prints it, and jobplan resume {named}{where}"
-        " finishes the run."
-    )
+    more = f", and jobplan resume {named}{where} finishes the run" if _is_left_to_do(journal, run) else ""
+    return f"Its record is in {journal / run}: jobplan show {named} prints it{more}."
+
+
+def _is_left_to_do(journal: Path, run: str) -> bool:
+    """Return whether a resume would run something, also if the record cannot be read."""
+    from runner.records.record import read_record
+    from runner.reports.run_end import is_resumable
+
+    try:
+        return is_resumable(read_record(journal, run).state)
+    except RecordError:
+        return True
 
 
 async def recorded_runs(observer: Observer, activity: Activity, journal: Path, ledger: str) -> dict[str, RecordSummary]:

@@ -397,3 +397,14 @@ def test_last_without_any_record_is_an_error_that_says_so(jobplan: Jobplan, db: 
     refused = jobplan("cancel", "last", "--dsn", db.dsn)
     assert refused.code == 2
     assert "last" in refused.err
+
+
+def test_a_run_that_has_ended_is_offered_for_a_resume_only_if_something_is_left(jobplan: Jobplan, db: Database) -> None:
+    jobplan.plan("- {id: a, sql: SELECT 1}")
+    assert jobplan("run", "plan.yaml", "--dsn", db.dsn, "--run-id", "well").code == 0
+    said = jobplan("attach", "well", "--dsn", db.dsn).err
+    assert "jobplan show well prints it." in said
+    jobplan.plan("- {id: a, sql: SELECT 1/0}")
+    assert jobplan("run", "plan.yaml", "--dsn", db.dsn, "--run-id", "ill").code == 1
+    said = jobplan("attach", "ill", "--dsn", db.dsn).err
+    assert "jobplan show ill prints it, and jobplan resume ill" in said
