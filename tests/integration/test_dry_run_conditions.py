@@ -59,6 +59,7 @@ def test_a_condition_without_rows_is_false(tmp_path: Path, dsn: str) -> None:
     assert any("it is false now" in one.notes for one in result.statements)
 
 
+@pytest.mark.slow
 def test_a_condition_that_takes_too_long_is_no_error(tmp_path: Path, dsn: str) -> None:
     condition = "SELECT count(*) > 0 FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b"
     result = reported(tmp_path, dsn, f'  - {{id: a, if: "{condition}", sql: ANALYZE pg_class}}\n')
