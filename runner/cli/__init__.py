@@ -173,7 +173,7 @@ def _perform(arguments: Sequence[str] | None) -> int:
 
 
 def _complete(arguments: Sequence[str] | None) -> int:
-    """Answer a shell that completes a word; no error is printed, because it would disturb the line that is typed."""
+    """Answer a completion request of a shell. No error is printed: it would appear in the line that the user types."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             cli.main(args=arguments, prog_name="jobplan", standalone_mode=False)

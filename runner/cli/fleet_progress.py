@@ -144,7 +144,7 @@ class LiveProgress(FleetProgress):
 
 
 def live_lines(state: FleetState, runs: Mapping[str, Run], now: float, width: int) -> list[str]:
-    """Return the lines of a drawing of so many columns: the whole, then each cluster with what runs there.
+    """Return the lines of the live view, `width` columns wide: the fleet run, then each cluster and what runs there.
 
     Counts are never cut.
     """

@@ -95,7 +95,7 @@ class FleetOptions(Struct, frozen=True, kw_only=True):
         if self.require_ledger and self.ledger.no_ledger:
             raise UsageError("--require-ledger and --no-ledger exclude each other.")
         if self.or_resume and self.fleet_id is None:
-            raise UsageError("--or-resume needs --fleet-id: it says which fleet run is meant.")
+            raise UsageError("--or-resume needs --fleet-id, the id of the fleet run.")
         if self.wait_for_runner and not self.or_resume:
             raise UsageError("--wait-for-runner needs --or-resume.")
 

@@ -364,7 +364,7 @@ class Continuing(Struct, frozen=True, kw_only=True):
                 raise UsageError(f"{option} needs --or-resume.")
         if self.allow_changed and self.run_id is None:
             raise UsageError(
-                "--or-resume --allow-changed needs --run-id: without an id, the plan itself says which run."
+                "--or-resume --allow-changed needs --run-id: without an id, jobplan finds the run by its plan."
             )
         excluded = [
             ("--or-resume", self.or_resume, "--embedded", embedded),

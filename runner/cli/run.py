@@ -115,8 +115,8 @@ def run(options: RunOptions) -> int:
     With --or-resume the same command line, entered again, finishes the run that it started: steps that succeeded do not
     run again. If only a user can decide an outcome, the exit code is 7.
 
-    After the first Ctrl-C, SIGTERM or SIGHUP no further steps start, and running steps end as their on_runner_exit
-    says; the second one ends the wait for them.
+    After the first Ctrl-C, SIGTERM or SIGHUP no further steps start, and running steps end as on_runner_exit
+    specifies. After the second one, jobplan does not wait for them any longer.
     """
     setup = options.setup()
     values = options.parameters.values()

@@ -143,7 +143,7 @@ def kept_items(state: RunState, plan: Plan) -> Iterator[str]:
             change = "has no chunks" if before.chunk is None else f"has chunks of {before.chunk} items"
             again = "remove `chunk`" if before.chunk is None else f"write `chunk: {before.chunk}` again"
             raise UsageError(
-                f"step {step.id}: the run {change}, and the plan now says otherwise.",
+                f"step {step.id}: the run {change}, and the plan has changed that.",
                 hint=f"In the plan, {again}, or start a new run.",
             )
         if before is None or step.for_each.sql is None or _query(before) == _query(step.for_each):

@@ -78,7 +78,7 @@ def _not_replaced(subject: Subject) -> Iterator[Finding]:
             written = text.sql.text[place.start() : place.end()]
             yield Finding(
                 position=text.sql.position(place.start()),
-                message=f"`{written}` stands in {what}, where parameters are not replaced",
+                message=f"`{written}` is in {what}, where parameters are not replaced",
                 hint=_instead(subject, text, name, token),
                 step=text.step.step.id if text.step is not None else None,
             )
@@ -88,7 +88,7 @@ _WHAT: Final = {"$": "a dollar quote", '"': "a quoted name"}
 
 
 def _in_body(subject: Subject, step: StepSql, statement: Statement) -> tuple[int, str] | None:
-    """Return where the first parameter of a statement stands in its body, and what to write; None if it has none."""
+    """Return the place of the first parameter in a statement's body, and what to write; None if it has none."""
     if step.template is None:
         return None
     text = _ParameterText(step, step.step.sql, step.template)

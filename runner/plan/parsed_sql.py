@@ -180,7 +180,7 @@ class _Reader:
                 )
         invisible = invisible_characters(sql.text)
         for offset in invisible:
-            message = f"{name_of(sql.text[offset])} stands in the SQL, and PostgreSQL takes it for a part of a name"
+            message = f"{name_of(sql.text[offset])} is in the SQL, and PostgreSQL reads it as a part of a name"
             hint = "write a plain space, or remove it"
             self.invisible.append(Invisible(position=sql.position(offset), message=message, hint=hint, step=step))
         if isinstance(parsed, Template):

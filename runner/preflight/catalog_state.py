@@ -72,7 +72,7 @@ class Altered(Struct, frozen=True, kw_only=True):
     @property
     def words(self) -> str:
         """Return a clause: "step `x` changes the privileges of t before it"."""
-        return f"step `{self.step}` changes {self.alteration.what} before it"
+        return f"step `{self.step}` {self.alteration.words} before it"
 
 
 class Changes:

@@ -239,10 +239,10 @@ def _sight(facts: ServerFacts, _: Demand) -> CheckOutcome:
     needed = "this role sees the processes of other roles"
     if facts.sees_all or facts.capacity.superuser:
         if facts.may_monitor or facts.capacity.superuser:
-            return _ok("they are visible", needed)
-        return _ok("they are visible; a hold with wal_to_archive also needs pg_monitor", needed)
+            return _ok("other processes are visible", needed)
+        return _ok("other processes are visible; a hold with wal_to_archive also needs pg_monitor", needed)
     unseen = facts.capacity.unseen
-    found = f"they are not visible ({unseen} processes are hidden now): the number of free workers is an upper bound"
+    found = f"other processes are not visible ({unseen} are hidden now): the number of free workers is an upper bound"
     return _warning(found, needed, f"GRANT pg_read_all_stats TO {quote_identifier(facts.user)};")
 
 

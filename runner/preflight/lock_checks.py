@@ -157,7 +157,7 @@ def _over_keys(statement: TextStatement, unit: Unit, catalog: CatalogView) -> It
             yield _by_key(statement, key, LockMode.ACCESS_EXCLUSIVE, offset, catalog)
 
 
-#: Subcommands after which the rows of the DEFAULT partition must be other ones.
+#: Subcommands that change which rows belong in the DEFAULT partition.
 _MOVE_BOUNDS = frozenset({AlterKind.ATTACH_PARTITION, AlterKind.DETACH_PARTITION})
 
 

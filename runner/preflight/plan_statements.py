@@ -369,7 +369,7 @@ class StatementChecker:
     ) -> AsyncIterator[tuple[Unit, CatalogView, bool]]:
         """Check a query of the plan itself; yield it, if nothing is wrong, and whether it may be evaluated now.
 
-        `code` is that of the findings which `wrong` reports.
+        `code` is the code of the findings that `wrong` reports.
         """
         for unit in units_of(sql, self._values, step=None, instance=instance, key=key):
             if isinstance(unit, Unreadable):

@@ -96,7 +96,7 @@ def frame(view: View, width: int, height: int) -> list[Text]:
 def _hint(state: RunState) -> str:
     if state.interrupted is not None:
         return "Ctrl-C again: do not wait for the workers that still run"
-    return "Ctrl-C: start no further steps; running ones end as their on_runner_exit says"
+    return "Ctrl-C: start no further steps; running ones end as on_runner_exit specifies"
 
 
 def _some(blocks: Sequence[_Block], total: int, room: int, width: int, indent: str = "  ") -> _Block:

@@ -229,7 +229,7 @@ def event_lines(event: ev.Event, state: RunState, verbosity: Verbosity, run_id: 
 
 _ALARMING = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN})
 #: What happens to running steps when a run ends early without a cancel.
-_BY_ON_RUNNER_EXIT = "no further steps start; running steps end as their on_runner_exit says"
+_BY_ON_RUNNER_EXIT = "no further steps start; running steps end as on_runner_exit specifies"
 _CANCELLED = "no further steps start; running steps are cancelled"
 
 

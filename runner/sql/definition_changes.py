@@ -76,11 +76,13 @@ class Alteration(Struct, frozen=True):
     guarded: bool = False
 
     @property
-    def what(self) -> str:
-        """Return a description of what is altered: `the column t.b`."""
+    def words(self) -> str:
+        """Return what the statement does, as a predicate: `changes the column b of t`."""
         named = f" {Relation(None, self.name)}" if self.name else ""
         of = f" of {self.relation}" if self.relation is not None else ""
-        return f"the {self.aspect.value}{named}{of}"
+        if self.aspect is Aspect.DEPENDENTS:
+            return f"drops the dependent objects{of} (CASCADE)"
+        return f"changes the {self.aspect.value}{named}{of}"
 
 
 def alterations(statement: Statement) -> tuple[Alteration, ...]:
@@ -152,7 +154,7 @@ def _subcommand(subtype: str, command: Tree, definition: Tree, relation: Relatio
 
 
 def _cascaded(node: Tree, relation: Relation | None = None) -> Iterator[Alteration]:
-    """What CASCADE drops besides: views, foreign keys, defaults, triggers, policies, whatever depends on the object."""
+    """What CASCADE drops besides: views, foreign keys, defaults, triggers, policies and all other dependent objects."""
     if label(node, "behavior") == "DROP_CASCADE":
         yield Alteration(_A.DEPENDENTS, relation, removes=True)
 

@@ -146,7 +146,7 @@ def losses(statement: Statement) -> Iterator[Loss]:
 
 
 def _of_relation(what: str, relation: Relation, *, cascading: bool) -> Loss:
-    more = ", and CASCADE reaches whatever depends on it" if cascading else ""
+    more = ", and CASCADE reaches all objects that depend on it" if cascading else ""
     return Loss(what=f"{what} `{relation}`{more}", relation=relation)
 
 
@@ -166,9 +166,9 @@ def _schemas(statement: Statement) -> Iterator[Loss]:
 def _cascades(statement: Statement) -> Iterator[Loss]:
     relations = dropped_relations(statement)
     for relation in relations:
-        yield Loss(what=f"CASCADE drops whatever depends on `{relation}`", relation=relation)
+        yield Loss(what=f"CASCADE drops all objects that depend on `{relation}`", relation=relation)
     if not relations:
-        yield Loss(what="CASCADE drops whatever depends on what is dropped")
+        yield Loss(what="CASCADE drops all dependent objects, too")
 
 
 class SessionState(enum.Enum):

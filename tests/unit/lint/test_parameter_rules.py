@@ -48,16 +48,16 @@ def step(sql: str, **keys: str) -> str:
     [
         (
             "DELETE FROM t WHERE at < now() - interval ':days days'",
-            "`:days` stands in a string",
+            "`:days` is in a string",
             "write make_interval(days => :days) in place of the whole interval",
         ),
         ("DELETE FROM t WHERE at < now() - ':days minutes'::interval", "a string", "make_interval(mins => :days)"),
-        ("DELETE FROM t WHERE w = 'x :who y'", "`:who` stands in a string", "'…' || :'who' || '…'"),
-        ("DELETE FROM t WHERE w = 'x :''who'' y'", "`:''who''` stands in a string", "|| :'who' ||"),
+        ("DELETE FROM t WHERE w = 'x :who y'", "`:who` is in a string", "'…' || :'who' || '…'"),
+        ("DELETE FROM t WHERE w = 'x :''who'' y'", "`:''who''` is in a string", "|| :'who' ||"),
         ("DELETE FROM t WHERE w = E'\\n :who'", "a string", "|| :'who' ||"),
-        ("DELETE FROM t WHERE w = $$:'who'$$", "`:'who'` stands in a dollar quote", "|| :'who' ||"),
+        ("DELETE FROM t WHERE w = $$:'who'$$", "`:'who'` is in a dollar quote", "|| :'who' ||"),
         ('DELETE FROM "t_:who"', "a quoted name", 'write :"who"'),
-        ("DELETE FROM t WHERE run = 'x :''run.id'' y'", "`:''run.id''` stands in a string", "|| :'run.id' ||"),
+        ("DELETE FROM t WHERE run = 'x :''run.id'' y'", "`:''run.id''` is in a string", "|| :'run.id' ||"),
     ],
 )
 def test_a_parameter_that_is_not_replaced_is_reported_with_the_form_that_works(

@@ -72,7 +72,7 @@ def test_a_frame_says_what_runs_what_waits_and_for_what() -> None:
         "  also                     3.0s      ",
         "Waiting",
         "  queued: waits for the pool io (1/1 in use)",
-        "Ctrl-C: start no further steps; running ones end as their on_runner_exit says",
+        "Ctrl-C: start no further steps; running ones end as on_runner_exit specifies",
     ]
 
 
