@@ -106,7 +106,6 @@ def test_a_backfill_that_is_killed_again_and_again_changes_every_row_once(jobpla
     started = jobplan.start("run", jobplan.plan(FILL, params=PARAMS), "--dsn", item.dsn)
     for _ in range(3):
         kill_after(started, item, item.value(ONCE) + 300)
-        assert item.value(WRONG) == ROWS - item.value(ONCE)
         assert item.value("SELECT max(filled) FROM item") == 1
         started = jobplan.start("resume", "last")
     ran = started.ended()
