@@ -80,13 +80,9 @@ def _compared(hold: Hold, number: float, name: str) -> Measurement:
 
 
 def _of_condition(result: QueryResult) -> Measurement:
-    """Judge the result of `while` as that of every condition: one boolean; NULL and no row are not true."""
-    if not result.boolean:
-        returned = ", ".join(result.columns) or "no columns"
-        return failed_measurement(ev.ErrorDetails(message=f"while must return one boolean, but returns {returned}"))
-    if len(result.rows) > 1:
-        return failed_measurement(ev.ErrorDetails(message=f"while must return one row, but returns {len(result.rows)}"))
-    on = bool(result.rows) and result.rows[0][0] == "t"
+    on = result.truth("while")
+    if isinstance(on, str):
+        return failed_measurement(ev.ErrorDetails(message=on))
     return Measurement(on=on, value="while is true" if on else "while is not true")
 
 

@@ -110,14 +110,17 @@ class QueryResult(Struct, frozen=True, kw_only=True):
     boolean: bool = False
     error: ErrorDetails | None = None
 
-    def truth(self) -> bool | str:
-        """Return whether the condition is true, or why the result cannot be used. NULL and no row count as false."""
+    def truth(self, name: str = "the condition") -> bool | str:
+        """Return whether the condition is true, or why the result cannot be used. NULL and no row count as false.
+
+        `name` is the condition's name in that reason.
+        """
         if self.error is not None:
             return self.error.message
         if not self.boolean:
-            return "the condition does not return one boolean"
+            return f"{name} must return one boolean, but returns {', '.join(self.columns) or 'no columns'}"
         if len(self.rows) > 1:
-            return f"the condition must return one row, but returns {len(self.rows)}"
+            return f"{name} must return one row, but returns {len(self.rows):,}"
         return bool(self.rows) and self.rows[0][0] == "t"
 
 

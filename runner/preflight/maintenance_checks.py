@@ -215,7 +215,7 @@ def check_vacuum(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]
             yield unit.finding("JP606", f"the column {Relation(None, twice[0])} of {relation} is named twice")
         facts = catalog.facts(relation)
         if statement.kind is _K.VACUUM and not inherits and facts is not None and facts.kind == "p":
-            message = f"VACUUM ONLY does nothing with {relation}, which is a partitioned table, but a WARNING"
+            message = f"VACUUM ONLY does nothing for the partitioned table {relation}: the server only sends a WARNING"
             yield unit.finding("JP607", message, severity=skip_severity(unit))
 
 
@@ -248,7 +248,7 @@ _OF_DEFINITIONS = frozenset(
 
 
 def check_catalogs(unit: Unit, catalog: CatalogView) -> Iterator[StatementFinding]:
-    """A superuser, too, changes no definition of a catalog; TRUNCATE ONLY takes no partitioned table."""
+    """Not even a superuser may change the definition of a catalog; TRUNCATE ONLY refuses a partitioned table."""
     allowed = catalog.context.is_on("allow_system_table_mods", default=False)
     if unit.statement.kind not in _OF_DEFINITIONS or allowed:
         return

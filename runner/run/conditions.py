@@ -94,14 +94,10 @@ class Conditions:
 
     async def _holds(self, sql: Sql, name: str, *, before_launch: bool = False) -> bool:
         """Return whether the condition is true; NULL and an empty result are not."""
-        result = await self._query(sql, name, before_launch=before_launch)
-        if not result.boolean:
-            message = f"{name} must return one boolean, but returns {', '.join(result.columns) or 'no columns'}"
-            raise ConditionError(ev.ErrorDetails(message=message))
-        if len(result.rows) > 1:
-            message = f"{name} must return one row, but returns {len(result.rows)}"
-            raise ConditionError(ev.ErrorDetails(message=message))
-        return bool(result.rows) and result.rows[0][0] == "t"
+        answer = (await self._query(sql, name, before_launch=before_launch)).truth(name)
+        if isinstance(answer, str):
+            raise ConditionError(ev.ErrorDetails(message=answer))
+        return answer
 
     async def _query(self, sql: Sql, name: str, *, before_launch: bool = False) -> QueryResult:
         try:
