@@ -38,8 +38,8 @@ from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
 from runner.structs import Struct
 
-#: Milliseconds: an inspection neither waits long nor blocks other sessions for long.
-_LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
+#: Milliseconds, for each statement of an inspection: it neither waits long nor blocks other sessions for long.
+LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
 #: Queries of the catalogs are estimated high and have few rows: to compile them would take most of their time.
 _PLANNING = ("jit", "off")
 #: The limits, in milliseconds, after a limit was reached: a plan may have hundreds of statements like that one.
@@ -74,7 +74,7 @@ class Inspector(SessionUser):
         self._session = session
         #: The quoted schemas of pg_background and of the ledger, which the named blocks get as soon as they are known.
         self._schema = schema
-        self._limits = dict(_LIMITS)
+        self._limits = dict(LIMITS)
         #: The search_path of the login role; the session's own is pinned.
         self.search_path = ""
         #: Why ledgers that this role could read are not read.
