@@ -62,7 +62,10 @@ WITH reports AS (
   FROM pg_stat_progress_analyze
   UNION ALL
   SELECT pid, datname, relid, command, phase,
-         CASE WHEN phase LIKE 'waiting %' THEN lockers_done WHEN blocks_total > 0 THEN blocks_done ELSE tuples_done END,
+         -- PostgreSQL reports all blocks of the table as done while it scans the first one.
+         CASE WHEN phase LIKE 'waiting %' THEN lockers_done
+              WHEN phase = 'building index: scanning table' AND blocks_total > 0 THEN nullif(blocks_done, blocks_total)
+              WHEN blocks_total > 0 THEN blocks_done ELSE tuples_done END,
          CASE WHEN phase LIKE 'waiting %' THEN lockers_total WHEN blocks_total > 0 THEN blocks_total
               ELSE tuples_total END,
          CASE WHEN phase LIKE 'waiting %' THEN 'transactions' WHEN blocks_total > 0 THEN 'blocks' ELSE 'rows' END

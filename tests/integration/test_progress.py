@@ -120,6 +120,19 @@ async def test_progress_moves_from_its_beginning_to_its_end_and_never_backwards(
     assert_moved(shares[phase])
 
 
+async def test_an_index_build_at_its_first_block_is_not_at_its_end(database: str) -> None:
+    """PostgreSQL reports all blocks as done until the second one is scanned."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE big AS SELECT n, repeat('x', 100) FROM generate_series(1, 2000) AS n")
+        connection.execute(SLOWLY.replace("n % 2001 = 0", "n = 1").replace("0.05", "1"))
+    run_id = new_run_id(0.0)
+    a_plan = plan(step("slow", "CREATE INDEX ON big (slowly(n))", timeout=60.0))
+    run, _ = new_run(a_plan, PgGateway(database, run_id), run_id=run_id)
+    shares = [share for phase, share in await watched(run, run_id) if phase.endswith("building index: scanning table")]
+    assert shares
+    assert 1.0 not in shares
+
+
 def prepared(dsn: str, sql: str) -> str:
     """Make what a command needs; return the file that the server reads from, if it is one that does."""
     with psycopg.connect(dsn, autocommit=True) as connection:
