@@ -37,9 +37,12 @@ _RANGE: Final = re.compile(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/(\d{1,4}))?", re.ASCII
 def check_name(option: str, name: str | None) -> None:
     """UsageError if an object cannot have this name."""
     if name is not None and not _NAMES[option].fullmatch(name):
-        raise UsageError(
-            f"{option} {name!r} is not a name in Kubernetes: use at most 63 lower-case letters, digits and dashes."
+        allowed = (
+            "63 lower-case letters, digits and dashes"
+            if option == "--namespace"
+            else "253 lower-case letters, digits, dashes and dots"
         )
+        raise UsageError(f"{option} {name!r} is not a name in Kubernetes: use at most {allowed}.")
 
 
 def check_image(image: str | None) -> None:
